@@ -1,0 +1,46 @@
+"""Errors that a user can act on: what happened, where, and the next command to type."""
+
+import difflib
+import errno
+from collections.abc import Iterable
+
+
+class SeqbenchError(Exception):
+    """Something failed in a way we understand. `hint` is the next thing to do; exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(SeqbenchError):
+    """The command line asked for something that does not exist or does not fit; exit code 2."""
+
+    exit_code = 2
+
+
+class StorageError(SeqbenchError):
+    """Files cannot be written: the disk is full, or the folder cannot be written to."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], listing: str) -> UsageError:
+    """The error for a name that no registry has, with the nearest name that one has."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    guess = f" Did you mean {near[0]}?" if near else ""
+    return UsageError(f"{kind} '{name}' is unknown.{guess}", hint=f"See `{listing}`.")
+
+
+def storage_error(error: OSError, where: object) -> SeqbenchError:
+    """Translate an OSError met while writing to `where` into words."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"The disk is full: could not write {where}.",
+            hint="Free some space, or choose another folder with --results or --home, and repeat the command.",
+        )
+    return StorageError(
+        f"Cannot write {where}: {error.strerror or error}.",
+        hint="Choose a folder that can be written to with --results or --home.",
+    )

@@ -1,0 +1,38 @@
+"""Where things live on disk. `--home` > SEQBENCH_HOME > the user's cache folder."""
+
+import os
+from pathlib import Path
+
+
+def home(override: Path | None = None) -> Path:
+    """The folder for downloads and prepared data sets."""
+    if override is not None:
+        return override.expanduser()
+    if configured := os.environ.get("SEQBENCH_HOME"):
+        return Path(configured).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("seqbench", appauthor=False))
+
+
+def downloads(home: Path) -> Path:
+    """Raw files as fetched, verified."""
+    return home / "downloads"
+
+
+def prepared(home: Path, name: str | None = None) -> Path:
+    """One folder per prepared data set, or the folder that holds them all."""
+    folder = home / "prepared"
+    return folder if name is None else folder / name
+
+
+def results(override: Path | None = None) -> Path:
+    """The results store: `--results` > SEQBENCH_RESULTS > ./results."""
+    return override or Path(os.environ.get("SEQBENCH_RESULTS", "results"))
+
+
+def shipped(name: str) -> Path:
+    """A file or folder that travels with the package: inside it in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / name
+    return inside if inside.exists() else package.parent / name

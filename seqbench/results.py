@@ -1,0 +1,164 @@
+"""The results store: one folder per cell, its path computed from what defines the cell.
+
+    results/<data set>/<model>/<key>/record.json      what was run, on what, what came out
+                                    /ranks.parquet    per test user: items ranked better, items tied
+                                    /samples.parquet  every raw timing
+                                    /checkpoint/      only while the cell is being trained
+
+A cell whose record says `finished` is never run again unless forced.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqbench.errors import SeqbenchError
+from seqbench.files import write_json
+
+SCHEMA_VERSION = 1
+
+RECORD = "record.json"
+RANKS = "ranks.parquet"
+SAMPLES = "samples.parquet"
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a model is judged. Figures of different protocols never share a column."""
+
+    name: str = "fair"
+    split: str = "leave-one-out"  # or "temporal"
+    exclude_seen: bool = True  # items of the user's history cannot be recommended
+    selection: str = "ndcg@10"  # the validation metric that picks the epoch
+    max_len: int = 50  # most recent items that a model sees
+
+
+@dataclass(frozen=True)
+class Definition:
+    """Everything that decides what a cell computes. Equal definitions share one folder."""
+
+    dataset: str
+    fingerprint: str  # of the prepared interactions
+    protocol: Protocol
+    model: str
+    config: dict[str, Any]  # the model's config dataclass
+    training: dict[str, Any] | None  # TrainingConfig; None for models that only count
+    seed: int
+    device: str  # "cpu" or "cuda"
+    scan: str | None  # scan backend; None for models without a scan
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that name the cell."""
+        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def folder(self, results: Path) -> Path:
+        """Where the cell's files live below the results folder."""
+        return results / self.dataset / self.model / self.key
+
+    def label(self) -> str:
+        """Short words for progress lines."""
+        return f"{self.dataset} / {self.model} / seed {self.seed}"
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Definition":
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**fields, "protocol": Protocol(**fields["protocol"])})
+
+
+@dataclass
+class Record:
+    """The outcome of one cell, as stored in record.json.
+
+    Sections (all plain JSON values):
+        dataset: `users`, `items`, `interactions`, `filters`, `evaluated_users`; `count_mismatch` (words) when
+            the prepared counts differ from the published ones; `ceiling` (metric → value) where the
+            data-generating process is known.
+        accuracy, validation: metric name ("hr@10", "ndcg@10", "mrr@10", at 5, 10 and 20) → mean over users.
+        training: `epochs`, `best_epoch`, `seconds_to_best`, `stopped_early`, `history` (one entry per epoch).
+            None for models that only count.
+        cost: `parameters`, `train_interactions_per_second`, `train_sequences_per_second`,
+            `epoch_seconds` (medians over epochs; None for models that only count), `fit_seconds`,
+            `peak_memory_bytes`, `latency` (list of {mode: "whole" | "step", batch, length, p50_ms, p95_ms,
+            p99_ms, repeats}), `latency_skipped` (list of {mode, batch, length, reason}).
+        environment: machine, versions, threads, git commit.
+        failure: `kind` ("out-of-memory", "killed", "non-finite", "error") and `message`; None when finished.
+    """
+
+    definition: Definition
+    status: str  # "finished" or "failed"
+    started: str  # ISO 8601, UTC
+    seconds: float  # wall time, all sessions of a resumed cell together
+    environment: dict[str, Any]
+    dataset: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] | None = None
+    cost: dict[str, Any] = field(default_factory=dict)
+    failure: dict[str, str] | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def finished(self) -> bool:
+        """Whether the cell ran to its end."""
+        return self.status == "finished"
+
+
+class UnreadableRecord(SeqbenchError):
+    """A record.json that this version cannot use."""
+
+
+def write_record(results: Path, record: Record) -> None:
+    """Store a record atomically; it is the last file of a cell to be written."""
+    write_json(record.definition.folder(results) / RECORD, dataclasses.asdict(record))
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.json.
+
+    Raises:
+        UnreadableRecord: it is damaged, or a newer seqbench wrote it.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        version = fields["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnreadableRecord(
+            f"Record {path} is damaged ({type(error).__name__}: {error}).",
+            hint="Repeat `seqbench run` with the same options to measure this cell again.",
+        ) from error
+    if version > SCHEMA_VERSION:
+        raise UnreadableRecord(
+            f"Record {path} was written by a newer seqbench (schema {version}; this one knows up to "
+            f"{SCHEMA_VERSION}).",
+            hint="Upgrade with `pip install --upgrade seqbench`, or use another folder with --results.",
+        )
+    try:
+        return Record(**{**fields, "definition": Definition.from_dict(fields["definition"])})
+    except (KeyError, TypeError) as error:
+        raise UnreadableRecord(
+            f"Record {path} is damaged ({error}).",
+            hint="Repeat `seqbench run` with the same options to measure this cell again.",
+        ) from error
+
+
+def load_records(results: Path) -> tuple[list[Record], list[UnreadableRecord]]:
+    """All records below a results folder in path order, and an error for each that cannot be used."""
+    records: list[Record] = []
+    errors: list[UnreadableRecord] = []
+    for path in _record_paths(results):
+        try:
+            records.append(read_record(path))
+        except UnreadableRecord as error:
+            errors.append(error)
+    return records, errors
+
+
+def _record_paths(results: Path) -> Iterator[Path]:
+    return iter(sorted(results.glob(f"*/*/*/{RECORD}")))
