@@ -1,0 +1,35 @@
+"""One process at a time: a second one waits, and then finds the work done."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from seqbench import console
+from seqbench.errors import storage_error
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`, made if need be; `what` tells a user who waits what for.
+
+    The operating system frees the lock of a process that dies, so a stale file blocks nobody.
+
+    Raises:
+        StorageError: the lock file cannot be written.
+    """
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            console.note(f"Waiting for another process: {what} …")
+            lock.acquire()
+    except OSError as error:
+        raise storage_error(error, path) from error
+    try:
+        yield
+    finally:
+        lock.release()
