@@ -1,0 +1,273 @@
+"""Synthetic sequences whose next item has a known distribution, so that the best possible accuracy is known.
+
+The process. A user who has met the items h (n of them, n_k of topic k, `last` the latest) next meets
+
+    p(j | h) ∝ [j not in h] · ( SHORT · T(last, j)                                  short range
+                              + LONG · (ALPHA + n_topic(j)) / (ALPHA·K + n) · q(j)   long range
+                              + POPULAR · z(j) )                                    popularity
+
+- T: every item has `len(SUCCESSORS)` successors, with the uneven weights of SUCCESSORS. Each item is the
+  successor of equally many, so none starves. With no item met yet this term is absent.
+- The topic of an item is fixed. A topic is drawn in proportion to ALPHA plus how often the WHOLE history met
+  it (a Pólya urn: what was met first counts like what was met last), then one of its items by Zipf's law, q.
+- z: Zipf's law with exponent 1 over all items.
+
+All that the next item depends on is in the history, nothing is hidden. So no model can beat ranking by p,
+and the accuracy of that ranking is the ceiling. Users meet an item once, which fits the default protocol: it
+never recommends what was seen.
+
+The ceiling is exact if filtering dropped no item; meta.json tells how many it did, none at the default size.
+Otherwise p still looks at the dropped items of a history, which a model cannot see. See ceiling.py.
+
+Reproducible from the seed: only uniform doubles of PCG64 and sums, products and quotients in a fixed order
+are used, no function whose last digit differs between machines.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from seqbench.errors import UsageError
+
+# Chosen so that memory pays: p of the last item alone, instead of the history, ranks a fifth worse (NDCG@10).
+SHORT, LONG, POPULAR = 0.2, 0.7, 0.1
+SUCCESSORS = (0.5, 0.25, 0.15, 0.1)
+TOPIC_ITEMS = 25
+ALPHA = 0.02
+
+MIN_LENGTH = 6  # more than the default filters ask for
+MAX_LENGTH = 5  # times the mean length
+
+EPOCH = 1_600_000_000  # seconds; when the first user may start
+SPAN = 365 * 86_400  # seconds in which users start
+GAP = 86_400  # seconds; the longest pause between two items of a user
+
+BLOCK = 1 << 25  # user-item pairs that are looked at together
+ROUNDS = 16  # of rejection before what is left is drawn from the full distribution
+
+Uniform = Callable[..., np.ndarray]  # shape → doubles in [0, 1)
+
+
+@dataclass(frozen=True)
+class SyntheticOptions:
+    """The size of the generated data."""
+
+    users: int = 2000
+    items: int = 1000
+    length: int = 60  # mean items per user, before filtering
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {"users": 1, "items": 4 * MIN_LENGTH, "length": MIN_LENGTH, "seed": 0}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value < limits[field.name]:
+                raise UsageError(
+                    f"--{field.name} must be at least {limits[field.name]}, not {value}.",
+                    hint=f"Try `seqbench prepare synthetic --{field.name} {field.default}`.",
+                )
+        if self.length > self.items // 2:
+            raise UsageError(
+                f"Users meet an item once, so --length {self.length} is too much for --items {self.items}.",
+                hint=f"Use --length {self.items // 2} or less, or more items.",
+            )
+
+
+@dataclass(frozen=True)
+class Process:
+    """The tables of the generating process, over items 0 … V-1 and topics 0 … K-1."""
+
+    successors: np.ndarray  # (V, S) items
+    topic: np.ndarray  # (V,) of each item
+    topic_start: np.ndarray  # (K + 1,) places in by_topic
+    by_topic: np.ndarray  # (V,) items, topic after topic, the most popular of each first
+    in_topic: np.ndarray  # (V,) q, by item
+    popularity: np.ndarray  # (V,) z, by item
+    by_popularity: np.ndarray  # (V,) items, the most popular first
+
+    @property
+    def items(self) -> int:
+        """V."""
+        return len(self.topic)
+
+    @property
+    def topics(self) -> int:
+        """K."""
+        return len(self.topic_start) - 1
+
+    def probabilities(self, histories: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """p(j | h) for each row; seen items have 0.
+
+        Args:
+            histories: (B, T) items, of which the first `lengths` (B,) of each row count.
+
+        Returns:
+            (B, V) float64, rows sum to 1.
+        """
+        B, T = histories.shape
+        rows = np.arange(B)
+        valid = np.arange(T) < lengths[:, None]
+        row_of = np.broadcast_to(rows[:, None], (B, T))[valid]
+        met = histories[valid]
+        counts = np.zeros((B, self.topics))
+        np.add.at(counts, (row_of, self.topic[met]), 1.0)
+        urn = (ALPHA + counts) / (ALPHA * self.topics + lengths[:, None])
+        scores = LONG * urn[:, self.topic] * self.in_topic + POPULAR * self.popularity
+        begun = lengths > 0
+        last = histories[rows, np.maximum(lengths - 1, 0)]
+        scores[rows[begun, None], self.successors[last[begun]]] += SHORT * np.array(SUCCESSORS)
+        scores[row_of, met] = 0.0
+        return scores / np.cumsum(scores, axis=1)[:, -1:]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What `generate` drew."""
+
+    options: SyntheticOptions
+    process: Process
+    histories: np.ndarray  # (U, longest) int32 items from 0; what is past the length means nothing
+    lengths: np.ndarray  # (U,)
+    timestamps: np.ndarray  # (U, longest) int64 seconds, strictly increasing along a row
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """users, items (the raw ids, from 1) and timestamps (n,), all users together in order of time."""
+        valid = np.arange(self.histories.shape[1]) < self.lengths[:, None]
+        users = np.nonzero(valid)[0]
+        order = np.argsort(self.timestamps[valid], kind="stable")
+        return users[order] + 1, self.histories[valid][order] + 1, self.timestamps[valid][order]
+
+
+def describe(options: SyntheticOptions) -> dict[str, Any]:
+    """Everything that decides what is generated, for meta.json."""
+    return asdict(options) | {
+        "mixture": {"short": SHORT, "long": LONG, "popularity": POPULAR},
+        "successors": list(SUCCESSORS),
+        "topic_items": TOPIC_ITEMS,
+        "alpha": ALPHA,
+    }
+
+
+def generate(options: SyntheticOptions) -> Generated:
+    """Draw the tables and then every user's sequence. Equal options give equal bits."""
+    uniform = np.random.Generator(np.random.PCG64(options.seed)).random
+    process = _process(options.items, uniform)
+    lengths = _lengths(options, uniform)
+    histories = np.zeros((options.users, int(lengths.max())), np.int32)
+    step = max(1, BLOCK // options.items)
+    for start in range(0, options.users, step):
+        block = slice(start, start + step)
+        _walk(process, histories[block], lengths[block], uniform)
+    begin = EPOCH + (uniform(options.users) * SPAN).astype(np.int64)
+    gaps = 1 + (uniform(histories.shape) * GAP).astype(np.int64)
+    return Generated(options, process, histories, lengths, begin[:, None] + np.cumsum(gaps, axis=1))
+
+
+def _process(items: int, uniform: Uniform) -> Process:
+    # Sorting uniforms gives a random order without depending on how numpy shuffles.
+    circle, by_popularity, dealt = (np.argsort(uniform(items), kind="stable") for _ in range(3))
+    place = np.empty(items, np.int64)
+    place[circle] = np.arange(items)
+    # Different jumps along one random circle: no item is its own successor, none has one successor twice.
+    jumps = 1 + np.argsort(uniform(items - 1), kind="stable")[: len(SUCCESSORS)]
+    zipf = 1.0 / np.arange(1, items + 1)
+    popularity = np.empty(items)
+    popularity[by_popularity] = zipf / np.cumsum(zipf)[-1]
+
+    topics = max(2, items // TOPIC_ITEMS)
+    topic = np.empty(items, np.int64)
+    topic[dealt] = np.arange(items) % topics
+    by_topic = by_popularity[np.argsort(topic[by_popularity], kind="stable")]
+    topic_start = np.searchsorted(topic[by_topic], np.arange(topics + 1))
+    in_topic = np.empty(items)
+    for start, end in itertools.pairwise(topic_start):
+        in_topic[by_topic[start:end]] = zipf[: end - start] / np.cumsum(zipf[: end - start])[-1]
+    return Process(
+        successors=circle[(place[:, None] + jumps) % items],
+        topic=topic,
+        topic_start=topic_start,
+        by_topic=by_topic,
+        in_topic=in_topic,
+        popularity=popularity,
+        by_popularity=by_popularity,
+    )
+
+
+def _lengths(options: SyntheticOptions, uniform: Uniform) -> np.ndarray:
+    """(U,) MIN_LENGTH plus a geometric number, cut at MAX_LENGTH means and at half of the items."""
+    longest = min(MAX_LENGTH * options.length, options.items // 2)
+    extra = options.length - MIN_LENGTH
+    # tail[k] = P(more than k) = (extra / (extra + 1)) ** (k + 1), as a product: the same bits everywhere.
+    tail = np.cumprod(np.full(longest - MIN_LENGTH, extra / (extra + 1.0)))
+    more = np.searchsorted(-tail, -uniform(options.users), side="left")
+    return MIN_LENGTH + more
+
+
+def _walk(process: Process, histories: np.ndarray, lengths: np.ndarray, uniform: Uniform) -> None:
+    """Fill the histories of one block of users, all of them one step at a time."""
+    seen = np.zeros((len(lengths), process.items), bool)
+    popularity = np.cumsum(process.popularity[process.by_popularity])
+    in_topic = np.concatenate([[0.0], np.cumsum(process.in_topic[process.by_topic])])
+    successors = np.cumsum(SUCCESSORS)
+    for t in range(int(lengths.max())):
+        pending = np.flatnonzero(lengths > t)
+        for _ in range(ROUNDS):
+            # Drawing from the mixture until the item is new is drawing from the mixture over the unseen.
+            drawn = _draw(process, histories, t, pending, uniform, popularity, in_topic, successors)
+            fresh = ~seen[pending, drawn]
+            histories[pending[fresh], t] = drawn[fresh]
+            pending = pending[~fresh]
+            if not len(pending):
+                break
+        if len(pending):
+            unseen = process.probabilities(histories[pending, :t], np.full(len(pending), t))
+            totals = np.cumsum(unseen, axis=1)
+            targets = uniform(len(pending)) * totals[:, -1]
+            histories[pending, t] = (totals <= targets[:, None]).sum(axis=1)
+        active = np.flatnonzero(lengths > t)
+        seen[active, histories[active, t]] = True
+
+
+def _draw(
+    process: Process,
+    histories: np.ndarray,
+    t: int,
+    users: np.ndarray,
+    uniform: Uniform,
+    popularity: np.ndarray,
+    in_topic: np.ndarray,
+    successors: np.ndarray,
+) -> np.ndarray:
+    """One item for each of `users` (P,) from the mixture, seen or not."""
+    which, first, second = uniform((3, len(users)))
+    short = SHORT if t else 0.0
+    which = which * (short + LONG + POPULAR)
+
+    # Popularity.
+    items = process.by_popularity[_pick(popularity, second * popularity[-1])]
+    # Long range. A topic ∝ ALPHA + count: a uniform one, or that of a uniform item of the history.
+    topics = np.minimum((first * process.topics).astype(np.int64), process.topics - 1)
+    if t:
+        urn = first * (ALPHA * process.topics + t)
+        from_history = urn < t
+        rest = np.minimum((urn - t) / ALPHA, process.topics - 1).astype(np.int64)
+        met = histories[users, np.minimum(urn, t - 1).astype(np.int64)]
+        topics = np.where(from_history, process.topic[met], rest)
+    start, end = process.topic_start[topics], process.topic_start[topics + 1]
+    targets = in_topic[start] + second * (in_topic[end] - in_topic[start])
+    places = np.searchsorted(in_topic, targets, side="right") - 1
+    long_range = process.by_topic[np.clip(places, start, end - 1)]
+    items = np.where(which < short + LONG, long_range, items)
+    # Short range.
+    if t:
+        following = process.successors[histories[users, t - 1], _pick(successors, second * successors[-1])]
+        items = np.where(which < short, following, items)
+    return items
+
+
+def _pick(cumulative: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The places whose share of the cumulative weights the targets fall into."""
+    return np.minimum(np.searchsorted(cumulative, targets, side="right"), len(cumulative) - 1)
