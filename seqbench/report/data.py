@@ -1,0 +1,83 @@
+"""Reports for programs: CSV in tidy long form, and JSON with everything. Values are in base units."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from seqbench.report.model import Cell, Report, Row, Section, Table
+
+CSV_COLUMNS = (
+    "dataset",
+    "fingerprint",
+    "protocol",
+    "split",
+    "exclude_seen",
+    "selection",
+    "max_len",
+    "hardware",
+    "model",
+    "configuration",
+    "table",
+    "metric",
+    "mode",
+    "batch",
+    "length",
+    "unit",
+    "mean",
+    "std",
+    "n",
+    "note",
+)
+
+
+def render_csv(report: Report) -> str:
+    """One line per figure: section, model, metric, mean, standard deviation, number of seeds."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for section in report.sections:
+        for table in section.tables:
+            writer.writerows(_lines(section, table))
+    return stream.getvalue()
+
+
+def render_json(report: Report) -> str:
+    """The whole report, with the value of every seed."""
+    return json.dumps({"schema_version": 1, **asdict(report)}, indent=2, allow_nan=False) + "\n"
+
+
+def _lines(section: Section, table: Table) -> Iterator[dict[str, Any]]:
+    protocol = asdict(section.protocol)
+    shared = {
+        "dataset": section.dataset,
+        "fingerprint": section.fingerprint,
+        "protocol": protocol.pop("name"),
+        **protocol,
+        "hardware": table.hardware,
+        "table": table.kind,
+    }
+    for row in table.rows:
+        for column in table.columns:
+            cell = row.cells[column.key]
+            latency = table.kind == "latency"
+            yield {
+                **shared,
+                "model": row.model,
+                "configuration": row.configuration,
+                "metric": f"latency_{table.statistic}" if latency else column.key,
+                "mode": row.mode,
+                "batch": row.batch,
+                "length": column.key if latency else None,
+                "unit": column.base_unit,
+                "mean": cell.mean,
+                "std": cell.std,
+                "n": cell.n,
+                "note": _note(table, row, cell),
+            }
+
+
+def _note(table: Table, row: Row, cell: Cell) -> str:
+    return "; ".join(table.footnotes[index] for index in dict.fromkeys([*row.notes, *cell.notes]))

@@ -1,0 +1,308 @@
+"""LaTeX tables: booktabs, no vertical lines, models as rows, data sets as column groups."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from seqbench.report.model import FAILED, Cell, Column, Report, Row, Section, Table
+from seqbench.report.numbers import split_at_point
+
+PACKAGES = ("booktabs", "graphicx")
+COLUMNS_PER_TABLE = 6  # more data sets than fit go into a further table
+WIDE = 48  # characters of a row; about a column of a two-column paper
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{character: f"\\{character}" for character in "&%$#_"},
+    "[": "{[}",  # at the start of a row they would belong to the \\ before it
+    "*": "{*}",
+    "–": "--",
+    "—": "---",
+    "…": r"\dots{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "µ": r"$\mu$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "→": r"$\to$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "‘": "`",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+}
+
+
+def escape(text: str) -> str:
+    """The text so that LaTeX prints it, whatever is in it.
+
+    Accented Latin letters stay, other characters that pdflatex does not know lose their accents or become
+    question marks: a table that compiles is worth more than an exact exotic name.
+    """
+    return "".join(_escaped(character) for character in unicodedata.normalize("NFC", " ".join(text.split())))
+
+
+def render_latex(report: Report) -> str:
+    """All tables, each in a float, below a comment that says how they were made and what they need."""
+    floats = [
+        _Float(sections, [section.tables[0] for section in sections], report.models)
+        for sections in _comparable(report.sections)
+    ]
+    for section in report.sections:
+        floats += [
+            _Float([section], [table], report.models) for table in section.shown if table.kind != "accuracy"
+        ]
+    parts = [_comment(report)]
+    names: list[str] = []
+    for each in floats:
+        names.append(each.name)
+        repeated = names.count(each.name)
+        parts.append(each.render(each.name if repeated == 1 else f"{each.name}-{repeated}"))
+    return "\n".join(parts)
+
+
+def _escaped(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if " " <= character <= "~":
+        return character
+    if "À" <= character <= "ÿ" and character not in "ÐðÞþ÷":
+        return character
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return "".join(_ESCAPES.get(part, part) for part in plain if part.isprintable()) or "?"
+
+
+def _comment(report: Report) -> str:
+    days = sorted({report.first[:10], report.last[:10]})
+    lines = [
+        f"Made by: seqbench report --latex --metric {','.join(report.metrics)}",
+        f"Commit: {', '.join(report.commits) or 'unknown'}",
+        f"Measured: {' to '.join(days)}",
+        *(f"Software: {words}" for words in sorted({w for s in report.sections for w in s.software})),
+        "Preamble:",
+        *(rf"  \usepackage{{{package}}}" for package in PACKAGES),
+    ]
+    return "".join(f"% {' '.join(line.split()) if line[0] != ' ' else line}\n" for line in lines)
+
+
+def _comparable(sections: Sequence[Section]) -> Iterator[list[Section]]:
+    """Sections that share a protocol, and so a table, as many as fit."""
+    groups: dict[object, list[Section]] = {}
+    for section in sections:
+        groups.setdefault((section.protocol, tuple(section.seeds)), []).append(section)
+    for group in groups.values():
+        each = max(1, COLUMNS_PER_TABLE // len(group[0].tables[0].columns))
+        for start in range(0, len(group), each):
+            yield group[start : start + each]
+
+
+class _Float:
+    """One printed table: one data set, or several that share a protocol side by side."""
+
+    def __init__(self, sections: Sequence[Section], tables: Sequence[Table], models: Sequence[str]) -> None:
+        self.sections, self.tables = sections, tables  # one table per section
+        self.slots = [(table, column) for table in tables for column in table.columns]
+        self.blocks = _merged(tables, models)
+        self.notes: dict[str, list[str]] = {}  # footnote → the data sets that it is about
+
+    @property
+    def name(self) -> str:
+        words = " ".join([self.tables[0].kind, *(section.dataset for section in self.sections)])
+        return "tab:" + re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+    def render(self, label: str) -> str:
+        columns = "".join(r"r@{\,}l" if _span(*slot) == 2 else "r" for slot in self.slots)
+        tabular = [
+            rf"\begin{{tabular}}{{@{{}}l{columns}@{{}}}}",
+            r"\toprule",
+            *self._head(),
+            *self._body(),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        wide = self._characters() > WIDE
+        if wide:
+            # Shrinks what is wider than the line, and leaves the rest alone.
+            tabular = [
+                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                *tabular[:-1],
+                tabular[-1] + "}",
+            ]
+        environment = "table*" if wide else "table"
+        lines = [
+            rf"\begin{{{environment}}}[t]",
+            r"\centering",
+            rf"\caption{{{escape(self._caption())}}}",
+            rf"\label{{{label}}}",
+            r"\par\medskip",
+            r"\small",
+            r"\setlength{\tabcolsep}{4pt}",
+            *tabular,
+            *self._footer(),
+            rf"\end{{{environment}}}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _caption(self) -> str:
+        section, table = self.sections[0], self.tables[0]
+        data = "; ".join(f"{each.title} ({each.data_words()})" for each in self.sections)
+        where = f" Measured on {table.hardware}." if table.hardware else ""
+        marks = "Best in bold, second underlined"
+        if table.kind == "latency":
+            return f"Latency ({table.statistic}) on {data}.{where} {marks}, for each batch size and mode."
+        if table.kind == "cost":
+            where += f" Maximum length {section.protocol.max_len}."
+        else:
+            where += f" {section.protocol_words()}."
+        return f"{table.title} on {data}.{where} {section.seed_words()}. {marks}."
+
+    def _head(self) -> Iterator[str]:
+        titles, rules, first = [], "", 2
+        for section, table in zip(self.sections, self.tables, strict=True):
+            span = sum(_span(table, column) for column in table.columns)
+            titles.append(table.spanner or (section.title if len(self.sections) > 1 else ""))
+            titles[-1] = rf"\multicolumn{{{span}}}{{c}}{{{escape(titles[-1])}}}" if titles[-1] else ""
+            rules += rf"\cmidrule(lr){{{first}-{first + span - 1}}}"
+            first += span
+        if any(titles):
+            yield from (_line(["", *titles]), rules)
+        headers = [column.title if table.spanner else column.header for table, column in self.slots]
+        yield _line(["Model", *map(self._centred, range(len(headers)), headers)])
+        units = [f"({column.unit})" if column.unit else "" for _, column in self.slots]
+        if any(units):
+            yield _line(["", *map(self._centred, range(len(units)), units)])
+
+    def _centred(self, slot: int, text: str) -> str:
+        wide = _span(*self.slots[slot]) == 2
+        return rf"\multicolumn{{2}}{{c}}{{{escape(text)}}}" if wide else escape(text)
+
+    def _body(self) -> Iterator[str]:
+        for block, lines in self.blocks:
+            yield r"\midrule"
+            if block:
+                span = 1 + sum(_span(*slot) for slot in self.slots)
+                yield rf"\multicolumn{{{span}}}{{@{{}}l@{{}}}}{{\emph{{{escape(block.capitalize())}}}}} \\"
+            for label, rows in lines:
+                reference = not all(row.ranked for row in rows if row)
+                if reference:
+                    yield r"\midrule"
+                marks = [m for index, row in enumerate(rows) if row for m in self._mark(index, row.notes)]
+                cells = [escape(label) + _superscript(marks)]
+                for index, row in enumerate(rows):
+                    cells += self._cells(index, row, [each[index] for _, each in lines], blank=reference)
+                yield _line(cells)
+
+    def _cells(self, index: int, row: Row | None, rows: Sequence[Row | None], blank: bool) -> Iterator[str]:
+        """The cells of one data set; `rows` are those that decimal points are aligned with."""
+        table = self.tables[index]
+        if row is None:
+            span = sum(_span(table, column) for column in table.columns)
+            absent = "" if blank else FAILED + _superscript(self._mark(index, ["not run"]))
+            yield rf"\multicolumn{{{span}}}{{c}}{{{absent}}}"
+            return
+        for column in table.columns:
+            cell = row.cells[column.key]
+            paired = _span(table, column) == 2
+            if not cell.n:
+                mark = _superscript(self._mark(index, cell.notes))
+                text = escape(cell.text)
+                yield rf"\multicolumn{{2}}{{c}}{{{text}{mark}}}" if paired else text + _overhanging(mark)
+                continue
+            fractions = [_fraction(each.cells[column.key]) for each in rows if each]
+            padding = max(fractions, key=len)[len(_fraction(cell)) :]
+            mean = _emphasised(cell) + (rf"\phantom{{{padding}}}" if padding else "")
+            spread = rf"{{\scriptsize$\pm$\,{cell.spread}}}" if cell.spread else ""
+            yield f"{mean} & {spread}" if paired else mean
+
+    def _mark(self, index: int, notes: Sequence[int | str]) -> list[int]:
+        """Numbers of footnotes, new ones added at the end."""
+        marks = []
+        for note in notes:
+            text = note if isinstance(note, str) else self.tables[index].footnotes[note]
+            about = self.notes.setdefault(text, [])
+            if self.sections[index].title not in about:
+                about.append(self.sections[index].title)
+            marks.append(list(self.notes).index(text))
+        return marks
+
+    def _footer(self) -> Iterator[str]:
+        several = len(self.sections) > 1
+        lines = [
+            _superscript([number]) + "~" + escape(f"{', '.join(sorted(about))}: {text}" if several else text)
+            for number, (text, about) in enumerate(self.notes.items())
+        ]
+        for section in self.sections:
+            lines += [escape(f"Warning, {section.title}: {warning}") for warning in section.warnings]
+        if lines:
+            yield r"\par\smallskip"
+            yield r"\parbox{\linewidth}{\footnotesize\raggedright"
+            yield "\\\\\n".join(lines) + "}"
+
+    def _characters(self) -> int:
+        """About how wide the table is, in characters."""
+        labels = [len(label) for _, lines in self.blocks for label, _ in lines]
+        widths = [
+            max(
+                len(column.header),
+                *(len(row.cells[column.key].text + row.cells[column.key].spread) for row in t.rows),
+            )
+            for t, column in self.slots
+        ]
+        return max(labels) + sum(width + 2 for width in widths)
+
+
+def _merged(
+    tables: Sequence[Table], models: Sequence[str]
+) -> list[tuple[str, list[tuple[str, list[Row | None]]]]]:
+    """Blocks of lines; each line has a label and, for every table, the row of that label if there is one."""
+    by_label = [{(row.block, row.label): row for row in table.rows} for table in tables]
+    known = {key: row for rows in by_label for key, row in rows.items()}
+    position = {model: index for index, model in enumerate(models)}
+    ordered = sorted(
+        known, key=lambda key: (position.get(known[key].model, len(models)), known[key].configuration)
+    )
+    blocks = dict.fromkeys(row.block for table in tables for row in table.rows)
+    return [
+        (
+            block,
+            [(label, [rows.get((block, label)) for rows in by_label]) for b, label in ordered if b == block],
+        )
+        for block in blocks
+    ]
+
+
+def _span(table: Table, column: Column) -> int:
+    """Printed columns: standard deviations get one of their own, which keeps the means aligned."""
+    return 2 if any(row.cells[column.key].spread for row in table.rows) else 1
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _emphasised(cell: Cell) -> str:
+    if cell.best:
+        return rf"\textbf{{{cell.text}}}"
+    return rf"\underline{{{cell.text}}}" if cell.second else cell.text
+
+
+def _fraction(cell: Cell) -> str:
+    return split_at_point(cell.text)[1] if cell.n else ""
+
+
+def _superscript(notes: Sequence[int]) -> str:
+    # Letters: a raised number beside a figure would read as an exponent.
+    letters = [chr(ord("a") + note) if note < 26 else str(note + 1) for note in dict.fromkeys(notes)]
+    return rf"\textsuperscript{{{','.join(letters)}}}" if letters else ""
+
+
+def _overhanging(mark: str) -> str:
+    return rf"\rlap{{{mark}}}" if mark else ""

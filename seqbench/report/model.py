@@ -1,0 +1,218 @@
+"""The neutral form of a report: what is shown, and not how. Renderers turn it into text.
+
+Report → Section (one data set, one protocol) → Table → Row → Cell
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from seqbench.results import Protocol
+
+FAILED = "--"  # should have been measured and was not; a footnote says why
+NOT_APPLICABLE = "n/a"  # the model has no such quantity
+CEILING = "ceiling"
+ARROWS = {"up": "↑", "down": "↓"}
+MODES = {"whole": "whole sequence", "step": "incremental step"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity. Cells hold values in `base_unit` and show them in `unit`."""
+
+    key: str
+    title: str
+    direction: Literal["up", "down"] | None = None  # which way is better; None: neither
+    base_unit: str = ""
+    unit: str = ""
+
+    @property
+    def header(self) -> str:
+        """The title with an arrow that says which way is better."""
+        return f"{self.title} {ARROWS[self.direction]}" if self.direction else self.title
+
+
+@dataclass
+class Cell:
+    """One figure of one row, over seeds."""
+
+    text: str  # the mean as shown, or FAILED, or NOT_APPLICABLE
+    spread: str = ""  # the standard deviation as shown; empty for a single seed
+    values: dict[str, float] = field(default_factory=dict)  # seed → value in the column's base unit
+    mean: float | None = None
+    std: float | None = None
+    n: int = 0
+    best: bool = False
+    second: bool = False
+    notes: list[int] = field(default_factory=list)  # indices into the table's footnotes
+
+
+@dataclass
+class Row:
+    """One model, in one configuration."""
+
+    model: str
+    configuration: str  # what sets it apart from the model's other rows; empty when it is the only one
+    cells: dict[str, Cell]  # by column key
+    mode: str = ""  # latency only: a key of MODES
+    batch: int | None = None  # latency only
+    ranked: bool = True  # whether it competes for best and second
+    notes: list[int] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The row's name."""
+        return f"{self.model} ({self.configuration})" if self.configuration else self.model
+
+    @property
+    def block(self) -> str:
+        """Rows of one block stand under one heading and compete with each other."""
+        return f"batch {self.batch}, {MODES.get(self.mode, self.mode)}" if self.mode else ""
+
+
+@dataclass
+class Table:
+    """Rows that may be compared: same data, same protocol and, for costs, same hardware."""
+
+    kind: Literal["accuracy", "cost", "latency"]
+    title: str
+    columns: list[Column]
+    rows: list[Row] = field(default_factory=list)
+    footnotes: list[str] = field(default_factory=list)
+    hardware: str = ""  # empty for accuracy
+    statistic: str = ""  # latency only: "p50", "p95" or "p99"
+    data_only: bool = False  # for CSV and JSON; too much for a page
+
+    @property
+    def spanner(self) -> str:
+        """What all columns have in common, so that their own headers need not repeat it."""
+        return f"{self.statistic} in ms ↓ at sequence length" if self.kind == "latency" else ""
+
+    @property
+    def heading(self) -> str:
+        """What the table shows, and on what hardware."""
+        if self.kind == "latency":
+            return f"Latency on {self.hardware}: {self.spanner}"
+        return f"{self.title} on {self.hardware}" if self.hardware else self.title
+
+    def note(self, text: str) -> int:
+        """The index of a footnote; equal footnotes are printed once."""
+        if text not in self.footnotes:
+            self.footnotes.append(text)
+        return self.footnotes.index(text)
+
+    def mark(self) -> None:
+        """Flag the best and the second-best cells of every column, within each block.
+
+        Figures that read the same are the same: they are flagged together. Where all are, nobody wins.
+        """
+        for column in self.columns:
+            if column.direction is None:
+                continue
+            for _, rows in self.blocks():
+                cells = [row.cells[column.key] for row in rows if row.ranked and row.cells[column.key].n]
+                order = sorted({float(cell.text) for cell in cells}, reverse=column.direction == "up")
+                for cell in cells if len(order) > 1 else ():
+                    cell.best = float(cell.text) == order[0]
+                    cell.second = float(cell.text) == order[1]
+
+    def blocks(self) -> list[tuple[str, list[Row]]]:
+        """The rows by block, in order."""
+        grouped: dict[str, list[Row]] = {}
+        for row in self.rows:
+            grouped.setdefault(row.block, []).append(row)
+        return list(grouped.items())
+
+
+@dataclass
+class Section:
+    """Everything that was measured on one data set under one protocol."""
+
+    dataset: str
+    fingerprint: str
+    protocol: Protocol
+    facts: dict[str, Any]  # users, items, interactions, evaluated_users, filters
+    seeds: list[int]
+    hardware: list[str]
+    software: list[str]
+    warnings: list[str]
+    deterministic: bool = False  # some models have nothing random in them and ran once
+    ambiguous: bool = False  # another section has this data set under another fingerprint
+    tables: list[Table] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """The data set, told apart from another one of the same name."""
+        return f"{self.dataset} [{self.fingerprint[:8]}]" if self.ambiguous else self.dataset
+
+    @property
+    def shown(self) -> list[Table]:
+        """The tables that go on a page."""
+        return [table for table in self.tables if not table.data_only]
+
+    def description(self) -> list[str]:
+        """Sentences that say what the figures mean and where they come from."""
+        return [
+            f"{words}."
+            for words in (
+                self.data_words(),
+                self.protocol_words(),
+                f"Measured on {'; '.join(self.hardware)}",
+                "; ".join(self.software),
+                self.seed_words(),
+            )
+            if words
+        ]
+
+    def data_words(self) -> str:
+        """The data set in words."""
+        counted = [("users", "users"), ("items", "items"), ("interactions", "interactions")]
+        counted.append(("evaluated_users", "test users"))
+        words = [
+            f"{self.facts[key]:,} {name}" for key, name in counted if isinstance(self.facts.get(key), int)
+        ]
+        if filters := self.facts.get("filters"):
+            words.append(_words(filters))
+        return ", ".join(words)
+
+    def protocol_words(self) -> str:
+        """The protocol in words."""
+        protocol = self.protocol
+        seen = "removed" if protocol.exclude_seen else "kept"
+        return (
+            f"Protocol {protocol.name}: {protocol.split} split, full ranking, seen items {seen}, "
+            f"epoch chosen by validation {metric_title(protocol.selection)}, "
+            f"maximum length {protocol.max_len}"
+        )
+
+    def seed_words(self) -> str:
+        """The seeds in words."""
+        if len(self.seeds) == 1:
+            return f"One seed ({self.seeds[0]})"
+        listed = ", ".join(str(seed) for seed in self.seeds)
+        words = f"Mean ± standard deviation over {len(self.seeds)} seeds ({listed})"
+        return f"{words}; deterministic models ran once" if self.deterministic else words
+
+
+@dataclass
+class Report:
+    """All sections, and where the figures come from."""
+
+    metrics: list[str]
+    models: list[str]  # in the order of the rows
+    sections: list[Section]
+    commits: list[str]
+    first: str  # ISO 8601, start of the earliest run
+    last: str  # ISO 8601, start of the latest run
+
+
+def metric_title(metric: str) -> str:
+    """ "ndcg@10" as it is printed."""
+    return metric.upper()
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value)
+    return str(value)

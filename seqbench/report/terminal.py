@@ -1,0 +1,187 @@
+"""Reports for the screen. Nothing depends on colour: best is bold, second is underlined."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from seqbench.errors import SeqbenchError
+from seqbench.report.model import Cell, Column, Report, Row, Section, Table
+from seqbench.report.numbers import METRIC_DECIMALS, fixed, number, split_at_point
+from seqbench.results import Record
+
+GAP = 2  # blanks between columns
+LABEL_WIDTH = 24  # longer labels are wrapped, at blanks
+SUPERSCRIPTS = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
+BEST, SECOND = "*", "+"  # where neither bold nor underline can be shown
+RUN_METRIC = "ndcg@10"
+KEY_DIGITS = 7  # enough to find the folder
+
+
+def render_terminal(report: Report) -> list[RenderableType]:
+    """A title, a description and tables for every section. Tables adapt to the width they are printed at."""
+    blocks: list[RenderableType] = []
+    for section in report.sections:
+        blocks += [Text(section.title, style="bold"), *_description(section)]
+        for table in section.shown:
+            blocks += [Text(), Text(table.heading, style="italic"), Fitted(table)]
+        blocks.append(Text())
+    return [*blocks, Legend()]
+
+
+def runs_table(records: Sequence[Record], errors: Sequence[SeqbenchError]) -> RichTable:
+    """One line per stored cell; records that cannot be read are named below."""
+    table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for title in ("Data set", "Model"):
+        table.add_column(title)
+    table.add_column("Seed", justify="right", no_wrap=True)
+    for title in ("Key", "Status"):
+        table.add_column(title, no_wrap=True)
+    table.add_column(RUN_METRIC.upper(), justify="right", no_wrap=True)
+    table.add_column("Started")  # wraps between day and time
+    table.add_column("Seconds", justify="right", no_wrap=True)
+    for record in records:
+        definition = record.definition
+        value = number(record.accuracy.get(RUN_METRIC))
+        table.add_row(
+            Text(definition.dataset),
+            Text(definition.model),
+            str(definition.seed),
+            definition.key[:KEY_DIGITS],
+            record.status,
+            "" if value is None else fixed(value, METRIC_DECIMALS),
+            record.started[:16].replace("T", " "),
+            f"{record.seconds:.0f}",
+        )
+    if errors:
+        table.caption = Text("\n".join(error.message for error in errors), style="not dim not italic")
+        table.caption_justify = "left"
+    return table
+
+
+class Legend:
+    """What the marks mean, in the marks that this terminal shows."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield one line."""
+        if console.color_system is None:
+            yield Text(f"{BEST} best, {SECOND} second; equal figures share a mark.")
+        else:
+            yield Text.assemble(
+                ("best", "bold"), ", ", ("second", "underline"), "; equal figures share a mark."
+            )
+
+
+@dataclass
+class Fitted:
+    """A table that is printed in several pieces when its columns do not fit side by side."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the pieces, then the footnotes."""
+        for index, (block, rows) in enumerate(self.table.blocks()):
+            if index:
+                yield Text()
+            if block:
+                yield Text(block.capitalize())
+            # Without escape codes bold and underline would be lost: a pipe gets characters instead.
+            yield from _block(self.table, rows, options.max_width, plain=console.color_system is None)
+        for index, footnote in enumerate(self.table.footnotes):
+            note = RichTable.grid(padding=(0, 1, 0, 0))
+            note.add_row(_superscript([index]), Text(footnote))
+            yield note
+
+
+def _description(section: Section) -> Iterator[RenderableType]:
+    for words in section.description():
+        yield Text(words)
+    for warning in section.warnings:
+        yield Text.assemble(("Warning: ", "bold"), warning)
+
+
+def _block(table: Table, rows: Sequence[Row], width: int, plain: bool) -> Iterator[RenderableType]:
+    columns = [
+        [Text(_header(table, column)), *_aligned([row.cells[column.key] for row in rows], plain)]
+        for column in table.columns
+    ]
+    widths = [max(cell_len(line) for text in column for line in text.plain.split("\n")) for column in columns]
+    labels = [row.label + _superscript(row.notes) for row in rows]
+    longest_word = max(cell_len(word) for label in ["Model", *labels] for word in label.split())
+    roomy = max(longest_word, min(max(map(cell_len, labels)), LABEL_WIDTH))
+    # Wrapped labels are better than a table in more pieces, and pieces of about equal width are better yet.
+    fewest = len(_pieces(widths, width - longest_word))
+    label_width = roomy if len(_pieces(widths, width - roomy)) == fewest else longest_word
+    room = width - label_width
+    while room > 0 and len(_pieces(widths, room - 1)) == fewest:
+        room -= 1
+
+    for number_of_piece, piece in enumerate(_pieces(widths, room)):
+        if number_of_piece:
+            yield Text()
+        grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+        grid.add_column("Model", width=label_width)
+        for index in piece:
+            # Not justify="right": it would strip the blanks that align the decimal points.
+            grid.add_column(_right(columns[index][0], widths[index]), no_wrap=True)
+        for position, (label, row) in enumerate(zip(labels, rows, strict=True), start=1):
+            if not row.ranked:
+                grid.add_section()
+            grid.add_row(Text(label), *(_right(columns[index][position], widths[index]) for index in piece))
+        yield grid
+
+
+def _pieces(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Indices of columns, in as few parts as possible that are each at most `room` wide."""
+    pieces: list[list[int]] = []
+    used = 0
+    for index, width in enumerate(widths):
+        if not pieces or used + GAP + width > room:
+            pieces.append([])
+            used = 0
+        pieces[-1].append(index)
+        used += GAP + width
+    return pieces
+
+
+def _right(text: Text, width: int) -> Text:
+    lines = text.split()
+    return Text("\n").join(Text(" " * (width - cell_len(line.plain))) + line for line in lines)
+
+
+def _header(table: Table, column: Column) -> str:
+    if table.spanner:
+        return column.title
+    return f"{column.header}\n{column.unit}" if column.unit else column.header
+
+
+def _aligned(cells: Sequence[Cell], plain: bool) -> list[Text]:
+    """One text per cell; figures are equally wide, with their decimal points below each other."""
+    figures = [cell for cell in cells if cell.n]
+    tails = [len(split_at_point(cell.text)[1] + _mark(cell, plain)) for cell in figures]
+    spreads = [len(cell.spread) for cell in figures if cell.spread]
+    texts = []
+    for cell in cells:
+        mark = _mark(cell, plain)
+        style = "bold" if cell.best else "underline" if cell.second else ""
+        text = Text.assemble((cell.text, style), mark)
+        if cell.n:
+            text.append(" " * (max(tails) - len(split_at_point(cell.text)[1] + mark)))
+            if spreads:
+                spread = f" ± {cell.spread}" if cell.spread else ""
+                text.append(spread.ljust(len(" ± ") + max(spreads)))
+        texts.append(text)
+    return texts
+
+
+def _mark(cell: Cell, plain: bool) -> str:
+    best = BEST if cell.best else SECOND if cell.second else ""
+    return (best if plain else "") + _superscript(cell.notes)
+
+
+def _superscript(notes: Sequence[int]) -> str:
+    return ",".join(str(note + 1) for note in notes).translate(SUPERSCRIPTS)

@@ -1,0 +1,115 @@
+"""Records that differ only in their seed, and the words that tell such groups apart."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from seqbench.results import Definition, Record
+
+MESSAGE_LENGTH = 100  # of a failure; the record has all of it
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model in one configuration: what is averaged over seeds."""
+
+    model: str
+    configuration: str  # what differs from the model's other variants; empty when it is the only one
+    records: tuple[Record, ...]  # by seed
+
+    @property
+    def finished(self) -> list[Record]:
+        """The records that have figures."""
+        return [record for record in self.records if record.finished]
+
+    @property
+    def failed(self) -> list[Record]:
+        """The records that have a failure instead."""
+        return [record for record in self.records if not record.finished]
+
+    @property
+    def trained(self) -> bool:
+        """Whether the seed matters; models that only count have no training section."""
+        return self.records[0].definition.training is not None
+
+    def failure_words(self) -> str:
+        """What failed, with equal failures named once."""
+        seeds: dict[str, list[int]] = {}
+        for record in self.failed:
+            seeds.setdefault(_failure(record), []).append(record.definition.seed)
+        words = "; ".join(f"{seed_list(group)} failed: {failure}" for failure, group in seeds.items())
+        left = [record.definition.seed for record in self.finished]
+        return f"{words}; the figures are those of {seed_list(left)}" if left else words
+
+
+def group_variants(records: Iterable[Record], model_order: Sequence[str]) -> list[Variant]:
+    """Variants in the given order of models, unlisted models alphabetically behind them."""
+    models: dict[str, dict[str, list[Record]]] = {}
+    for record in records:
+        variants = models.setdefault(record.definition.model, {})
+        variants.setdefault(json.dumps(_settings(record.definition), sort_keys=True), []).append(record)
+
+    ordered = []
+    for model in order_models(models, model_order):
+        groups = [
+            sorted(group, key=lambda record: record.definition.seed) for group in models[model].values()
+        ]
+        labels = _differences([_settings(group[0].definition) for group in groups])
+        pairs = sorted(zip(labels, groups, strict=True), key=lambda pair: pair[0])
+        ordered += [Variant(model, label, tuple(group)) for label, group in pairs]
+    return ordered
+
+
+def order_models(models: Iterable[str], model_order: Sequence[str]) -> list[str]:
+    """Distinct names in the given order, unlisted ones alphabetically behind."""
+    rank = {model: position for position, model in enumerate(model_order)}
+    return sorted(set(models), key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def seed_list(seeds: Sequence[int]) -> str:
+    """ "seed 0" or "seeds 0, 1"."""
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(str(seed) for seed in seeds)}"
+
+
+def _settings(definition: Definition) -> dict[str, Any]:
+    """What defines a variant, flat: "config.dropout" → 0.2."""
+    fields = asdict(definition)
+    return _flat({name: fields[name] for name in ("config", "training", "device", "scan")})
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for key, part in value.items():
+        flat |= _flat(part, f"{path}.{key}" if path else key)
+    return flat
+
+
+def _differences(variants: Sequence[dict[str, Any]]) -> list[str]:
+    """For each variant, the settings in which the variants are not all equal: "dropout=0.2, lr=0.001"."""
+    keys = sorted({key for settings in variants for key in settings})
+    differing = [key for key in keys if any(_text(v, key) != _text(variants[0], key) for v in variants)]
+    last = [key.partition(".")[2] or key for key in differing]
+    # "config." and "training." are our words, not the user's: they stay only where they are needed.
+    names = [name if last.count(name) == 1 else key for key, name in zip(differing, last, strict=True)]
+    return [
+        ", ".join(f"{name}={_text(settings, key)}" for key, name in zip(differing, names, strict=True))
+        for settings in variants
+    ]
+
+
+def _text(settings: dict[str, Any], key: str) -> str:
+    value = settings.get(key, "unset")
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _failure(record: Record) -> str:
+    failure = record.failure or {}
+    kind = failure.get("kind", "error")
+    lines = failure.get("message", "").strip().splitlines()
+    if not lines:
+        return kind
+    first = lines[0].strip()
+    return f"{kind} ({first if len(first) <= MESSAGE_LENGTH else first[: MESSAGE_LENGTH - 1] + '…'})"
