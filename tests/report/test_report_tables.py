@@ -1,0 +1,224 @@
+"""What a report says: grouping, averages, marks, footnotes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from seqbench.errors import SeqbenchError, UsageError
+from seqbench.report.model import Table
+from seqbench.report.tables import build_report
+from seqbench.results import Protocol
+from seqbench.stats import summarise
+
+
+def accuracy(report, section=0) -> Table:
+    return report.sections[section].tables[0]
+
+
+def row(table, label):
+    return next(row for row in table.rows if row.label == label)
+
+
+def tables(report, kind, section=0):
+    return [table for table in report.sections[section].tables if table.kind == kind]
+
+
+def test_summaries_match_hand_worked_values():
+    summary = summarise([1.0, 2.0, 4.0])
+    assert summary.mean == pytest.approx(7 / 3)
+    assert summary.std == pytest.approx((7 / 3) ** 0.5)  # (16 + 1 + 25) / 9 / 2
+    assert summarise([5.0]).std is None
+    assert summarise([]).mean is None
+
+
+def test_no_records_is_an_error_that_names_the_next_command():
+    with pytest.raises(SeqbenchError) as caught:
+        build_report([])
+    assert "seqbench run" in caught.value.hint
+
+
+def test_unknown_metric_is_a_usage_error_with_a_suggestion(make_record):
+    with pytest.raises(UsageError, match=r"ndcg@11.*Did you mean ndcg@1"):
+        build_report([make_record()], ["ndcg@11"])
+
+
+def test_metrics_are_shown_in_the_order_asked_for(make_record):
+    table = accuracy(build_report([make_record()], ["MRR@20", "hr@5", "mrr@20"]))
+    assert [column.title for column in table.columns] == ["MRR@20", "HR@5"]
+
+
+def test_seeds_are_averaged_with_sample_standard_deviation(make_record):
+    cell = (
+        accuracy(build_report([make_record(seed=s, ndcg=v) for s, v in enumerate((0.1, 0.2, 0.4))]))
+        .rows[0]
+        .cells
+    )
+    assert cell["ndcg@10"].text == "0.2333"
+    assert cell["ndcg@10"].spread == "0.1528"  # sqrt(7/3) / 10
+    assert cell["ndcg@10"].values == {"0": 0.1, "1": 0.2, "2": 0.4}
+
+
+def test_one_seed_has_no_spread(make_record):
+    assert accuracy(build_report([make_record()])).rows[0].cells["ndcg@10"].spread == ""
+
+
+def test_figures_that_read_the_same_are_marked_together(make_record):
+    values = {"a": 0.20001, "b": 0.2, "c": 0.1, "d": 0.10004, "e": 0.05}
+    table = accuracy(build_report([make_record(model, ndcg=v) for model, v in values.items()], ["ndcg@10"]))
+    cells = {each.model: each.cells["ndcg@10"] for each in table.rows}
+    assert [model for model, cell in cells.items() if cell.best] == ["a", "b"]
+    assert [model for model, cell in cells.items() if cell.second] == ["c", "d"]
+
+
+def test_a_single_row_is_not_a_winner(make_record):
+    assert not accuracy(build_report([make_record()])).rows[0].cells["ndcg@10"].best
+
+
+def test_best_follows_the_direction_of_each_cost(make_record):
+    report = build_report([make_record("small", cost_scale=0.5), make_record("large", cost_scale=2)])
+    cells = row(tables(report, "cost")[0], "small").cells
+    assert cells["epoch_seconds"].best
+    assert cells["train_interactions_per_second"].best
+    assert cells["peak_memory_bytes"].best
+    assert not cells["parameters"].best
+    assert not cells["parameters"].second
+
+
+def test_protocols_fingerprints_and_lengths_never_share_a_section(make_record):
+    report = build_report(
+        [
+            make_record(),
+            make_record(fingerprint="000011112222"),
+            make_record(protocol=Protocol(max_len=200)),
+            make_record(protocol=Protocol(exclude_seen=False)),
+            make_record(protocol=Protocol(split="temporal")),
+        ]
+    )
+    assert len(report.sections) == 5
+    assert {section.title for section in report.sections} == {"ml-100k [00001111]", "ml-100k [f1e2d3c4]"}
+
+
+def test_configurations_are_rows_of_their_own_named_by_what_differs(make_record):
+    table = accuracy(
+        build_report(
+            [
+                make_record(config={"dropout": 0.2, "width": 64}),
+                make_record(config={"dropout": 0.5, "width": 64}),
+                make_record("sasrec", config={"dropout": 0.5}),
+            ]
+        )
+    )
+    assert [each.label for each in table.rows] == ["lrurec (dropout=0.2)", "lrurec (dropout=0.5)", "sasrec"]
+
+
+def test_settings_of_the_same_name_keep_their_origin(make_record):
+    first, second = make_record(config={"lr": 1}), make_record(config={"lr": 2})
+    second.definition.training["lr"] = 0.01
+    labels = [each.configuration for each in accuracy(build_report([first, second])).rows]
+    assert labels == ["config.lr=1, training.lr=0.001", "config.lr=2, training.lr=0.01"]
+
+
+def test_models_follow_the_given_order_then_the_alphabet(make_record):
+    made = [make_record(model) for model in ("b", "a", "lrurec", "markov")]
+    assert build_report(made, model_order=["markov", "lrurec"]).models == ["markov", "lrurec", "a", "b"]
+
+
+def test_failed_cells_carry_a_footnote_that_names_the_failure(records):
+    table = accuracy(build_report(records))
+    cell = row(table, "sigma").cells["ndcg@10"]
+    assert (cell.text, cell.mean) == ("--", None)
+    assert "out-of-memory" in table.footnotes[cell.notes[0]]
+
+
+def test_finished_seeds_are_shown_beside_failed_ones(records):
+    table = accuracy(build_report(records))
+    sasrec = row(table, "sasrec")
+    assert sasrec.cells["ndcg@10"].text == "0.0500"
+    note = table.footnotes[sasrec.notes[0]]
+    assert note.startswith("seed 1 failed: non-finite")
+    assert note.endswith("the figures are those of seed 0")
+
+
+def test_fewer_seeds_than_the_others_is_said(make_record):
+    made = [*(make_record(seed=seed) for seed in range(3)), make_record("sasrec")]
+    table = accuracy(build_report(made))
+    assert [table.footnotes[note] for note in row(table, "sasrec").notes] == ["seed 0 only"]
+    assert row(table, "lrurec").notes == []
+
+
+@pytest.mark.parametrize(
+    ("best", "stopped", "noted"), [(20, False, True), (20, True, False), (12, False, False)]
+)
+def test_best_epoch_at_the_end_of_the_budget_is_noted(make_record, best, stopped, noted):
+    record = make_record(epochs=20, best_epoch=best)
+    record.training["stopped_early"] = stopped
+    assert any("more epochs" in note for note in accuracy(build_report([record])).footnotes) is noted
+
+
+def test_the_ceiling_stands_last_and_does_not_compete(records):
+    table = accuracy(build_report(records), section=1)
+    ceiling = table.rows[-1]
+    assert ceiling.label == "ceiling (generating process)"
+    assert ceiling.cells["ndcg@10"].text == "0.2000"
+    assert not ceiling.cells["ndcg@10"].best
+    assert row(table, "recblr").cells["ndcg@10"].best
+
+
+def test_mismatching_counts_become_a_warning(records):
+    beauty, movies = build_report(records).sections
+    assert beauty.warnings == ["22,363 users were prepared, 22,364 were published."]
+    assert movies.warnings == []
+
+
+def test_costs_of_different_hardware_stand_in_different_tables(records):
+    cpu, gpu = tables(build_report(records), "cost", section=1)
+    assert "gru4rec" not in [each.model for each in cpu.rows]
+    assert [each.model for each in gpu.rows] == ["gru4rec"]
+    assert gpu.hardware == "Example GPU 80GB, Example CPU 3000, 8 threads"
+
+
+def test_models_that_only_count_have_no_epochs(records):
+    cells = row(tables(build_report(records), "cost")[0], "popularity").cells
+    assert cells["epoch_seconds"].text == "n/a"
+    assert cells["fit_seconds"].text == "0.0123"
+
+
+def test_costs_have_three_significant_digits_and_one_unit_a_column(make_record):
+    made = [make_record("a", cost_scale=1), make_record("b", cost_scale=1.5), make_record("c", cost_scale=30)]
+    table = tables(build_report(made), "cost")[0]
+    memory = next(column for column in table.columns if column.key == "peak_memory_bytes")
+    assert memory.unit == "GiB"
+    assert [each.cells[memory.key].text for each in table.rows] == ["0.717", "1.08", "21.5"]
+    assert [each.cells["parameters"].text for each in table.rows] == ["1.23", "1.85", "37.0"]
+
+
+def test_latency_has_a_row_per_mode_and_batch_and_a_footnote_where_skipped(make_record):
+    table = tables(build_report([make_record()]), "latency")[0]
+    assert [block for block, _ in table.blocks()] == [
+        "batch 1, whole sequence",
+        "batch 1, incremental step",
+        "batch 64, whole sequence",
+    ]
+    cell = table.rows[-1].cells["16384"]
+    assert cell.text == "--"
+    assert table.footnotes[cell.notes[0]] == "more than 16 GiB of scores"
+
+
+def test_whole_and_incremental_latencies_do_not_compete(records):
+    table = tables(build_report(records), "latency")[0]
+    best = [each.block for each in table.rows if each.cells["64"].best]
+    assert best == [block for block, _ in table.blocks()]
+
+
+def test_figures_that_are_no_numbers_are_left_out(make_record):
+    record = make_record()
+    record.accuracy["ndcg@10"] = float("nan")
+    cell = accuracy(build_report([record])).rows[0].cells["ndcg@10"]
+    assert (cell.text, cell.n) == ("--", 0)
+
+
+def test_reports_do_not_import_torch():
+    modules = "tables, terminal, latex, markdown, data"
+    code = f"import sys; from seqbench.report import {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
