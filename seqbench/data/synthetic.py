@@ -206,65 +206,83 @@ def _lengths(options: SyntheticOptions, uniform: Uniform) -> np.ndarray:
     return MIN_LENGTH + more
 
 
+@dataclass(frozen=True)
+class _Tables:
+    """Cumulative weights to look draws up in."""
+
+    popularity: np.ndarray  # (V,) in the order of by_popularity
+    in_topic: np.ndarray  # (V + 1,) in the order of by_topic, from 0
+    successors: np.ndarray  # (S,)
+
+    @classmethod
+    def of(cls, process: Process) -> "_Tables":
+        return cls(
+            np.cumsum(process.popularity[process.by_popularity]),
+            np.concatenate([[0.0], np.cumsum(process.in_topic[process.by_topic])]),
+            np.cumsum(SUCCESSORS),
+        )
+
+
 def _walk(process: Process, histories: np.ndarray, lengths: np.ndarray, uniform: Uniform) -> None:
-    """Fill the histories of one block of users, all of them one step at a time."""
+    """Fill the histories (U, T) of one block of users, all of them one step at a time."""
+    tables = _Tables.of(process)
     seen = np.zeros((len(lengths), process.items), bool)
-    popularity = np.cumsum(process.popularity[process.by_popularity])
-    in_topic = np.concatenate([[0.0], np.cumsum(process.in_topic[process.by_topic])])
-    successors = np.cumsum(SUCCESSORS)
     for t in range(int(lengths.max())):
-        pending = np.flatnonzero(lengths > t)
-        for _ in range(ROUNDS):
-            # Drawing from the mixture until the item is new is drawing from the mixture over the unseen.
-            drawn = _draw(process, histories, t, pending, uniform, popularity, in_topic, successors)
-            fresh = ~seen[pending, drawn]
-            histories[pending[fresh], t] = drawn[fresh]
-            pending = pending[~fresh]
-            if not len(pending):
-                break
-        if len(pending):
-            unseen = process.probabilities(histories[pending, :t], np.full(len(pending), t))
-            totals = np.cumsum(unseen, axis=1)
-            targets = uniform(len(pending)) * totals[:, -1]
-            histories[pending, t] = (totals <= targets[:, None]).sum(axis=1)
-        active = np.flatnonzero(lengths > t)
-        seen[active, histories[active, t]] = True
+        _step(process, tables, histories, t, np.flatnonzero(lengths > t), seen, uniform)
 
 
-def _draw(
+def _step(
     process: Process,
+    tables: _Tables,
     histories: np.ndarray,
     t: int,
     users: np.ndarray,
+    seen: np.ndarray,
     uniform: Uniform,
-    popularity: np.ndarray,
-    in_topic: np.ndarray,
-    successors: np.ndarray,
+) -> None:
+    """Draw item t of `users` (P,) into the histories (U, T), and mark it in `seen` (U, V)."""
+    pending = users
+    for _ in range(ROUNDS):
+        # Drawing from the mixture until the item is new is drawing from the mixture over the unseen.
+        drawn = _draw(process, tables, histories, t, pending, uniform)
+        fresh = ~seen[pending, drawn]
+        histories[pending[fresh], t] = drawn[fresh]
+        pending = pending[~fresh]
+        if not len(pending):
+            break
+    if len(pending):
+        lengths = np.full(len(pending), t)
+        totals = np.cumsum(process.probabilities(histories[pending], lengths), axis=1)
+        targets = uniform(len(pending)) * totals[:, -1]
+        histories[pending, t] = (totals <= targets[:, None]).sum(axis=1)
+    seen[users, histories[users, t]] = True
+
+
+def _draw(
+    process: Process, tables: _Tables, histories: np.ndarray, t: int, users: np.ndarray, uniform: Uniform
 ) -> np.ndarray:
     """One item for each of `users` (P,) from the mixture, seen or not."""
     which, first, second = uniform((3, len(users)))
     short = SHORT if t else 0.0
     which = which * (short + LONG + POPULAR)
 
-    # Popularity.
-    items = process.by_popularity[_pick(popularity, second * popularity[-1])]
-    # Long range. A topic ∝ ALPHA + count: a uniform one, or that of a uniform item of the history.
-    topics = np.minimum((first * process.topics).astype(np.int64), process.topics - 1)
+    popular = process.by_popularity[_pick(tables.popularity, second * tables.popularity[-1])]
+
+    # A topic ∝ ALPHA + count: that of a uniform item of the history, or a uniform one.
+    urn = first * (ALPHA * process.topics + t)
+    topics = np.minimum(np.maximum(urn - t, 0) / ALPHA, process.topics - 1).astype(np.int64)
     if t:
-        urn = first * (ALPHA * process.topics + t)
-        from_history = urn < t
-        rest = np.minimum((urn - t) / ALPHA, process.topics - 1).astype(np.int64)
         met = histories[users, np.minimum(urn, t - 1).astype(np.int64)]
-        topics = np.where(from_history, process.topic[met], rest)
+        topics = np.where(urn < t, process.topic[met], topics)
     start, end = process.topic_start[topics], process.topic_start[topics + 1]
-    targets = in_topic[start] + second * (in_topic[end] - in_topic[start])
-    places = np.searchsorted(in_topic, targets, side="right") - 1
+    targets = tables.in_topic[start] + second * (tables.in_topic[end] - tables.in_topic[start])
+    places = np.searchsorted(tables.in_topic, targets, side="right") - 1
     long_range = process.by_topic[np.clip(places, start, end - 1)]
-    items = np.where(which < short + LONG, long_range, items)
-    # Short range.
+
+    items = np.where(which < short + LONG, long_range, popular)
     if t:
-        following = process.successors[histories[users, t - 1], _pick(successors, second * successors[-1])]
-        items = np.where(which < short, following, items)
+        nth = _pick(tables.successors, second * tables.successors[-1])
+        items = np.where(which < short, process.successors[histories[users, t - 1], nth], items)
     return items
 
 

@@ -37,12 +37,13 @@ def titles(stream: BinaryIO) -> dict[str, str]:
         if len(fields) != len(names):
             continue
         title = fields[title_at].strip()
+        if not fields[item_at] or not title:
+            continue
         year = fields[year_at] if year_at is not None else ""
         # One film of ml-100k carries its year in the title and "V" (video) in the year's place.
         if re.fullmatch(r"[0-9]{4}", year) and f"({year})" not in title:
             title = f"{title} ({year})"
-        if fields[item_at] and title:
-            found[fields[item_at]] = title
+        found[fields[item_at]] = title
     return found
 
 
