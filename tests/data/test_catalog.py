@@ -1,0 +1,97 @@
+"""datasets.yaml, and the errors for a wrong one."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from seqbench import paths
+from seqbench.data.catalog import get_spec, load_catalog, parse_catalog
+from seqbench.errors import SeqbenchError, UsageError
+
+GOOD = yaml.safe_load(paths.shipped("datasets.yaml").read_text(encoding="utf-8"))
+
+
+def changed(entry: str, path: list[str | int], value: object) -> dict[str, object]:
+    entries = yaml.safe_load(yaml.safe_dump(GOOD))
+    place = entries[entry]
+    for step in path[:-1]:
+        place = place[step]
+    if value is None:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return entries
+
+
+def test_shipped_catalog() -> None:
+    catalog = load_catalog()
+    assert list(catalog)[:1] == ["ml-100k"]
+    spec = catalog["ml-100k"]
+    assert [source.label for source in spec.sources] == ["GroupLens", "the RecBole wheel"]
+    assert spec.expected is not None
+    assert (spec.expected.prepared.users, spec.expected.prepared.items) == (943, 1349)
+    assert catalog["synthetic"].generator == "synthetic"
+
+
+def test_every_shipped_source_is_pinned() -> None:
+    for spec in load_catalog().values():
+        for source in spec.sources:
+            assert source.size, (spec.name, source.label)
+            assert source.sha256, (spec.name, source.label)
+            assert (source.url or "https://").startswith("https://")
+            assert "==" in (source.pypi or "==")
+
+
+def test_unknown_name_suggests() -> None:
+    with pytest.raises(UsageError, match=r"'ml-100' is unknown. Did you mean ml-100k\?") as caught:
+        get_spec("ml-100")
+    assert "seqbench list datasets" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (["title"], None, "field title: is missing"),
+        (["title"], 3, "field title: must be text, not 3"),
+        (["max_len"], 0, "field max_len: must be at least 1"),
+        (["max_len"], True, "field max_len: must be a whole number"),
+        (["ties"], "random", "field ties: must be one of file, item"),
+        (["splits"], ["random"], "field splits: must be some of"),
+        (["filters", "min_user"], "5", "field filters.min_user: must be a whole number"),
+        (["filters", "max_user"], 5, "field filters.max_user: is not a field that seqbench knows"),
+        (["sources", 0, "sha256"], "abc", r"field sources\[0\].sha256: must be 64"),
+        (["sources", 0, "url"], None, r"field sources\[0\].url: exactly one of"),
+        (["sources", 1, "filename"], "../x", r"field sources\[1\].filename: must be a plain file name"),
+        (
+            ["sources", 0, "interactions", "format"],
+            "pickle",
+            r"sources\[0\].interactions.format: must be one of",
+        ),
+        (["sources", 0, "items"], "u.item", r"field sources\[0\].items: must be a mapping"),
+        (["expected", "prepared", "users"], None, "field expected.prepared.users: is missing"),
+        (["generator"], "synthetic", "field sources: either sources or a generator"),
+        (["licens"], "free", "field licens: is not a field that seqbench knows"),
+    ],
+)
+def test_wrong_entry_is_named(path: list[str | int], value: object, words: str) -> None:
+    with pytest.raises(SeqbenchError, match=words) as caught:
+        parse_catalog(changed("ml-100k", path, value))
+    assert "entry ml-100k" in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "A b"])
+def test_names_stay_inside_their_folder(name: str) -> None:
+    with pytest.raises(SeqbenchError):
+        parse_catalog({name: GOOD["ml-100k"]})
+
+
+def test_import_is_cheap() -> None:
+    code = (
+        "import sys, seqbench.data.catalog, seqbench.data.prepared; seqbench.data.catalog.load_catalog();"
+        "heavy = ('numpy', 'pandas', 'pyarrow', 'torch', 'httpx', 'rich.table');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,166 @@
+"""Raw formats: both give the same rows, and what cannot be used is counted or refused."""
+
+import io
+
+import datakit
+import pytest
+
+from seqbench import columns
+from seqbench.data import parsers
+from seqbench.data.parsers import movielens, recbole
+from seqbench.data.parsers.rows import MALFORMED_LIMIT, RawInteractions
+from seqbench.errors import SeqbenchError
+
+HEADER = b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+
+
+def tab(content: bytes) -> RawInteractions:
+    return movielens.interactions(io.BytesIO(content), "u.data")
+
+
+def atomic(content: bytes) -> RawInteractions:
+    return recbole.interactions(io.BytesIO(content), "x.inter")
+
+
+def filler(count: int) -> bytes:
+    return b"".join(b"%d\t%d\t3\t880000000\n" % (n, n) for n in range(1, count + 1))
+
+
+def malformed(raw: RawInteractions) -> dict[str, tuple[int, tuple[int, ...]]]:
+    return {entry.kind: (entry.rows, entry.lines) for entry in raw.malformed}
+
+
+def test_both_formats_agree(rows: list[datakit.Row]) -> None:
+    left, right = tab(datakit.u_data(rows)), atomic(datakit.inter(rows))
+    assert left.table.equals(right.table)
+    assert left.rows == right.rows == len(rows)
+    assert left.table.to_pydict() == {
+        columns.USER: [row[0] for row in rows],
+        columns.ITEM: [row[1] for row in rows],
+        columns.TIMESTAMP: [row[3] for row in rows],
+    }
+    assert malformed(left) == malformed(right) == {}
+
+
+@pytest.mark.parametrize("registry", [parsers.INTERACTIONS, parsers.TITLES])
+def test_every_registered_parser_exists(registry: dict[str, str]) -> None:
+    for name in registry:
+        assert callable(parsers.load(registry, name))
+
+
+def test_malformed_rows_are_counted_with_their_lines() -> None:
+    good = filler(2000)
+    bad = (
+        b"1\t2\t3\n"  # line 2001
+        b"1\t2\t3\tsoon\n"
+        b"\t2\t3\t5\n"
+        b"1\t\t3\t5\n"
+        b"1\t2\t3\t4\t5\n"
+        b"1\t\xff\t3\t5\n"
+        b"\n"
+        b"1\t2\t3\t5.5\n"
+        b"1\t2\t3\t-5\n"
+    )
+    raw = tab(good * 5 + bad)
+    assert raw.rows == 10_009
+    assert raw.table.num_rows == 10_000
+    assert malformed(raw) == {
+        "wrong number of fields": (2, (10_001, 10_005)),
+        "blank line": (1, (10_007,)),
+        "empty user id": (1, (10_003,)),
+        "empty item id": (1, (10_004,)),
+        "not UTF-8": (1, (10_006,)),
+        "timestamp is not a whole number": (3, (10_002, 10_008, 10_009)),
+    }
+
+
+def test_lines_count_the_header_and_what_stands_between() -> None:
+    content = HEADER + b"x\n" + filler(1500) + b"y\n1\t2\t3\tz\n" + filler(1500)
+    assert malformed(atomic(content)) == {
+        "wrong number of fields": (2, (2, 1503)),
+        "timestamp is not a whole number": (1, (1504,)),
+    }
+
+
+def test_lines_far_into_a_large_file() -> None:
+    content = filler(200_000) + b"1\t2\t3\tx\n" + filler(10)  # several blocks of the reader
+    assert malformed(tab(content)) == {"timestamp is not a whole number": (1, (200_001,))}
+
+
+def test_threshold() -> None:
+    count = round(1 / MALFORMED_LIMIT)
+    assert tab(filler(count - 1) + b"x\n").table.num_rows == count - 1
+    with pytest.raises(SeqbenchError, match=r"u.data: 1 of 999 rows are malformed") as caught:
+        tab(filler(count - 2) + b"x\n")
+    assert "wrong number of fields: 1 (line 999)" in caught.value.message
+    assert "--raw PATH" in (caught.value.hint or "")
+
+
+def test_another_file_altogether() -> None:
+    with pytest.raises(SeqbenchError, match=r"wrong number of fields: 3,000 \(line 1, 2, 3, 4, 5, …\)"):
+        tab(b"1::2::3::4\n" * 3000)
+    with pytest.raises(SeqbenchError, match="not a RecBole header: '196' should read name:type"):
+        atomic(b"196\t242\t3\t881250949\n")
+    with pytest.raises(SeqbenchError, match="no field timestamp"):
+        atomic(b"user_id:token\titem_id:token\n1\t2\n")
+    with pytest.raises(SeqbenchError, match="is not TAB-separated text"):
+        tab(b"\x00" * (3 << 20))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n"])
+def test_empty(content: bytes) -> None:
+    with pytest.raises(SeqbenchError, match=r"is empty|malformed"):
+        tab(content)
+    with pytest.raises(SeqbenchError, match="is empty"):
+        atomic(content)
+    with pytest.raises(SeqbenchError, match="is empty"):
+        atomic(HEADER)
+
+
+def test_line_endings_and_byte_order_mark() -> None:
+    content = filler(3)
+    assert tab(content.replace(b"\n", b"\r\n")).table.equals(tab(content).table)
+    assert tab(b"\xef\xbb\xbf" + content).table.equals(tab(content).table)
+    assert tab(content.rstrip(b"\n")).table.equals(tab(content).table)
+    windows = b"\xef\xbb\xbf" + (HEADER + content).replace(b"\n", b"\r\n")
+    assert atomic(windows).table.equals(tab(content).table)
+
+
+def test_quotes_are_data() -> None:
+    raw = tab(b'"a\tb"\t3\t880000000\n')
+    assert raw.table.to_pylist() == [{columns.USER: '"a', columns.ITEM: 'b"', columns.TIMESTAMP: 880000000}]
+
+
+def test_decimal_timestamps() -> None:
+    written = ["881250949", "881250949.0", "8.81250949E8", "881250949.9", "8.8e8"]
+    raw = atomic(HEADER + "".join(f"1\t{n}\t3\t{time}\n" for n, time in enumerate(written)).encode())
+    assert raw.table.column(columns.TIMESTAMP).to_pylist() == [881250949] * 4 + [880000000]
+
+
+@pytest.mark.parametrize("time", [b"nan", b"inf", b"1e99", b"1e16", b"", b"-1", b"0x10", b"1,5"])
+def test_what_is_no_timestamp(time: bytes) -> None:
+    content = HEADER + filler(1000) + b"1\t2\t3\t" + time + b"\n"
+    assert malformed(atomic(content)) == {"timestamp is not a whole number": (1, (1002,))}
+
+
+def test_columns_in_another_order() -> None:
+    content = b"timestamp:float\titem_id:token\tuser_id:token\n7\t8\t9\n"
+    assert atomic(content).table.to_pylist() == [{columns.USER: "9", columns.ITEM: "8", columns.TIMESTAMP: 7}]
+
+
+def test_titles_agree(rows: list[datakit.Row]) -> None:
+    left = movielens.titles(io.BytesIO(datakit.u_item(rows)))
+    right = recbole.titles(io.BytesIO(datakit.item(rows)))
+    assert left == right
+    assert left["7"] == "Café 7 (1995)"
+
+
+def test_title_oddities() -> None:
+    head = b"item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+    body = b"1\tPart III (1995)\tV\tx\n2\tNo year\t\tx\n3\tTwice (1990)\t1990\tx\n4\tshort\n\n5\t\t1990\tx\n"
+    assert recbole.titles(io.BytesIO(head + body)) == {
+        "1": "Part III (1995)",
+        "2": "No year",
+        "3": "Twice (1990)",
+    }
+    assert movielens.titles(io.BytesIO(b"1|A|x\n2||\n\n3\n|B|\n4|C")) == {"1": "A", "4": "C"}

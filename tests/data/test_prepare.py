@@ -1,0 +1,397 @@
+"""From raw files to Parquet: the whole way, twice, interrupted, in parallel, and on a full disk."""
+
+import dataclasses
+import errno
+import json
+import subprocess
+import sys
+from collections import Counter
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import datakit
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from seqbench import columns, paths
+from seqbench.data import store
+from seqbench.data.catalog import Counts, DatasetSpec, Expected
+from seqbench.data.prepare import prepare
+from seqbench.data.prepared import PreparedDataset, counts_table, list_prepared, open_prepared
+from seqbench.data.synthetic import SyntheticOptions
+from seqbench.errors import SeqbenchError, StorageError, UsageError
+
+SPEC = datakit.spec_of()
+
+
+@pytest.fixture
+def raw(tmp_path: Path, rows: list[datakit.Row]) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "u.data").write_bytes(datakit.u_data(rows))
+    (folder / "u.item").write_bytes(datakit.u_item(rows))
+    (folder / "ml-100k.inter").write_bytes(datakit.inter(rows))
+    return folder / "u.data"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def entries(home: Path) -> list[str]:
+    return sorted(p.name for p in paths.prepared(home).iterdir() if p.suffix != ".lock")
+
+
+def core(rows: list[datakit.Row], k: int) -> list[datakit.Row]:
+    while True:
+        users, items = Counter(row[0] for row in rows), Counter(row[1] for row in rows)
+        left = [row for row in rows if users[row[0]] >= k and items[row[1]] >= k]
+        if len(left) == len(rows):
+            return rows
+        rows = left
+
+
+@pytest.mark.parametrize("ties", ["file", "item"])
+def test_against_plain_python(home: Path, raw: Path, rows: list[datakit.Row], ties: str) -> None:
+    k = 13  # drops a third, in several rounds
+    left = core(rows, k)
+    assert 0 < len(left) < len(rows)
+    prepared = prepare(SPEC, home=home, raw=raw, min_user=k, min_item=k, ties=ties)
+    users = sorted({row[0] for row in left}, key=int)
+    items = sorted({row[1] for row in left}, key=int)
+    if ties == "item":
+        left = sorted(left, key=lambda row: int(row[1]))
+    left = sorted(left, key=lambda row: (int(row[0]), row[3]))
+
+    got = prepared.load()
+    assert [values.dtype for values in got] == [np.int32, np.int32, np.int64]
+    assert got[0].tolist() == [users.index(row[0]) + 1 for row in left]
+    assert got[1].tolist() == [items.index(row[1]) + 1 for row in left]
+    assert got[2].tolist() == [row[3] for row in left]
+    assert (prepared.users, prepared.items, prepared.interactions) == (len(users), len(items), len(left))
+    table = pq.read_table(prepared.directory / "users.parquet")
+    assert table.column(columns.USER).to_pylist() == list(range(1, len(users) + 1))
+    assert table.column(columns.RAW).to_pylist() == users
+    table = pq.read_table(prepared.directory / "items.parquet")
+    assert table.column(columns.RAW).to_pylist() == items
+    assert table.column(columns.TITLE).to_pylist() == [f"Café {item} (1995)" for item in items]
+
+
+def test_tie_rules_differ(home: Path, raw: Path) -> None:
+    by_file = prepare(SPEC, home=home, raw=raw)
+    fingerprint = by_file.fingerprint
+    by_item = prepare(SPEC, home=home, raw=raw, ties="item")
+    assert by_item.fingerprint != fingerprint
+    assert by_item.meta["ties"] == "item"
+
+
+def test_meta(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
+    meta = json.loads((prepare(SPEC, home=home, raw=raw).directory / "meta.json").read_text(encoding="utf-8"))
+    assert meta["name"] == "ml-100k"
+    assert meta["raw_counts"]["interactions"] == len(rows)
+    assert meta["filters"] == {"rule": "k-core", "min_user": 5, "min_item": 5}
+    assert meta["source"]["label"] == str(raw)
+    assert len(meta["source"]["interactions_sha256"]) == 64
+    assert meta["count_mismatch"] is None
+    assert meta["malformed"] == []
+    assert meta["max_len"] == 200
+    assert meta["timestamp_unit"] == "seconds"
+    assert "Harper" in meta["citation"]
+
+
+def test_both_sources_give_the_same(tmp_path: Path, server: Any, reply: Any, rows: list[datakit.Row]) -> None:
+    zipped = datakit.grouplens_zip(rows)
+    source = datakit.source_of(datakit.GROUPLENS, zipped, url=server.serve("/a.zip", reply(zipped)))
+    fetched = prepare(datakit.spec_of(source), home=tmp_path / "1")
+    wheel = tmp_path / "recbole.whl"
+    wheel.write_bytes(datakit.recbole_wheel(rows))
+    given = prepare(SPEC, home=tmp_path / "2", raw=wheel)
+    assert fetched.fingerprint == given.fingerprint
+    for name in ("users.parquet", "items.parquet", "interactions.parquet"):
+        assert pq.read_table(fetched.directory / name).equals(pq.read_table(given.directory / name))
+    assert "GroupLens" in fetched.meta["source"]["label"]
+    assert fetched.meta["source"]["file_sha256"] == source.sha256
+
+
+@pytest.mark.skipif(not datakit.REAL.is_dir(), reason="the real files may not be redistributed")
+@pytest.mark.parametrize("name", ["u.data", "ml-100k.inter"])
+def test_real_ml_100k(home: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared = prepare("ml-100k", home=home, raw=datakit.REAL / name)
+    assert (prepared.users, prepared.items, prepared.interactions) == (943, 1349, 99_287)
+    assert prepared.fingerprint == "736ad16dc551c50be9aab7ffc3ac612a577446484602aff6a70e8f64e9bb8fa5"
+    assert prepared.meta["count_mismatch"] is None
+    lengths = np.bincount(prepared.load()[0])[1:]
+    assert (lengths.min(), lengths.max()) == (19, 648)
+    assert "Warning" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not datakit.REAL.is_dir(), reason="the real files may not be redistributed")
+@pytest.mark.parametrize(("k", "different"), [(1, 281), (5, 284)])
+def test_real_ties_change_the_test_item(home: Path, k: int, different: int) -> None:
+    last = []
+    for ties in ("file", "item"):
+        prepared = prepare("ml-100k", home=home, raw=datakit.REAL, ties=ties, min_user=k, min_item=k)
+        users, items, _ = prepared.load()
+        last.append(items[np.flatnonzero(np.diff(users, append=users[-1] + 1))])
+    assert int((last[0] != last[1]).sum()) == different
+
+
+def test_mismatch_is_loud(home: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = Expected(Counts(51, 60, 10), "a paper")
+    spec = dataclasses.replace(SPEC, expected=expected)
+    prepared = prepare(spec, home=home, raw=raw)
+    said = capsys.readouterr().err
+    assert "Warning: ml-100k does not have the published size: users 50 (published 51)" in said
+    assert "users 50 (published 51), interactions" in prepared.meta["count_mismatch"]
+    # Other filters are not comparable.
+    assert prepare(spec, home=home, raw=raw, min_user=12).meta["count_mismatch"] is None
+
+
+def test_altered_copy_is_named(home: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare("ml-100k", home=home, raw=raw)
+    assert "u.data is not the published file: its sha256 is" in capsys.readouterr().err
+
+
+def test_malformed_rows_are_reported(
+    home: Path, raw: Path, rows: list[datakit.Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = datakit.u_data(datakit.small_rows(users=80, items=200, seed=1))
+    raw.write_bytes(content + b"1\t2\n")
+    prepared = prepare(SPEC, home=home, raw=raw, min_item=1)
+    line = content.count(b"\n") + 1
+    assert prepared.meta["malformed"] == [{"kind": "wrong number of fields", "rows": 1, "lines": [line]}]
+    assert f"rows left out, wrong number of fields: 1 (line {line})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("duplicates", "count"), [("none", 15), ("first", 10)])
+def test_duplicate_rules(home: Path, tmp_path: Path, duplicates: str, count: int) -> None:
+    pairs = [("1", str(item), 3, 100 + item) for item in range(5)] + [
+        ("2", str(item), 3, 100 + item) for item in range(5)
+    ]
+    again = [("1", str(item), 3, item) for item in range(5)]  # earlier, but later in the file
+    path = tmp_path / "u.data"
+    path.write_bytes(datakit.u_data(pairs + again))
+    spec = dataclasses.replace(SPEC, duplicates=duplicates)
+    _, _, times = prepare(spec, home=home, raw=path, min_item=2).load()
+    assert len(times) == count
+    assert times[:5].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_prepared_twice_is_reused(home: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = prepare(SPEC, home=home, raw=raw)
+    stamp = (first.directory / "meta.json").stat().st_mtime_ns
+    for given in (raw, None):
+        again = prepare(SPEC, home=home, raw=given)
+        assert (again.directory / "meta.json").stat().st_mtime_ns == stamp
+        assert "already prepared" in capsys.readouterr().err
+    prepare(SPEC, home=home, raw=raw, force=True)
+    forced = (first.directory / "meta.json").stat().st_mtime_ns
+    assert forced != stamp
+    prepare(SPEC, home=home, raw=raw, min_user=11)
+    assert "was prepared with other options and is replaced" in capsys.readouterr().err
+    assert open_prepared("ml-100k", home).meta["filters"]["min_user"] == 11
+    raw.write_bytes(raw.read_bytes() + b"1\t999\t3\t880000000\n")
+    assert prepare(SPEC, home=home, raw=raw, min_item=1).meta["raw_counts"]["items"] == 61
+
+
+def test_empty_after_filtering(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
+    with pytest.raises(
+        SeqbenchError, match=r"passes the filters \(at least 50 per user and 5 per item\)"
+    ) as caught:
+        prepare(SPEC, home=home, raw=raw, min_user=50)
+    assert f"50 users, 60 items and {len(rows):,} interactions" in caught.value.message
+    assert "--min-user" in (caught.value.hint or "")
+    assert entries(home) == []
+
+
+def test_options_that_do_not_fit(home: Path, raw: Path) -> None:
+    for options, words in (
+        ({"min_user": 0}, "--min-user must be at least 1"),
+        ({"ties": "random"}, "--ties must be file or item"),
+        ({"synthetic": SyntheticOptions()}, "ml-100k is not generated"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            prepare(SPEC, home=home, raw=raw, **options)
+    with pytest.raises(UsageError, match="--raw does not apply"):
+        prepare("synthetic", home=home, raw=raw)
+    with pytest.raises(UsageError, match=r"'ml100k' is unknown. Did you mean ml-100k\?"):
+        prepare("ml100k", home=home)
+    with pytest.raises(SeqbenchError, match=r"missing\.zip cannot be read: No such file"):
+        prepare(SPEC, home=home, raw=raw.parent / "missing.zip")
+
+
+def break_writing(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> None:
+    sync = store._sync
+
+    def failing(path: Path) -> None:
+        if path.name == name:
+            raise error
+        sync(path)
+
+    monkeypatch.setattr(store, "_sync", failing)
+
+
+@pytest.mark.parametrize("name", ["interactions.parquet", "items.parquet", "meta.json"])
+def test_disk_full_leaves_nothing_half_done(
+    home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        break_writing(patch, name, error)
+        with pytest.raises(StorageError, match=r"The disk is full: could not write .*prepared/ml-100k\."):
+            prepare(SPEC, home=home, raw=raw)
+    assert entries(home) == []
+    before = prepare(SPEC, home=home, raw=raw).fingerprint
+    with monkeypatch.context() as patch:
+        break_writing(patch, name, error)
+        with pytest.raises(StorageError):
+            prepare(SPEC, home=home, raw=raw, ties="item")
+    assert entries(home) == ["ml-100k"]
+    assert open_prepared("ml-100k", home).fingerprint == before
+
+
+def test_interrupt_leaves_nothing_half_done(home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_writing(monkeypatch, "meta.json", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        prepare(SPEC, home=home, raw=raw)
+    assert entries(home) == []
+
+
+def test_leftovers_of_a_killed_process_do_not_count(home: Path, raw: Path) -> None:
+    left = paths.prepared(home) / ".ml-100k.new"
+    left.mkdir(parents=True)
+    (left / "interactions.parquet").write_bytes(b"half")
+    assert list_prepared(home) == []
+    with pytest.raises(SeqbenchError, match="is not prepared"):
+        open_prepared("ml-100k", home)
+    prepare(SPEC, home=home, raw=raw)
+    assert entries(home) == ["ml-100k"]
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from seqbench.data.prepare import prepare
+from seqbench.errors import SeqbenchError
+try:
+    print(prepare("ml-100k", home=Path(sys.argv[1]), raw=Path(sys.argv[2])).fingerprint)
+except SeqbenchError as error:
+    sys.exit(f"{type(error).__name__}: {error.message}")
+"""
+
+
+def test_two_processes_at_once(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
+    command = [sys.executable, "-c", PREPARE, str(home), str(raw)]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    answers = [process.communicate(timeout=60) for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], answers
+    assert len({out for out, _ in answers}) == 1
+    assert sum("already prepared" in err for _, err in answers) == 2
+    assert entries(home) == ["ml-100k"]
+
+
+def test_really_full_disk(tmp_path: Path, raw: Path) -> None:
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    inside = f'mount -t tmpfs -o size=12k tmpfs "{mount}" && "$@"'
+    wrapper = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        probe = subprocess.run([*wrapper, inside, "sh", "true"], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    if probe.returncode != 0:
+        pytest.skip("user namespaces are not allowed here")
+    # What is left afterwards has to be looked at before the file system goes.
+    script = f'"$@"; code=$?; find "{mount}" -type f -size +0; exit $code'
+    command = [
+        *wrapper,
+        inside,
+        "sh",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        sys.executable,
+        "-c",
+        PREPARE,
+        str(mount),
+        str(raw),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "StorageError: The disk is full" in done.stderr
+    assert done.stdout == ""
+
+
+def prepared_small(home: Path, raw: Path) -> PreparedDataset:
+    return prepare(SPEC, home=home, raw=raw)
+
+
+def test_open_and_list(home: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list_prepared(home) == []
+    with pytest.raises(SeqbenchError, match="'ml-100k' is not prepared") as caught:
+        open_prepared("ml-100k", home)
+    assert "seqbench prepare ml-100k" in (caught.value.hint or "")
+    prepared_small(home, raw)
+    assert open_prepared("ml-100k", home).interactions > 0
+    assert [entry.name for entry in list_prepared(home)] == ["ml-100k"]
+    for name in ("ml-10", "../prepared/ml-100k", ".ml-100k.lock", ""):
+        with pytest.raises(UsageError, match="is unknown"):
+            open_prepared(name, home)
+
+
+@pytest.mark.parametrize("damage", ["meta", "cut meta", "missing", "cut", "edited"])
+def test_damage_is_found(home: Path, raw: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    folder = prepared_small(home, raw).directory
+    interactions = folder / "interactions.parquet"
+    if damage == "meta":
+        (folder / "meta.json").unlink()
+    elif damage == "cut meta":
+        (folder / "meta.json").write_text('{"name": "ml-100k"')
+    elif damage == "missing":
+        interactions.unlink()
+    elif damage == "cut":
+        interactions.write_bytes(interactions.read_bytes()[:-100])
+    else:
+        table = pq.read_table(interactions)
+        pq.write_table(table.slice(1), interactions)
+    with pytest.raises(SeqbenchError, match=r"prepared/ml-100k is damaged") as caught:
+        open_prepared("ml-100k", home).load()
+    assert "seqbench prepare ml-100k --force" in (caught.value.hint or "")
+    if damage in ("meta", "cut meta", "missing"):
+        assert list_prepared(home) == []
+        assert "is damaged" in capsys.readouterr().err
+        prepared_small(home, raw)  # repairs it without --force
+    else:
+        prepare(SPEC, home=home, raw=raw, force=True)
+    open_prepared("ml-100k", home).load()
+
+
+def text_of(prepared: PreparedDataset) -> str:
+    console = Console(file=StringIO(), width=100)
+    console.print(counts_table(prepared))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def spec_expecting(users: int) -> DatasetSpec:
+    return dataclasses.replace(SPEC, expected=Expected(Counts(users, 60, 10), "a [paper]"))
+
+
+def test_counts_table(home: Path, raw: Path) -> None:
+    shown = text_of(prepare(spec_expecting(50), home=home, raw=raw))
+    assert "Published: a [paper]" in shown
+    line = next(line for line in shown.splitlines() if "users" in line)
+    assert line.count("50") == 3
+    assert ("✓" in line) or ("yes" in line)
+    line = next(line for line in shown.splitlines() if "interactions" in line and "10" in line)
+    assert ("✗" in line) or ("NO" in line)
+    shown = text_of(prepare(spec_expecting(50), home=home, raw=raw, min_user=12))
+    assert "Published counts are of other filters" in " ".join(shown.split())
+    shown = text_of(prepare(SPEC, home=home, raw=raw, force=True))
+    assert "ublished" not in shown
