@@ -26,6 +26,15 @@ class StorageError(SeqbenchError):
     """Files cannot be written: the disk is full, or the folder cannot be written to."""
 
 
+class Diverged(SeqbenchError):
+    """Training or scoring produced numbers that are not finite."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is not finite.", hint="Lower the learning rate, e.g. --set MODEL.learning_rate=0.0003."
+        )
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], listing: str) -> UsageError:
     """The error for a name that no registry has, with the nearest name that one has."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -43,4 +52,13 @@ def storage_error(error: OSError, where: object) -> SeqbenchError:
     return StorageError(
         f"Cannot write {where}: {error.strerror or error}.",
         hint="Choose a folder that can be written to with --results or --home.",
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch's CPU allocator or its CUDA allocator ran out of memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
     )

@@ -3,7 +3,7 @@
     results/<data set>/<model>/<key>/record.json      what was run, on what, what came out
                                     /ranks.parquet    per test user: items ranked better, items tied
                                     /samples.parquet  every raw timing
-                                    /checkpoint/      only while the cell is being trained
+                                    /checkpoint.safetensors  only while the cell is being trained
 
 A cell whose record says `finished` is never run again unless forced.
 """
@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 RECORD = "record.json"
 RANKS = "ranks.parquet"
 SAMPLES = "samples.parquet"
-CHECKPOINT = "checkpoint"
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class Record:
         cost: `parameters`, `train_interactions_per_second`, `train_sequences_per_second`,
             `epoch_seconds` (medians over epochs; None for models that only count), `fit_seconds`,
             `peak_memory_bytes`, `latency` (list of {mode: "whole" | "step", batch, length, p50_ms, p95_ms,
-            p99_ms, repeats}), `latency_skipped` (list of {mode, batch, length, reason}).
+            p99_ms, repeats}; length None: the same at every length), `latency_skipped` (list of {mode, batch,
+            length, reason}).
         environment: machine, versions, threads, git commit.
         failure: `kind` ("out-of-memory", "killed", "non-finite", "error") and `message`; None when finished.
     """
@@ -111,7 +112,11 @@ class Record:
 
 
 class UnreadableRecord(SeqbenchError):
-    """A record.json that this version cannot use."""
+    """A record.json that this version cannot use: damaged, or of a newer schema."""
+
+    def __init__(self, message: str, hint: str, *, newer: bool = False) -> None:
+        super().__init__(message, hint)
+        self.newer = newer
 
 
 def write_record(results: Path, record: Record) -> None:
@@ -138,6 +143,7 @@ def read_record(path: Path) -> Record:
             f"Record {path} was written by a newer seqbench (schema {version}; this one knows up to "
             f"{SCHEMA_VERSION}).",
             hint="Upgrade with `pip install --upgrade seqbench`, or use another folder with --results.",
+            newer=True,
         )
     try:
         return Record(**{**fields, "definition": Definition.from_dict(fields["definition"])})

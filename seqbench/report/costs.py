@@ -111,7 +111,7 @@ def _latency_table(variants: Sequence[Variant], hardware: str, statistic: str) -
     skipped = [
         (variant, entry) for variant in variants for entry in _entries(variant.finished, "latency_skipped")
     ]
-    lengths = sorted({entry["length"] for _, entry in [*measured, *skipped]})
+    lengths = sorted({entry["length"] for _, entry in [*measured, *skipped]} - {None})
     batches = sorted({entry["batch"] for _, entry in [*measured, *skipped]})
     table = Table("latency", "Latency", [], hardware=hardware, statistic=statistic)
     table.data_only = statistic != "p50"
@@ -133,11 +133,11 @@ def _latency_table(variants: Sequence[Variant], hardware: str, statistic: str) -
 def _latency_cell(table: Table, variant: Variant, point: tuple[str, int, int], key: str) -> Cell | None:
     def value(record: Record) -> Any:
         entries = record.cost.get("latency") or []
-        return next((entry.get(key) for entry in entries if _point(entry) == point), None)
+        return next((entry.get(key) for entry in entries if _is_at(entry, point)), None)
 
     if values := _values(variant.finished, value):
         return numbers.cost_cell(values, 1.0, with_spread=False)
-    reasons = [e["reason"] for e in _entries(variant.finished, "latency_skipped") if _point(e) == point]
+    reasons = [e["reason"] for e in _entries(variant.finished, "latency_skipped") if _is_at(e, point)]
     return Cell(FAILED, notes=[table.note(reasons[0])]) if reasons else None
 
 
@@ -145,8 +145,10 @@ def _entries(records: Iterable[Record], key: str) -> list[dict[str, Any]]:
     return [entry for record in records for entry in record.cost.get(key) or []]
 
 
-def _point(entry: dict[str, Any]) -> tuple[str, int, int]:
-    return entry["mode"], entry["batch"], entry["length"]
+def _is_at(entry: dict[str, Any], point: tuple[str, int, int]) -> bool:
+    """Whether an entry is the figure for a point; one without a length is the same at every length."""
+    mode, batch, length = point
+    return entry["mode"] == mode and entry["batch"] == batch and entry["length"] in (length, None)
 
 
 def _values(records: Iterable[Record], read: Callable[[Record], Any]) -> dict[str, float]:

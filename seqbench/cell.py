@@ -1,0 +1,131 @@
+"""One cell from definition to record: load, train, evaluate, measure, store. Runs in a process of its own."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqbench import environment
+from seqbench.data.prepared import PreparedDataset
+from seqbench.data.sequences import Sequences, split_sequences
+from seqbench.evaluate import Ranks, rank
+from seqbench.measure import PeakMemory, latency
+from seqbench.models import load_model
+from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
+from seqbench.results import CHECKPOINT, RANKS, SAMPLES, Definition, Record, write_record
+from seqbench.train import Trainer, derived_seed
+
+
+def run_cell(
+    definition: Definition,
+    prepared: PreparedDataset,
+    results: Path,
+    device: str,
+    emit: Callable[..., None],
+) -> Record:
+    """Run one cell and store its record, ranks and samples.
+
+    Args:
+        device: where to run, such as "cpu" or "cuda:1".
+        emit: called with an event's name and its fields as things happen.
+
+    Raises:
+        SeqbenchError: what failed, in words; the checkpoint of the last finished epoch stays.
+    """
+    began = time.perf_counter()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    machine = environment.describe(device)
+    emit("environment", environment=machine)
+    target = torch.device(device)
+    protocol = definition.protocol
+    sequences = split_sequences(*prepared.load(), split=protocol.split)
+    cls = load_model(definition.model)
+    config = cls.Config(**definition.config)
+
+    def build(max_len: int) -> Model:
+        torch.manual_seed(derived_seed(definition.seed, 0))
+        return cls(sequences.items, max_len, config)
+
+    peak = PeakMemory(target)
+    model = build(protocol.max_len).to(target)
+    folder = definition.folder(results)
+    checkpoint = folder / CHECKPOINT
+    training: dict[str, Any] | None = None
+    earlier = 0.0  # seconds of the processes before this one
+    cost: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
+    if isinstance(model, SequenceModel):
+        assert definition.training is not None
+        limits = TrainingConfig(**definition.training)
+        trainer = Trainer(
+            model,
+            sequences,
+            training=limits,
+            protocol=protocol,
+            seed=definition.seed,
+            device=target,
+            checkpoint=checkpoint,
+            emit=emit,
+            peak_memory=peak,
+        )
+        earlier = trainer.resume()
+        state = trainer.run()
+        training = state.summary(limits)
+        cost |= state.throughput()
+        cost["fit_seconds"] = sum(entry.train_seconds for entry in state.history)
+        cost["peak_memory_bytes"] = max(state.peak_memory, peak())
+    else:
+        assert isinstance(model, CountingModel)
+        fitting = time.perf_counter()
+        model.fit(sequences)
+        cost["fit_seconds"] = time.perf_counter() - fitting
+
+    emit("phase", name="evaluating")
+    ranks = {
+        name: rank(model, sequences, examples, max_len=protocol.max_len, exclude_seen=protocol.exclude_seen)
+        for name, examples in (("valid", sequences.valid()), ("test", sequences.test()))
+    }
+    cost.setdefault("peak_memory_bytes", peak())
+
+    emit("phase", name="measuring latency")
+    fitted = model if isinstance(model, CountingModel) else None
+    timings = latency(lambda length: fitted or build(length), target)
+    cost["latency"], cost["latency_skipped"] = timings.points, timings.skipped
+
+    record = Record(
+        definition=definition,
+        status="finished",
+        started=started,
+        seconds=earlier + time.perf_counter() - began,
+        environment=machine,
+        dataset=describe_dataset(prepared, sequences, ranks["test"], protocol.split),
+        accuracy=ranks["test"].metrics(),
+        validation=ranks["valid"].metrics(),
+        training=training,
+        cost=cost,
+    )
+    ranks["test"].write(folder / RANKS)
+    timings.write_samples(folder / SAMPLES)
+    write_record(results, record)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def describe_dataset(
+    prepared: PreparedDataset, sequences: Sequences, test: Ranks, split: str
+) -> dict[str, Any]:
+    """The record's `dataset` section."""
+    meta = prepared.meta
+    return {
+        "title": meta["title"],
+        "users": prepared.users,
+        "items": prepared.items,
+        "interactions": prepared.interactions,
+        "filters": meta["filters"],
+        "evaluated_users": len(test.users),
+        "training_pairs": len(sequences.training_pairs()[0]),
+        "count_mismatch": meta["count_mismatch"],
+        "ceiling": meta.get("ceiling") if split == "leave-one-out" else None,
+    }

@@ -1,0 +1,371 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a command runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seqbench import __version__, console, paths
+from seqbench.errors import SeqbenchError, UsageError
+from seqbench.models import MODELS
+
+if TYPE_CHECKING:
+    from seqbench.data.prepared import PreparedDataset
+
+# What `seqbench run` uses when nothing is prepared: the first of these that can be had.
+EMBEDDED = ("ml-100k", "synthetic")
+
+app = typer.Typer(
+    help="Accuracy and cost of efficient sequential recommenders, measured side by side.",
+    epilog="Start with: seqbench run --models lrurec,sasrec && seqbench report",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+listing = typer.Typer(help="List models, data sets or finished runs.", no_args_is_help=True)
+app.add_typer(listing, name="list")
+
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for downloads and prepared data sets; default: the user's cache folder.",
+        envvar="SEQBENCH_HOME",
+        show_default=False,
+    ),
+]
+Results = Annotated[Path, typer.Option(help="Folder of the results store.", envvar="SEQBENCH_RESULTS")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.out.print(f"seqbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _dataset_names() -> list[str]:
+    from seqbench.data.catalog import load_catalog
+
+    return list(load_catalog())
+
+
+@app.command(
+    epilog="Examples: seqbench prepare ml-100k  •  seqbench prepare synthetic --users 5000 --items 2000"
+)
+def prepare(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...", help="Data sets; see `seqbench list datasets`.", autocompletion=_dataset_names
+        ),
+    ],
+    raw: Annotated[
+        Path | None, typer.Option(help="Read this archive, folder or file instead of downloading.")
+    ] = None,
+    min_user: Annotated[
+        int | None,
+        typer.Option(help="Keep users with at least this many interactions.", show_default="per data set"),
+    ] = None,
+    min_item: Annotated[
+        int | None,
+        typer.Option(help="Keep items with at least this many interactions.", show_default="per data set"),
+    ] = None,
+    ties: Annotated[
+        str | None,
+        typer.Option(
+            help="Order of equal timestamps: file (as in the source) or item.", show_default="per data set"
+        ),
+    ] = None,
+    users: Annotated[
+        int | None, typer.Option(help="synthetic: number of users.", show_default="2000")
+    ] = None,
+    items: Annotated[
+        int | None, typer.Option(help="synthetic: number of items.", show_default="1000")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="synthetic: mean items per user.", show_default="60")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="synthetic: random seed.", show_default="0")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Prepare again even if nothing changed.")] = False,
+    home: Home = None,
+    quiet: Quiet = False,
+) -> None:
+    """Download, filter and index data sets; compare their counts with the published ones."""
+    from seqbench.data.prepare import prepare as prepare_dataset
+    from seqbench.data.prepared import counts_table
+    from seqbench.data.synthetic import SyntheticOptions
+
+    console.quiet(quiet)
+    if raw is not None and len(names) > 1:
+        raise UsageError("--raw goes with one data set at a time.", hint="Prepare them one by one.")
+    given = {"users": users, "items": items, "length": length, "seed": seed}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    for name in names:
+        prepared = prepare_dataset(
+            name,
+            home=paths.home(home),
+            raw=raw,
+            min_user=min_user,
+            min_item=min_item,
+            ties=ties,
+            synthetic=SyntheticOptions(**chosen) if chosen else None,
+            force=force,
+        )
+        console.out.print(counts_table(prepared))
+
+
+@app.command(
+    epilog="Examples: seqbench run --models lrurec,sasrec --seeds 0,1  •  "
+    "seqbench run --models lrurec --datasets ml-100k --set lrurec.dropout=0.5"
+)
+def run(
+    models: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated models; see `seqbench list models`.", show_default="all"),
+    ] = None,
+    datasets: Annotated[
+        str | None, typer.Option(help="Comma-separated data sets.", show_default="all that are prepared")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds; each is a run of its own.")] = "0",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs at most.", show_default="per model")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="leave-one-out, or temporal (one point in time for all users).")
+    ] = "leave-one-out",
+    keep_seen: Annotated[
+        bool, typer.Option("--keep-seen", help="Let items of the user's history be recommended again.")
+    ] = False,
+    max_len: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most recent items that a model sees.", show_default="per data set"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="MODEL.FIELD=VALUE", help="Change a model's setting; may be repeated."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    scan: Annotated[
+        str, typer.Option(help="Scan backend, or auto; see `seqbench env`.", envvar="SEQBENCH_SCAN_BACKEND")
+    ] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be run.")] = False,
+    results: Results = Path("results"),
+    home: Home = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train, evaluate and measure: one cell for each data set, model and seed. Finished cells are skipped."""
+    from seqbench import plan
+    from seqbench.run import check_writable, failed_summary, run_cells
+
+    console.quiet(quiet)
+    names = plan.parse_models(models)
+    numbers = plan.parse_seeds(seeds)
+    overrides = plan.parse_overrides(settings or [], names)
+    root = paths.home(home)
+    if dry_run and (missing := _unprepared(datasets, root)):
+        _announce(missing)
+    if not dry_run:
+        check_writable(results)
+    cells = []
+    target = plan.resolve_device(device)
+    for prepared in _open_datasets(datasets, root, prepare_missing=not dry_run):
+        definitions = plan.define(
+            prepared,
+            names,
+            numbers,
+            protocol=plan.protocol(split, exclude_seen=not keep_seen, max_len=max_len or prepared.max_len),
+            overrides=overrides,
+            epochs=epochs,
+            device=target,
+            scan=scan,
+        )
+        cells += [plan.look_up(definition, results, force=force) for definition in definitions]
+    if dry_run:
+        console.out.print(plan.plan_table(cells, results))
+        return
+    try:
+        failures = run_cells(cells, home=root, results=results, device=target)
+    except KeyboardInterrupt:
+        console.err.print("Interrupted. Finished runs are kept; repeat the command to resume.")
+        raise typer.Exit(130) from None
+    if failures:
+        raise failed_summary(failures, len(cells))
+    console.note("Done. `seqbench report` shows the tables.")
+
+
+@app.command(
+    epilog="Examples: seqbench report  •  seqbench report --latex --metric ndcg@10,hr@10 --output table.tex"
+)
+def report(
+    latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs).")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="One line per figure.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Everything, with the figure of every seed.")] = False,
+    metric: Annotated[
+        str, typer.Option(help="Comma-separated: hr, ndcg, mrr at 5, 10, 20.")
+    ] = "hr@10,ndcg@10,mrr@10",
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Tables of accuracy and cost from the stored results."""
+    from seqbench.report.data import render_csv, render_json
+    from seqbench.report.latex import render_latex
+    from seqbench.report.markdown import render_markdown
+    from seqbench.report.tables import build_report
+    from seqbench.report.terminal import render_terminal
+    from seqbench.results import load_records
+
+    chosen = {"--latex": latex, "--markdown": markdown, "--csv": csv, "--json": json}
+    if sum(chosen.values()) > 1:
+        raise UsageError("Choose one format.", hint="One of " + ", ".join(chosen) + ".")
+    records, errors = load_records(results)
+    for error in errors:
+        console.warn(error.message)
+    if not records and errors:
+        raise errors[0]
+    if not records:
+        raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
+    tables = build_report(records, [word.strip() for word in metric.split(",")], list(MODELS))
+    render = next(
+        (
+            function
+            for wanted, function in (
+                (latex, render_latex),
+                (markdown, render_markdown),
+                (csv, render_csv),
+                (json, render_json),
+            )
+            if wanted
+        ),
+        None,
+    )
+    if render is None and output is None:
+        for block in render_terminal(tables):
+            console.out.print(block)
+    else:
+        text = render(tables) if render else _as_text(render_terminal(tables))
+        _write(text, output)
+    if errors:
+        raise SeqbenchError(f"{len(errors)} records could not be used; see above.", hint=errors[0].hint)
+
+
+@listing.command("models")
+def list_models(
+    name: Annotated[str | None, typer.Argument(help="Show the settings of this model.")] = None,
+) -> None:
+    """Models, or the settings of one with their defaults."""
+    from seqbench.listing import models_table, settings_table
+
+    console.out.print(models_table() if name is None else settings_table(name))
+
+
+@listing.command("datasets")
+def list_datasets(home: Home = None) -> None:
+    """Data sets: what they hold, and whether they are prepared."""
+    from seqbench.listing import datasets_table
+
+    console.out.print(datasets_table(paths.home(home)))
+
+
+@listing.command("runs")
+def list_runs(results: Results = Path("results")) -> None:
+    """Stored results, one line per cell."""
+    from seqbench.report.terminal import runs_table
+    from seqbench.results import load_records
+
+    records, errors = load_records(results)
+    if not records and not errors:
+        raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
+    console.out.print(runs_table(records, errors))
+
+
+@app.command()
+def env(results: Results = Path("results"), home: Home = None) -> None:
+    """This machine, the installed versions, the folders, and the scan backends with the reason for each."""
+    from seqbench.listing import environment_table
+
+    console.out.print(environment_table(paths.home(home), results))
+
+
+def _unprepared(datasets: str | None, home: Path) -> list[str]:
+    """Names that `run` would have to prepare first."""
+    from seqbench.data.prepared import list_prepared
+
+    ready = {prepared.name for prepared in list_prepared(home)}
+    if datasets is not None:
+        return [name for name in _words(datasets) if name not in ready]
+    return [] if ready else [EMBEDDED[0]]
+
+
+def _announce(names: list[str]) -> None:
+    """Say what a dry run cannot plan yet, and how much would be fetched."""
+    from seqbench.data.catalog import get_spec
+
+    for name in names:
+        spec = get_spec(name)
+        size = next((source.size for source in spec.sources if source.size), None)
+        fetched = f"downloads {size / 1e6:.1f} MB" if size else "downloads nothing"
+        console.note(f"{name} is not prepared yet; a real run prepares it first ({fetched}).")
+
+
+def _open_datasets(datasets: str | None, home: Path, *, prepare_missing: bool) -> "list[PreparedDataset]":
+    """The data sets of a run. What is not prepared yet is prepared, and said."""
+    from seqbench.data.prepare import prepare as prepare_dataset
+    from seqbench.data.prepared import list_prepared, open_prepared
+
+    missing = _unprepared(datasets, home)
+    if datasets is None and not missing:
+        return list_prepared(home)
+    names = missing if datasets is None else _words(datasets)
+    found = []
+    for name in names:
+        if name not in missing:
+            found.append(open_prepared(name, home))
+        elif prepare_missing:
+            console.note(f"{name} is not prepared yet: preparing it first.")
+            try:
+                found.append(prepare_dataset(name, home=home))
+            except UsageError:
+                raise
+            except SeqbenchError as error:
+                if datasets is not None:
+                    raise
+                console.warn(error.message)
+                console.note(f"Running on {EMBEDDED[1]} data instead, which needs no network.")
+                found.append(prepare_dataset(EMBEDDED[1], home=home))
+    return found
+
+
+def _write(text: str, output: Path | None) -> None:
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    from seqbench.files import replacing
+
+    with replacing(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _as_text(blocks: list) -> str:
+    from io import StringIO
+
+    from rich.console import Console
+
+    plain = Console(file=StringIO(), width=120, highlight=False)
+    for block in blocks:
+        plain.print(block)
+    return plain.file.getvalue()  # type: ignore[attr-defined]
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,121 @@
+"""Full ranking: where in the whole catalogue does the next item stand?
+
+For each user two counts are kept: how many items score strictly better than the target, and how many others tie
+with it. Every metric at every cut-off follows from them, as its expectation over random tie-breaking: a model
+that scores everything alike gets chance level, not a perfect or a zero score.
+
+Shapes: U evaluated users, B batch, V items plus padding.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seqbench import columns
+from seqbench.data.sequences import Examples, Sequences, pad
+from seqbench.errors import Diverged
+from seqbench.files import replacing
+from seqbench.models.base import Model
+
+CUTOFFS = (5, 10, 20)
+METRICS = tuple(f"{name}@{k}" for k in CUTOFFS for name in ("hr", "ndcg", "mrr"))
+
+# Scores of one batch, (B, V), are kept below this many elements.
+BATCH_ELEMENTS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Per evaluated user: items ranked strictly better than the target, and others tied with it."""
+
+    users: NDArray[np.int64]  # (U,)
+    better: NDArray[np.int64]  # (U,)
+    ties: NDArray[np.int64]  # (U,)
+
+    def metrics(self) -> dict[str, float]:
+        """Means over users of HR, NDCG and MRR at each cut-off."""
+        return {metric: float(self.per_user(metric).mean()) for metric in METRICS}
+
+    def per_user(self, metric: str) -> NDArray[np.float64]:
+        """(U,) expected value of a metric such as "ndcg@10" under random tie-breaking.
+
+        With r the 1-based rank of the only relevant item: HR@k = [r ≤ k], NDCG@k = [r ≤ k] / log2(r + 1),
+        MRR@k = [r ≤ k] / r. Under ties r is uniform on better + 1 … better + ties + 1.
+        """
+        name, _, cutoff = metric.partition("@")
+        ranks = np.arange(1, int(cutoff) + 1)
+        gains = {"hr": np.ones(len(ranks)), "ndcg": 1 / np.log2(ranks + 1), "mrr": 1 / ranks}[name]
+        cumulative = np.concatenate([[0.0], np.cumsum(gains)])
+        first = np.minimum(self.better, len(ranks))
+        last = np.minimum(self.better + self.ties + 1, len(ranks))
+        return (cumulative[last] - cumulative[first]) / (self.ties + 1)
+
+    def write(self, path: Path) -> None:
+        """Store as Parquet: user, better, ties."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.table(
+            {
+                columns.USER: self.users.astype(np.int32),
+                columns.BETTER: self.better.astype(np.int32),
+                columns.TIES: self.ties.astype(np.int32),
+            }
+        )
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    @classmethod
+    def read(cls, path: Path) -> "Ranks":
+        """Read what `write` stored."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(path)
+        names = (columns.USER, columns.BETTER, columns.TIES)
+        return cls(*(table[name].to_numpy().astype(np.int64) for name in names))
+
+
+@torch.inference_mode()
+def rank(
+    model: Model, sequences: Sequences, examples: Examples, *, max_len: int, exclude_seen: bool
+) -> Ranks:
+    """Rank each example's target among the whole catalogue.
+
+    Args:
+        max_len: the model sees this many most recent items of each history.
+        exclude_seen: items anywhere in the user's history (not only the last `max_len`) cannot be recommended;
+            a target that is itself in the history stays.
+
+    Raises:
+        Diverged: the model gives a score that is not a number, or infinite.
+    """
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    V = sequences.items + 1
+    better = np.zeros(len(examples), dtype=np.int64)
+    ties = np.zeros(len(examples), dtype=np.int64)
+    was_training = model.training
+    model.eval()
+    by_length = np.argsort(examples.starts - examples.stops, kind="stable")  # longest first
+    size = max(1, min(128, BATCH_ELEMENTS // V))
+    for at in range(0, len(examples), size):
+        rows = by_length[at : at + size]
+        starts, stops = examples.starts[rows], examples.stops[rows]
+        items, lengths = pad(sequences.flat, starts, stops, max_len)
+        targets = torch.from_numpy(examples.targets[rows]).to(device).unsqueeze(1)
+        scores = model.score(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device)).float()
+        if not torch.isfinite(scores[:, 1:]).all():
+            raise Diverged("A score")
+        target_scores = scores.gather(1, targets)
+        scores = scores.clone()  # may be an expanded view
+        scores[:, 0] = -torch.inf
+        if exclude_seen:
+            seen, _ = pad(sequences.flat, starts, stops)
+            scores.scatter_(1, torch.from_numpy(seen).to(device), -torch.inf)
+        scores.scatter_(1, targets, target_scores)
+        better[rows] = (scores > target_scores).sum(dim=1).cpu().numpy()
+        ties[rows] = (scores == target_scores).sum(dim=1).cpu().numpy() - 1
+    model.train(was_training)
+    return Ranks(examples.users, better, ties)

@@ -1,0 +1,104 @@
+"""The tables of `seqbench list` and `seqbench env`."""
+
+import dataclasses
+import platform
+from pathlib import Path
+
+from rich.table import Table
+
+import seqbench
+from seqbench import environment, paths
+from seqbench.data.catalog import load_catalog
+from seqbench.data.prepared import list_prepared
+from seqbench.models import MODELS, load_model
+from seqbench.models.base import IncrementalModel
+from seqbench.ops.backends import BACKENDS, resolve
+
+
+def models_table() -> Table:
+    """One line per registered model."""
+    table = _table("Model", "What it is", "Causal", "Incremental", "Paper")
+    for name in MODELS:
+        cls = load_model(name)
+        incremental = issubclass(cls, IncrementalModel)
+        table.add_row(name, cls.summary, _yes(cls.causal), _yes(incremental), cls.paper)
+    table.caption = "`seqbench list models NAME` shows a model's settings."
+    return table
+
+
+def settings_table(name: str) -> Table:
+    """The fields that --set can change, with their defaults."""
+    cls = load_model(name)
+    table = _table("Setting", "Default")
+    configs = [cls.Config(), *([cls.training_defaults] if cls.training_defaults else [])]
+    for config in configs:
+        for field in dataclasses.fields(config):
+            table.add_row(f"{name}.{field.name}", str(getattr(config, field.name)))
+    if not table.row_count:
+        table.caption = f"{name} has nothing to set."
+    return table
+
+
+def datasets_table(home: Path) -> Table:
+    """One line per data set of the catalogue, and per other prepared one."""
+    ready = {prepared.name: prepared for prepared in list_prepared(home)}
+    catalog = load_catalog()
+    table = _table("Data set", "Title", "Prepared")
+    for title in ("Users", "Items", "Interactions", "Download"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name in [*catalog, *(name for name in ready if name not in catalog)]:
+        spec, prepared = catalog.get(name), ready.get(name)
+        counts = prepared or (spec.expected.prepared if spec and spec.expected else None)
+        sizes = (
+            [f"{value:,}" for value in (counts.users, counts.items, counts.interactions)]
+            if counts
+            else ["–"] * 3
+        )
+        size = next((source.size for source in spec.sources if source.size), None) if spec else None
+        title = spec.title if spec else prepared.meta["title"] if prepared else ""
+        table.add_row(
+            name, title, _yes(prepared is not None), *sizes, f"{size / 1e6:.1f} MB" if size else "none"
+        )
+    table.caption = f"Prepared data sets are in {paths.prepared(home)}."
+    return table
+
+
+def environment_table(home: Path, results: Path) -> Table:
+    """Versions, machine, folders and scan backends."""
+    import torch
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    commit = environment.git_commit()
+    table.add_row("seqbench", seqbench.__version__ + (f" (commit {commit})" if commit else ""))
+    table.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
+    for name, version in environment.packages().items():
+        table.add_row(name, version)
+    table.add_row(
+        "CPU", f"{environment.cpu_name()}, {environment.cores()} cores, {torch.get_num_threads()} threads"
+    )
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    table.add_row("GPU", ", ".join(gpus) or f"none that torch {torch.__version__} can use")
+    table.add_row("NVIDIA driver", environment.gpu_driver() or "none")
+    table.add_row("home", str(home))
+    table.add_row("results", str(results.resolve()))
+    devices = ["cpu", *(["cuda"] if gpus else [])]
+    for backend in BACKENDS.values():
+        reasons = {device: backend.unavailable(device) for device in devices}
+        words = [f"{device}: {reason or 'available'}" for device, reason in reasons.items()]
+        table.add_row(f"scan {backend.name}", f"{backend.summary}; {', '.join(words)}")
+    for device in devices:
+        table.add_row(f"scan auto, {device}", resolve("auto", device).name)
+    return table
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, caption_justify="left")
+    for title in titles:
+        table.add_column(title, no_wrap=title in ("Model", "Data set", "Setting"))
+    return table
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,197 @@
+"""What a model costs: inference latency against sequence length, peak memory.
+
+Shapes: B batch, T time, V items plus padding.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqbench import columns
+from seqbench.errors import out_of_memory
+from seqbench.files import replacing
+from seqbench.models.base import IncrementalModel, Model
+
+LENGTHS = (64, 256, 1024, 4096, 16384)
+BATCHES = (1, 32)
+POSITIONS = (
+    1 << 18
+)  # largest batch × length that is tried: beyond it memory, not the model, is what is tested
+TOP = 10
+
+WARMUP_CALLS = 2
+MINIMUM_SAMPLES = 3
+MAXIMUM_SAMPLES = 100
+SECONDS_PER_POINT = 1.0  # after the minimum number of samples
+SECONDS_PER_CALL = 4.0  # a point whose calls would take longer is skipped, and says so
+STEPS_BEFORE = 8  # items that an incremental model has seen before its steps are timed
+
+
+@dataclass
+class Latency:
+    """Points (the record's `latency`), skipped points, and all raw samples in seconds."""
+
+    points: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, mode: str, batch: int, length: int | None, samples: list[float]) -> None:
+        """Keep a measured point: quantiles, and the samples they are made of."""
+        p50, p95, p99 = (float(value) * 1000 for value in np.percentile(samples, [50, 95, 99]))
+        point = {"mode": mode, "batch": batch, "length": length}
+        self.points.append({**point, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "repeats": len(samples)})
+        self.samples[f"latency/{mode}/{batch}/{length}"] = samples
+
+    def skip(self, batch: int, length: int, reason: str) -> None:
+        """Keep the reason why a point has no figure."""
+        self.skipped.append({"mode": "whole", "batch": batch, "length": length, "reason": reason})
+
+    def write_samples(self, path: Path) -> None:
+        """Store the raw samples as Parquet: series, value."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        series = [name for name, values in self.samples.items() for _ in values]
+        values = [value for values in self.samples.values() for value in values]
+        table = pa.table(
+            {columns.SERIES: pa.array(series, pa.string()), columns.VALUE: pa.array(values, pa.float64())}
+        )
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+
+@torch.inference_mode()
+def latency(
+    build: Callable[[int], Model],
+    device: torch.device,
+    *,
+    lengths: tuple[int, ...] = LENGTHS,
+    batches: tuple[int, ...] = BATCHES,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """Time from item ids on the device to the best TOP items of the whole catalogue.
+
+    Mode `whole` encodes the whole history of the given length anew; mode `step` appends one item to the state of
+    an incremental model, whose size, and so whose time, does not depend on the history's length (length None).
+
+    Args:
+        build: makes a model that can take histories of the given length; weights do not matter for time.
+    """
+    result = Latency()
+    generator = torch.Generator().manual_seed(0)
+    for batch in batches:
+        medians: list[float] = []
+        for length in lengths:
+            if reason := _too_much(batch, length, medians):
+                result.skip(batch, length, reason)
+                continue
+            model = build(length).to(device).eval()
+            items = torch.randint(1, model.items + 1, (batch, length), generator=generator).to(device)
+            lasts = torch.full((batch,), length, device=device)
+
+            def encode(model: Model = model, items: Tensor = items, lasts: Tensor = lasts) -> None:
+                torch.topk(model.score(items, lasts), min(TOP, model.items))
+
+            try:
+                samples = _sample(encode, device, clock)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                result.skip(batch, length, "out of memory")
+                break
+            medians.append(statistics.median(samples))
+            result.add("whole", batch, length, samples)
+        model = build(lengths[0]).to(device).eval()
+        if isinstance(model, IncrementalModel):
+            items = torch.randint(1, model.items + 1, (STEPS_BEFORE, batch), generator=generator).to(device)
+            state = model.initial_state(batch)
+            for step in items:
+                _, state = model.step(step, state)
+
+            def append(model: IncrementalModel = model, state: Any = state, step: Any = items[-1]) -> None:
+                states, _ = model.step(step, state)
+                torch.topk(model.score_states(states), min(TOP, model.items))
+
+            result.add("step", batch, None, _sample(append, device, clock))
+    return result
+
+
+def _too_much(batch: int, length: int, medians: list[float]) -> str | None:
+    """Why a point is not measured, judging by the ones before it; None if it is."""
+    if batch * length > POSITIONS:
+        return f"more than {POSITIONS:,} positions at once"
+    if len(medians) >= 2:
+        growth = medians[-1] / medians[-2]
+        if medians[-1] * growth > SECONDS_PER_CALL:
+            return f"a call would take more than {SECONDS_PER_CALL:.0f} s"
+    return None
+
+
+def _sample(call: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> list[float]:
+    """Seconds of repeated calls, synchronised on both sides."""
+
+    def timed() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = clock()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return clock() - started
+
+    for _ in range(WARMUP_CALLS):
+        if timed() > SECONDS_PER_POINT:
+            break
+    samples: list[float] = []
+    while len(samples) < MAXIMUM_SAMPLES and (
+        len(samples) < MINIMUM_SAMPLES or sum(samples) < SECONDS_PER_POINT
+    ):
+        samples.append(timed())
+    return samples
+
+
+def resident_memory() -> int:
+    """Bytes of physical memory that this process holds now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_resident_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class PeakMemory:
+    """Peak memory since it was made: on a GPU the allocator's, else resident memory above what was held then.
+
+    One per process: the operating system's peak cannot be reset.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before = resident_memory()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def __call__(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return max(0, peak_resident_memory() - self.before)

@@ -1,0 +1,136 @@
+"""What a model is: two kinds, one way to be scored.
+
+Shapes: B batch, T time, D width, V items plus one (item 0 is padding).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from seqbench.data.sequences import Sequences
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError unless the condition holds; how configs check their fields."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained by gradient. Each model class has its paper's values as `training`."""
+
+    epochs: int = 200  # at most; early stopping usually ends before
+    patience: int = 20  # epochs without a better validation metric before stopping
+    batch_size: int = 128  # sequences
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0  # decoupled (AdamW); none on biases and norms
+    clip_norm: float = 0.0  # of the whole gradient; 0 is off
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "epochs must be at least 1")
+        require(self.patience >= 1, "patience must be at least 1")
+        require(self.batch_size >= 1, "batch_size must be at least 1")
+        require(self.learning_rate > 0, "learning_rate must be positive")
+        require(self.weight_decay >= 0, "weight_decay must not be negative")
+        require(self.clip_norm >= 0, "clip_norm must not be negative")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Base of every model's own config dataclass."""
+
+
+@dataclass(frozen=True)
+class NeuralConfig(ModelConfig):
+    """What the neural models have in common."""
+
+    hidden_size: int = 64
+    layers: int = 2
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(self.hidden_size >= 1, "hidden_size must be at least 1")
+        require(self.layers >= 1, "layers must be at least 1")
+        require(0 <= self.dropout < 1, "dropout must be in [0, 1)")
+
+
+class Model(nn.Module, ABC):
+    """Scores the catalogue given a history. Subclass `SequenceModel` or `CountingModel`."""
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    training_defaults: ClassVar[TrainingConfig | None] = None  # None: nothing is trained by gradient
+    summary: ClassVar[str]  # a few words
+    paper: ClassVar[str]  # authors, venue, year
+    causal: ClassVar[bool] = True  # position t depends on items up to t only
+    uses_scan: ClassVar[bool] = False  # the scan backend is part of what is measured
+
+    def __init__(self, items: int, max_len: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.items = items
+        self.max_len = max_len
+        self.config = config
+
+    @abstractmethod
+    def score(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Score every item as the next one.
+
+        Args:
+            items: (B, T) ids, padded on the right with 0.
+            lengths: (B,) number of items in each row, at least 1.
+
+        Returns:
+            (B, V) scores; column 0 (padding) is meaningless.
+        """
+
+
+class SequenceModel(Model):
+    """A neural model: `forward` gives a state per position, scores are products with the item embedding."""
+
+    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+
+    @abstractmethod
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """States (B, T, D) for items (B, T) padded on the right with 0; states at padding are meaningless."""
+
+    @abstractmethod
+    def item_weights(self) -> Tensor:
+        """(V, D) table that states are multiplied with; row 0 is padding."""
+
+    def item_bias(self) -> Tensor | None:
+        """(V,) added to the scores, or None."""
+        return None
+
+    def score_states(self, states: Tensor) -> Tensor:
+        """(N, V) scores of (N, D) states."""
+        bias = self.item_bias()
+        scores = states @ self.item_weights().t()
+        return scores if bias is None else scores + bias
+
+    def score(self, items: Tensor, lengths: Tensor) -> Tensor:
+        states = self(items, lengths)
+        last = states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        return self.score_states(last)
+
+
+class IncrementalModel(SequenceModel):
+    """A model that can also append one item at a time, at a cost that does not depend on the history."""
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> Any:
+        """The state of `batch` empty histories, on the model's device."""
+
+    @abstractmethod
+    def step(self, items: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Append items (B,) to the histories: states (B, D) as `forward` gives them, and the new state."""
+
+
+class CountingModel(Model):
+    """A model without gradients: one pass over the training interactions."""
+
+    @abstractmethod
+    def fit(self, sequences: Sequences) -> None:
+        """Count. Uses training interactions only."""

@@ -1,0 +1,125 @@
+"""LRURec: linear recurrent units for sequential recommendation.
+
+Yue, Wang, He, Zeng, McAuley, Wang. "Linear Recurrent Units for Sequential Recommendation", WSDM 2024.
+Official code: https://github.com/yueqirex/LRURec (model/lru.py).
+
+Per block, with complex channels h of size 2D and λ = exp(-exp(ν) + i·exp(θ)), γ = exp(γ_log):
+
+    h[t] = λ ⊙ h[t-1] + γ ⊙ (B x[t] + b)
+    u[t] = LayerNorm(Re(C h[t] + c) + x[t])
+    x[t] ← LayerNorm(W₂ gelu(W₁ u[t] + b₁) + b₂ + u[t])
+
+Departures from the official code, none of which changes what the network can express:
+- Sequences are padded on the right and scanned at their own length; there they are padded on the left to a power
+  of two and the carry out of padding is masked. The states at real positions are equal.
+- The first item of a sequence is not a training target; there it is predicted from the last padding position.
+- Complex matrices are stored as real ones whose rows (B) or columns (C) alternate between real and imaginary
+  part, so that no complex tensor is ever converted. The imaginary part of c, which cannot reach the output, is
+  left out.
+
+Shapes: B batch, T time, D width, H = 2D complex channels, V items plus padding.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig
+from seqbench.ops.dropout import Dropout
+from seqbench.ops.linear_scan import linear_scan
+
+LAYER_NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class LRURecConfig(NeuralConfig):
+    """Defaults of the paper; dropout is tuned there per data set over 0.2, 0.4, 0.6, 0.8."""
+
+    dropout: float = 0.2
+    r_min: float = 0.8  # |λ| is drawn between r_min and r_max
+    r_max: float = 0.99
+
+
+class LRURec(IncrementalModel):
+    """Stack of linear recurrent units over item embeddings, scored with tied weights and an item bias."""
+
+    Config: ClassVar[type[ModelConfig]] = LRURecConfig
+    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(weight_decay=0.01, clip_norm=5.0)
+    summary: ClassVar[str] = "linear recurrent units"
+    paper: ClassVar[str] = "Yue et al., WSDM 2024"
+    uses_scan: ClassVar[bool] = True
+
+    def __init__(self, items: int, max_len: int, config: LRURecConfig) -> None:
+        super().__init__(items, max_len, config)
+        D = config.hidden_size
+        self.embedding = nn.Embedding(items + 1, D)
+        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(LRUBlock(config) for _ in range(config.layers))
+        self.scores_bias = nn.Parameter(torch.empty(items + 1))
+        for name, parameter in self.named_parameters():
+            if "norm" not in name and "_log" not in name:
+                nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        x = self.embedding_norm(self.dropout(self.embedding(items)))
+        for block in self.blocks:
+            x, _ = block(x)
+        return x
+
+    def item_weights(self) -> Tensor:
+        return self.embedding.weight
+
+    def item_bias(self) -> Tensor:
+        return self.scores_bias
+
+    def initial_state(self, batch: int) -> list[Tensor]:
+        """One complex (B, H) hidden state per block."""
+        weight = self.embedding.weight
+        dtype = torch.complex128 if weight.dtype == torch.float64 else torch.complex64
+        H = 2 * weight.shape[1]
+        return [torch.zeros(batch, H, dtype=dtype, device=weight.device) for _ in self.blocks]
+
+    def step(self, items: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        x = self.embedding_norm(self.embedding(items)).unsqueeze(1)
+        after = []
+        for block, hidden in zip(self.blocks, state, strict=True):
+            x, last = block(x, hidden)
+            after.append(last)
+        return x.squeeze(1), after
+
+
+class LRUBlock(nn.Module):
+    """Linear recurrent unit and feed-forward layer, each with residual and LayerNorm."""
+
+    def __init__(self, config: LRURecConfig) -> None:
+        super().__init__()
+        D, H = config.hidden_size, 2 * config.hidden_size
+        modulus = torch.empty(H).uniform_(config.r_min**2, config.r_max**2).sqrt()
+        phase = torch.rand(H) * 2 * math.pi
+        self.nu_log = nn.Parameter(torch.log(-torch.log(modulus)))
+        self.theta_log = nn.Parameter(torch.log(phase))
+        self.gamma_log = nn.Parameter(torch.log(torch.sqrt(1 - modulus**2)))
+        self.in_projection = nn.Linear(D, 2 * H)  # rows alternate Re B, Im B
+        self.out_projection = nn.Linear(2 * H, D)  # columns alternate Re C, -Im C
+        self.recurrence_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward_in = nn.Linear(D, 4 * D)
+        self.feed_forward_out = nn.Linear(4 * D, D)
+        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) → (B, T, D), and the final hidden state (B, H)."""
+        gates = torch.polar(torch.exp(-torch.exp(self.nu_log)), torch.exp(self.theta_log))
+        # γ scales the rows of B rather than every position: the same product, T·B/D times cheaper.
+        scale = torch.exp(self.gamma_log).repeat_interleave(2)
+        drive = F.linear(x, self.in_projection.weight * scale.unsqueeze(1), self.in_projection.bias * scale)
+        hidden = linear_scan(gates, torch.view_as_complex(drive.unflatten(-1, (-1, 2))), state)
+        mixed = self.out_projection(torch.view_as_real(hidden).flatten(-2))
+        x = self.recurrence_norm(self.dropout(mixed) + x)
+        inner = self.dropout(F.gelu(self.feed_forward_in(x)))
+        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x), hidden[:, -1]

@@ -1,0 +1,105 @@
+"""SASRec: self-attentive sequential recommendation, the yardstick of the field.
+
+Kang, McAuley. "Self-Attentive Sequential Recommendation", ICDM 2018; in the form of RecBole 1.2.1
+(https://github.com/RUCAIBox/RecBole, sasrec.py), which the compared papers use as their baseline: post-norm,
+learned positions from the oldest item, GELU, full softmax.
+
+    x = LayerNorm(E[i] + P[position])
+    a = LayerNorm(W_o · attention(x) + b_o + x)               causal, scaled dot product
+    x ← LayerNorm(W₂ gelu(W₁ a + b₁) + b₂ + a)
+
+Departure: trained on all positions of a sequence at once instead of on every prefix by itself; the attention is
+causal, so the targets and their contexts are the same.
+
+Shapes: B batch, T time, D width, V items plus padding.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqbench.models.base import ModelConfig, NeuralConfig, SequenceModel, TrainingConfig, require
+from seqbench.ops.attention import causal_attention
+from seqbench.ops.dropout import Dropout
+
+LAYER_NORM_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class SASRecConfig(NeuralConfig):
+    """RecBole's defaults."""
+
+    dropout: float = 0.5  # on embeddings and on both residual branches
+    attention_dropout: float = 0.5  # on attention probabilities
+    heads: int = 2
+    inner_size: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.attention_dropout < 1, "attention_dropout must be in [0, 1)")
+        require(self.heads >= 1 and self.hidden_size % self.heads == 0, "heads must divide hidden_size")
+
+
+class SASRec(SequenceModel):
+    """Causal transformer over item and position embeddings, scored with tied weights."""
+
+    Config: ClassVar[type[ModelConfig]] = SASRecConfig
+    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    summary: ClassVar[str] = "causal self-attention"
+    paper: ClassVar[str] = "Kang and McAuley, ICDM 2018"
+
+    def __init__(self, items: int, max_len: int, config: SASRecConfig) -> None:
+        super().__init__(items, max_len, config)
+        D = config.hidden_size
+        self.embedding = nn.Embedding(items + 1, D)
+        self.positions = nn.Embedding(max_len, D)
+        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(AttentionBlock(config) for _ in range(config.layers))
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        positions = self.positions.weight[: items.shape[1]]
+        x = self.dropout(self.embedding_norm(self.embedding(items) + positions))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def item_weights(self) -> Tensor:
+        return self.embedding.weight
+
+
+class AttentionBlock(nn.Module):
+    """Causal attention and feed-forward layer, each with residual and LayerNorm.
+
+    Padding needs no mask: it is on the right, where a causal query never looks.
+    """
+
+    def __init__(self, config: SASRecConfig) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.heads = config.heads
+        self.attention_dropout = config.attention_dropout
+        self.qkv = nn.Linear(D, 3 * D)  # rows: queries, keys, values
+        self.attention_out = nn.Linear(D, D)
+        self.attention_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward_in = nn.Linear(D, config.inner_size)
+        self.feed_forward_out = nn.Linear(config.inner_size, D)
+        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        heads = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, D / heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
+        attended = causal_attention(query, key, value, dropout=self.attention_dropout, training=self.training)
+        mixed = self.attention_out(attended.transpose(1, 2).flatten(-2))
+        x = self.attention_norm(self.dropout(mixed) + x)
+        inner = F.gelu(self.feed_forward_in(x))
+        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x)

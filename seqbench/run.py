@@ -1,0 +1,210 @@
+"""Runs cells one after the other, each in a worker process, and shows what they do."""
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from seqbench import console
+from seqbench.errors import SeqbenchError, StorageError, storage_error
+from seqbench.plan import Cell
+from seqbench.results import Record, write_record
+
+# How long a worker gets to end by itself before it is killed.
+PATIENCE_SECONDS = 5.0
+
+
+def check_writable(results: Path) -> None:
+    """Find out before hours of training that nothing can be stored.
+
+    Raises:
+        StorageError: the folder cannot be created or written to.
+    """
+    probe = results / ".writable"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise storage_error(error, results) from error
+
+
+def run_cells(cells: Sequence[Cell], *, home: Path, results: Path, device: str) -> list[str]:
+    """Run every cell that is not finished.
+
+    A cell that fails is recorded as failed and the others go on; a full disk ends the run.
+
+    Returns:
+        One line for each cell that failed.
+
+    Raises:
+        StorageError: results cannot be stored.
+        KeyboardInterrupt: after the worker has been stopped.
+    """
+    failures = []
+    todo = [cell for cell in cells if cell.state != "finished"]
+    if skipped := len(cells) - len(todo):
+        console.note(f"{skipped} of {len(cells)} cells are finished already; --force runs them again.")
+    for number, cell in enumerate(todo, start=1):
+        label = cell.definition.label()
+        order = {
+            "definition": dataclasses.asdict(cell.definition),
+            "home": str(home),
+            "results": str(results),
+            "device": device,
+            "force": cell.state == "forced",
+        }
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        began = time.perf_counter()
+        with _Display(f"[{number}/{len(todo)}] {label}", cell) as display:
+            outcome, environment = _work(order, display)
+        if outcome["event"] == "finished":
+            continue
+        failure = {key: outcome[key] for key in ("kind", "message")}
+        if failure["kind"] == "storage":
+            raise StorageError(f"{label}: {failure['message']}", hint=outcome["hint"])
+        seconds = time.perf_counter() - began
+        write_record(
+            results, Record(cell.definition, "failed", started, seconds, environment, failure=failure)
+        )
+        failures.append(f"{label}: {failure['message']}")
+        console.fail(failures[-1], outcome["hint"])
+    return failures
+
+
+def _work(order: dict[str, Any], display: "_Display") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run one worker to its end: its last event, and its description of the machine."""
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "seqbench.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    assert worker.stdin is not None and worker.stdout is not None
+    environment: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            worker.stdin.write(json.dumps(order) + "\n")
+            worker.stdin.flush()
+        for line in worker.stdout:
+            last = json.loads(line)
+            if last["event"] == "environment":
+                environment = last["environment"]
+            else:
+                display.show(last)
+        code = worker.wait()
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            worker.stdin.close()  # which the worker takes as the order to end
+        worker.stdout.close()
+        try:
+            worker.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+    if last.get("event") in ("finished", "failed"):
+        return last, environment
+    if code == -9:
+        message = "the process was killed, probably because memory ran out"
+        hint = "Lower batch_size with --set, or free memory, and repeat the command."
+        return {"event": "failed", "kind": "killed", "message": message, "hint": hint}, environment
+    message = f"the process ended unexpectedly with code {code}"
+    return {
+        "event": "failed",
+        "kind": "error",
+        "message": message,
+        "hint": "See the lines above.",
+    }, environment
+
+
+class _Display:
+    """Progress of one cell: a live bar on a terminal, a line per epoch elsewhere, nothing when quiet."""
+
+    def __init__(self, label: str, cell: Cell) -> None:
+        self.label = label
+        self.selection = cell.definition.protocol.selection
+        training = cell.definition.training
+        self.epochs = training["epochs"] if training else 0
+        self.live = console.err.is_terminal and not console.is_quiet()
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[words]}", markup=False),
+            console=console.err,
+            transient=True,
+            disable=not self.live,
+        )
+        self.task = self.progress.add_task(label, total=None, words="starting")
+        self.words = ""
+        self.epoch_seconds: list[float] = []
+
+    def __enter__(self) -> "_Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Turn an event of the worker into words."""
+        kind = event["event"]
+        if kind == "resumed":
+            self._line(f"resumed after epoch {event['epoch']}")
+        elif kind == "step":
+            share = (event["epoch"] - 1 + event["done"] / event["total"]) / self.epochs
+            words = f"epoch {event['epoch']}/{self.epochs}{self.words}"
+            self.progress.update(self.task, total=1.0, completed=share, words=words)
+        elif kind == "epoch":
+            self._epoch(event)
+        elif kind == "phase":
+            self.progress.update(self.task, total=None, words=event["name"])
+        elif kind == "finished":
+            words = f"test {self.selection} {event['accuracy'][self.selection]:.4f} in {duration(event['seconds'])}"
+            self._line(words, always=True)
+
+    def _epoch(self, event: dict[str, Any]) -> None:
+        self.epoch_seconds.append(event["train_seconds"] + event["evaluate_seconds"])
+        left = (self.epochs - event["epoch"]) * sum(self.epoch_seconds) / len(self.epoch_seconds)
+        rate = event["interactions_per_second"]
+        self.words = (
+            f", loss {event['loss']:.4f}, {self.selection} {event['validation']:.4f}"
+            f" (best {event['best']:.4f} in epoch {event['best_epoch']})"
+            + (f", {rate:,.0f} interactions/s" if rate else "")
+            + f", at most {duration(left)} left"
+        )
+        words = f"epoch {event['epoch']}/{self.epochs}{self.words}"
+        self.progress.update(self.task, total=1.0, completed=event["epoch"] / self.epochs, words=words)
+        self._line(words)
+
+    def _line(self, words: str, always: bool = False) -> None:
+        """A line that stays: on a terminal only what is worth keeping."""
+        if always or not self.live:
+            console.note(f"{self.label}: {words}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units that people use: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def failed_summary(failures: Sequence[str], total: int) -> SeqbenchError:
+    """The last word of a run in which cells failed."""
+    return SeqbenchError(
+        f"{len(failures)} of {total} cells failed; the others are stored.",
+        hint="Repeat the command to try the failed ones again.",
+    )

@@ -1,0 +1,310 @@
+"""Training by gradient: all positions of bucketed sequences, early stopping, resumable at every epoch.
+
+Everything random in an epoch (order, dropout) is drawn from a seed made of the run's seed and the epoch's number,
+so a run that was killed and resumed computes what an uninterrupted one does, bit for bit.
+
+Shapes: B batch, T time, D width, N valid positions of a batch.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqbench.data.sequences import Ints, Sequences, pad
+from seqbench.errors import Diverged, SeqbenchError
+from seqbench.evaluate import rank
+from seqbench.files import replacing
+from seqbench.models.base import SequenceModel, TrainingConfig
+from seqbench.ops.cross_entropy import linear_cross_entropy
+from seqbench.results import Protocol
+
+# Sequences are sorted by length within shuffled pools of this many batches: almost no padding, and still a new
+# composition of every batch in every epoch.
+POOL_BATCHES = 16
+
+# The first steps of a process allocate, tune and warm caches; they are left out of the throughput.
+WARMUP_STEPS = 3
+
+PROGRESS_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave and took. Times in seconds; interactions are trained target positions."""
+
+    epoch: int
+    loss: float
+    validation: float
+    train_seconds: float
+    evaluate_seconds: float
+    timed_interactions: int  # of the steps that count for throughput
+    timed_sequences: int
+    timed_seconds: float
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands, besides its tensors."""
+
+    epoch: int = 0  # finished epochs
+    best_epoch: int = 0
+    best: float = -1.0
+    seconds: float = 0.0  # wall time of all processes that worked on it
+    peak_memory: int = 0  # bytes, largest of all processes that worked on it
+    history: list[Epoch] = field(default_factory=list)
+
+    def stopped_early(self, training: TrainingConfig) -> bool:
+        """Whether the validation metric has not improved for `patience` epochs."""
+        return self.epoch - self.best_epoch >= training.patience
+
+    def summary(self, training: TrainingConfig) -> dict[str, Any]:
+        """The record's `training` section."""
+        return {
+            "epochs": self.epoch,
+            "best_epoch": self.best_epoch,
+            "stopped_early": self.stopped_early(training),
+            "seconds_to_best": sum(
+                entry.train_seconds + entry.evaluate_seconds for entry in self.history[: self.best_epoch]
+            ),
+            "history": [asdict(entry) for entry in self.history],
+        }
+
+    def throughput(self) -> dict[str, float | None]:
+        """Medians over epochs: interactions/s and sequences/s of steady-state steps, and seconds per epoch."""
+        timed = [entry for entry in self.history if entry.timed_seconds > 0]
+
+        def median(values: list[float]) -> float | None:
+            return statistics.median(values) if values else None
+
+        return {
+            "train_interactions_per_second": median([e.timed_interactions / e.timed_seconds for e in timed]),
+            "train_sequences_per_second": median([e.timed_sequences / e.timed_seconds for e in timed]),
+            "epoch_seconds": median([entry.train_seconds for entry in self.history]),
+        }
+
+
+class Trainer:
+    """Trains one model; `run` returns when it has stopped, with the best epoch's weights in place."""
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        sequences: Sequences,
+        *,
+        training: TrainingConfig,
+        protocol: Protocol,
+        seed: int,
+        device: torch.device,
+        checkpoint: Path,
+        emit: Callable[..., None],
+        peak_memory: Callable[[], int],
+    ) -> None:
+        self.model = model
+        self.sequences = sequences
+        self.training = training
+        self.protocol = protocol
+        self.seed = seed
+        self.device = device
+        self.checkpoint = checkpoint
+        self.emit = emit
+        self.peak_memory = peak_memory
+        self.windows = sequences.windows(protocol.max_len)
+        self.optimizer = _optimizer(model, training)
+        self.state = TrainingState()
+        self.best_weights = _copy(model)
+        self.warm_steps = 0
+
+    def resume(self) -> float:
+        """Continue from the checkpoint if there is one; returns the seconds that were spent on it so far.
+
+        Raises:
+            SeqbenchError: the checkpoint is damaged.
+        """
+        if self.checkpoint.exists():
+            self._load()
+            self.emit("resumed", epoch=self.state.epoch)
+        return self.state.seconds
+
+    def run(self) -> TrainingState:
+        """Train until the epochs or the patience run out, with a checkpoint after every epoch.
+
+        Raises:
+            Diverged: the loss or a score is not finite.
+            StorageError: the checkpoint cannot be written.
+        """
+        while self.state.epoch < self.training.epochs and not self.state.stopped_early(self.training):
+            self._epoch()
+        self.model.load_state_dict(self.best_weights)
+        return self.state
+
+    def _epoch(self) -> None:
+        started = time.perf_counter()
+        number = self.state.epoch + 1
+        loss, timed = self._pass(number)
+        trained = time.perf_counter()
+        valid = rank(
+            self.model,
+            self.sequences,
+            self.sequences.valid(),
+            max_len=self.protocol.max_len,
+            exclude_seen=self.protocol.exclude_seen,
+        )
+        value = float(valid.per_user(self.protocol.selection).mean())
+        evaluated = time.perf_counter()
+        entry = Epoch(number, loss, value, trained - started, evaluated - trained, *timed)
+        state = self.state
+        state.history.append(entry)
+        state.epoch = number
+        if value > state.best:
+            state.best, state.best_epoch = value, number
+            self.best_weights = _copy(self.model)
+        state.peak_memory = max(state.peak_memory, self.peak_memory())
+        state.seconds += evaluated - started
+        self._save()
+        rate = timed[0] / timed[2] if timed[2] else None
+        self.emit(
+            "epoch",
+            **asdict(entry),
+            best=state.best,
+            best_epoch=state.best_epoch,
+            interactions_per_second=rate,
+        )
+
+    def _pass(self, number: int) -> tuple[float, tuple[int, int, float]]:
+        """One pass over the windows: mean loss, and (interactions, sequences, seconds) of the timed steps."""
+        torch.manual_seed(derived_seed(self.seed, number))
+        generator = np.random.default_rng([self.seed, number])
+        self.model.train()
+        batches = list(_batches(self.windows[1], self.training.batch_size, generator))
+        total = torch.zeros((), dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
+        total = total.to(self.device)
+        positions = timed_interactions = timed_sequences = 0
+        clock: float | None = None
+        shown = time.perf_counter()
+        for index, rows in enumerate(batches):
+            if clock is None and self.warm_steps >= WARMUP_STEPS:
+                self._synchronize()
+                clock = time.perf_counter()
+            loss, count = self._step(rows)
+            total += loss.detach() * count
+            positions += count
+            if clock is None:
+                self.warm_steps += 1
+            else:
+                timed_interactions += count
+                timed_sequences += len(rows)
+            if time.perf_counter() - shown > PROGRESS_SECONDS:
+                shown = time.perf_counter()
+                self.emit("step", epoch=number, done=index + 1, total=len(batches))
+        self._synchronize()
+        seconds = time.perf_counter() - clock if clock is not None else 0.0
+        mean = float(total) / positions
+        if not np.isfinite(mean):
+            raise Diverged(f"The training loss of epoch {number}")
+        return mean, (timed_interactions, timed_sequences, seconds)
+
+    def _step(self, rows: Ints) -> tuple[Tensor, int]:
+        starts, lengths = self.windows[0][rows], self.windows[1][rows]
+        inputs, _ = pad(self.sequences.flat, starts, starts + lengths)
+        targets, _ = pad(self.sequences.flat, starts + 1, starts + lengths + 1)
+        valid = torch.from_numpy(np.flatnonzero(inputs)).to(self.device)
+        states = self.model(
+            torch.from_numpy(inputs).to(self.device), torch.from_numpy(lengths).to(self.device)
+        )
+        loss = linear_cross_entropy(
+            states.flatten(0, 1).index_select(0, valid),
+            self.model.item_weights(),
+            self.model.item_bias(),
+            torch.from_numpy(targets[inputs > 0]).to(self.device),
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.training.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+        self.optimizer.step()
+        return loss, len(valid)
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _save(self) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best_weights.items()}
+        for index, entries in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{name}": value for name, value in entries.items()}
+        with replacing(self.checkpoint) as temporary:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                temporary,
+                metadata={"state": json.dumps(asdict(self.state))},
+            )
+
+    def _load(self) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.checkpoint, framework="pt", device=str(self.device)) as stored:
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                fields = json.loads(stored.metadata()["state"])
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise SeqbenchError(
+                f"The checkpoint {self.checkpoint} is damaged ({error}).",
+                hint="Delete it, or repeat the command with --force to train this cell from the start.",
+            ) from error
+        self.state = TrainingState(**{**fields, "history": [Epoch(**entry) for entry in fields["history"]]})
+        self.model.load_state_dict(_below("model/", tensors))
+        self.best_weights = _below("best/", tensors)
+        optimizer = self.optimizer.state_dict()
+        for name, tensor in _below("optimizer/", tensors).items():
+            index, _, key = name.partition("/")
+            optimizer["state"].setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict(optimizer)
+
+
+def derived_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers, far apart for neighbouring ones."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _optimizer(model: SequenceModel, training: TrainingConfig) -> torch.optim.Optimizer:
+    decayed = [p for name, p in model.named_parameters() if not ("bias" in name or "norm" in name)]
+    exempt = [p for name, p in model.named_parameters() if "bias" in name or "norm" in name]
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": training.weight_decay},
+            {"params": exempt, "weight_decay": 0.0},
+        ],
+        lr=training.learning_rate,
+        fused=True,
+    )
+
+
+def _batches(lengths: Ints, size: int, generator: np.random.Generator) -> Iterator[Ints]:
+    """Row indices of each batch: similar lengths together, everything else shuffled."""
+    order = generator.permutation(len(lengths))
+    batches: list[Ints] = []
+    for at in range(0, len(order), size * POOL_BATCHES):
+        pool = order[at : at + size * POOL_BATCHES]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[start : start + size] for start in range(0, len(pool), size)]
+    for index in generator.permutation(len(batches)):
+        yield batches[index]
+
+
+def _copy(model: SequenceModel) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

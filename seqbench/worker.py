@@ -1,0 +1,100 @@
+"""The process that runs one cell: its order as JSON on stdin, its events as JSON lines on stdout.
+
+A process per cell keeps peak memory honest, and a cell that is killed (by the kernel for its memory, say) leaves
+the others alone. The worker ends itself when stdin closes, so that it never outlives the command it works for.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from seqbench.errors import Diverged, SeqbenchError, StorageError, out_of_memory, storage_error
+
+
+def main() -> None:
+    """Read one order, run it, and report `finished` or `failed` as the last event."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not look like an event
+
+    def emit(event: str, **fields: Any) -> None:
+        events.write(json.dumps({"event": event, **fields}) + "\n")
+        events.flush()
+
+    try:
+        _run(order, emit)
+    except BrokenPipeError:
+        os._exit(1)
+    except Exception as error:
+        emit("failed", **describe(error))
+        raise SystemExit(1) from None
+
+
+def describe(error: Exception) -> dict[str, str | None]:
+    """kind, message and hint of a failure, as recorded."""
+    if out_of_memory(error):
+        kind, message = "out-of-memory", str(error).splitlines()[0] if str(error) else "out of memory"
+        return {
+            "kind": kind,
+            "message": message,
+            "hint": "Lower batch_size with --set, or use another device.",
+        }
+    if isinstance(error, SeqbenchError):
+        kinds = {StorageError: "storage", Diverged: "non-finite"}
+        return {"kind": kinds.get(type(error), "error"), "message": error.message, "hint": error.hint}
+    if os.environ.get("SEQBENCH_DEBUG"):
+        traceback.print_exc()
+    return {
+        "kind": "error",
+        "message": f"{type(error).__name__}: {error}",
+        "hint": "Repeat with SEQBENCH_DEBUG=1 for the traceback.",
+    }
+
+
+def _run(order: dict[str, Any], emit: Any) -> None:
+    from filelock import FileLock, Timeout
+
+    from seqbench.cell import run_cell
+    from seqbench.data.prepared import open_prepared
+    from seqbench.ops.backends import VARIABLE
+    from seqbench.results import CHECKPOINT, Definition
+
+    definition = Definition.from_dict(order["definition"])
+    results = Path(order["results"])
+    if definition.scan:
+        os.environ[VARIABLE] = definition.scan
+    folder = definition.folder(results)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A worker whose command was just killed needs a moment to notice.
+        with FileLock(folder / ".lock", timeout=10):
+            if order["force"]:
+                (folder / CHECKPOINT).unlink(missing_ok=True)
+            prepared = open_prepared(definition.dataset, Path(order["home"]))
+            record = run_cell(definition, prepared, results, order["device"], emit)
+    except Timeout:
+        raise SeqbenchError(
+            f"Another seqbench is running this cell ({folder}).",
+            hint="Repeat the command when it has finished.",
+        ) from None
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    emit("finished", accuracy=record.accuracy, seconds=record.seconds)
+
+
+def _end_with_parent() -> None:
+    with contextlib.suppress(Exception):
+        sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
