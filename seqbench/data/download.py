@@ -218,4 +218,6 @@ def _last_words(output: str) -> str:
             f"it cannot reach its package index ({retries[-1].partition('connection broken by')[2].strip()})"
         )
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["it said nothing"])[-1]
+    warnings = [line.removeprefix("WARNING:").strip() for line in lines if line.startswith("WARNING:")]
+    words = (errors or lines or ["it said nothing"])[-1]
+    return f"{words} ({warnings[-1]})" if warnings and errors else words

@@ -177,6 +177,7 @@ def _load(spec: DatasetSpec, home: Path, raw: Path | None, synthetic: SyntheticO
 
 
 def _generate(options: SyntheticOptions) -> _Loaded:
+    console.note(f"Generating {options.users:,} users × {options.length} of {options.items:,} items …")
     generated = synthesis.generate(options)
     users, items, timestamps = generated.rows()
     table = pa.table(

@@ -126,6 +126,18 @@ def test_line_endings_and_byte_order_mark() -> None:
     assert atomic(windows).table.equals(tab(content).table)
 
 
+def test_ids_beyond_ascii() -> None:
+    content = "é\t日本\t3\t5\n1\t2\t3\t6\n".encode()
+    assert tab(content).table.column(columns.USER).to_pylist() == ["é", "1"]
+    assert tab(content).table.column(columns.ITEM).to_pylist() == ["日本", "2"]
+
+
+def test_misfit_that_is_not_utf8_does_not_hide_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+    content = filler(1500) + b"Mis\xe9rables\n" + filler(1500)
+    assert malformed(tab(content)) == {"wrong number of fields": (1, (1501,))}
+    assert capfd.readouterr().err == ""
+
+
 def test_quotes_are_data() -> None:
     raw = tab(b'"a\tb"\t3\t880000000\n')
     assert raw.table.to_pylist() == [{columns.USER: '"a', columns.ITEM: 'b"', columns.TIMESTAMP: 880000000}]

@@ -69,14 +69,16 @@ def interactions(
     try:
         table = pyarrow.csv.read_csv(
             stream,
-            # Row numbers are only known when one thread reads.
-            read_options=pyarrow.csv.ReadOptions(column_names=names, use_threads=False),
+            # Row numbers are only known when one thread reads. Any bytes are ISO-8859-1, so that one row that
+            # is not UTF-8 does not hide the others; `_utf8` undoes it.
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=names, use_threads=False, encoding="iso-8859-1"
+            ),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=misfit
             ),
-            # Bytes: one row that is not UTF-8 must not hide the others.
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name: pa.binary() for name in names},
+                column_types={name: pa.string() for name in names},
                 include_columns=list(used),
                 strings_can_be_null=False,
             ),
@@ -112,13 +114,14 @@ def _judge(
     rows = table.num_rows + len(misfits)
     if rows == 0:
         raise empty(where)
-    blank = [_as_mask(pc.equal(pc.binary_length(column), 0)) for column in (user, item, time)]
+    user, item = _utf8(user), _utf8(item)
+    blank = [_as_mask(pc.equal(column, "")) for column in (user, item, time)]
     # In order of precedence: a row is counted once, for the first reason that applies.
     reasons = {
         "blank line": blank[0] & blank[1] & blank[2],
         "empty user id": blank[0],
         "empty item id": blank[1],
-        "not UTF-8": ~(_utf8(user) & _utf8(item)),
+        "not UTF-8": _as_mask(pc.or_(user.is_null(), item.is_null())),
         "timestamp is not a whole number": ~_is_timestamp(time, decimal),
     }
     # A kept row stands as many lines further down as there are misfits before it.
@@ -146,8 +149,8 @@ def _judge(
     return RawInteractions(
         pa.table(
             {
-                columns.USER: user.cast(pa.string()),
-                columns.ITEM: item.cast(pa.string()),
+                columns.USER: user,
+                columns.ITEM: item,
                 columns.TIMESTAMP: _timestamps(time, decimal),
             }
         ),
@@ -161,24 +164,25 @@ def _malformed(kind: str, lines: np.ndarray) -> Malformed:
 
 
 def _as_mask(values: pa.ChunkedArray) -> np.ndarray:
-    mask: np.ndarray = values.combine_chunks().to_numpy(zero_copy_only=False)
-    return mask.astype(bool, copy=False)
+    mask: np.ndarray = pc.fill_null(values, False).combine_chunks().to_numpy(zero_copy_only=False)
+    return mask
 
 
-def _utf8(values: pa.ChunkedArray) -> np.ndarray:
+def _utf8(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Bytes that were read as ISO-8859-1, read as UTF-8; null where they are not."""
+    if pc.all(pc.string_is_ascii(values)).as_py():
+        return values
+    encoded = values.dictionary_encode().unify_dictionaries().combine_chunks()
+    read = pa.array([_reread(value) for value in encoded.dictionary.to_pylist()], pa.string())
+    return pa.chunked_array([read.take(encoded.indices)])
+
+
+def _reread(value: str) -> str | None:
     try:
-        values.cast(pa.string())
-    except pa.ArrowInvalid:  # rare: only then is it worth looking at each value
-        return np.array([_decodes(value.as_py()) for value in values], bool)
-    return np.ones(len(values), bool)
-
-
-def _decodes(value: bytes) -> bool:
-    try:
-        value.decode("utf-8")
+        # Some editors put a byte order mark before the first value.
+        return value.encode("iso-8859-1").decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
 
 
 def _is_timestamp(values: pa.ChunkedArray, decimal: bool) -> np.ndarray:
@@ -192,8 +196,8 @@ def _is_timestamp(values: pa.ChunkedArray, decimal: bool) -> np.ndarray:
 def _timestamps(values: pa.ChunkedArray, decimal: bool) -> pa.ChunkedArray:
     if decimal:
         return pc.trunc(_floats(values)).cast(pa.int64())
-    return values.cast(pa.string()).cast(pa.int64())
+    return values.cast(pa.int64())
 
 
 def _floats(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    return values.cast(pa.string()).cast(pa.float64())
+    return values.cast(pa.float64())
