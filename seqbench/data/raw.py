@@ -147,12 +147,17 @@ def locate(spec: DatasetSpec, path: Path, source: Source | None = None) -> RawFi
     sources = (source,) if source else spec.sources
     if not path.exists():
         raise SeqbenchError(f"{path} does not exist.", hint=f"Give --raw one of: {_wanted(spec)}.")
-    if path.is_dir():
-        found = _in_folder(sources, path)
-    elif _is_archive(path):
-        found = _in_archive(sources, path)
-    else:
-        found = _single(sources, path)
+    try:
+        if path.is_dir():
+            found = _in_folder(sources, path)
+        elif _is_archive(path):
+            found = _in_archive(sources, path)
+        else:
+            found = _single(sources, path)
+    except OSError as error:
+        raise SeqbenchError(
+            f"{path} cannot be read: {error.strerror or error}.", hint="Check its permissions."
+        ) from error
     if found is None:
         raise SeqbenchError(
             f"{path} holds no raw file of {spec.name} under a name that seqbench knows.",

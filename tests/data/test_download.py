@@ -3,12 +3,14 @@
 import dataclasses
 import errno
 import time
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import datakit
 import pytest
 import tenacity
+from rich.console import Console
 
 from seqbench import console, paths
 from seqbench.data import download
@@ -174,6 +176,16 @@ def test_quiet(server: Any, reply: Any, tmp_path: Path, capsys: pytest.CaptureFi
         console.quiet(False)
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_progress_on_a_terminal(
+    server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = StringIO()
+    monkeypatch.setattr(console, "err", Console(file=screen, force_terminal=True, width=100))
+    download.fetch(datakit.spec_of(zip_at(server.serve("/a.zip", reply(CONTENT)))), tmp_path)
+    assert "ml-100k.zip" in screen.getvalue()
+    assert "256.0/256.0 kB" in screen.getvalue()
 
 
 def index_with(server: Any, reply: Any, monkeypatch: pytest.MonkeyPatch, wheel: bytes) -> None:

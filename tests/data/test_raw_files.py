@@ -83,6 +83,16 @@ def test_nothing_there(tmp_path: Path) -> None:
         raw.locate(SPEC, tmp_path / "missing")
 
 
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "u.data").write_bytes(DATA)
+    monkeypatch.setattr(Path, "open", refuse)  # root may read anything, so modes would not do
+    with pytest.raises(SeqbenchError, match=r"u\.data cannot be read: Permission denied"):
+        raw.locate(SPEC, tmp_path / "u.data")
+
+
 def test_truncated_archive(tmp_path: Path, rows: list[datakit.Row]) -> None:
     whole = datakit.grouplens_zip(rows)
     for size in (1, 100, len(whole) // 2, len(whole) - 1):
