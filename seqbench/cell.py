@@ -113,9 +113,7 @@ def run_cell(
     return record
 
 
-def describe_dataset(
-    prepared: PreparedDataset, sequences: Sequences, test: Ranks, split: str
-) -> dict[str, Any]:
+def describe_dataset(prepared: PreparedDataset, sequences: Sequences, test: Ranks, split: str) -> dict[str, Any]:
     """The record's `dataset` section."""
     meta = prepared.meta
     return {

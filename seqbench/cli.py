@@ -58,9 +58,7 @@ def _dataset_names() -> list[str]:
     return list(load_catalog())
 
 
-@app.command(
-    epilog="Examples: seqbench prepare ml-100k  •  seqbench prepare synthetic --users 5000 --items 2000"
-)
+@app.command(epilog="Examples: seqbench prepare ml-100k  •  seqbench prepare synthetic --users 5000 --items 2000")
 def prepare(
     names: Annotated[
         list[str],
@@ -68,9 +66,7 @@ def prepare(
             metavar="NAME...", help="Data sets; see `seqbench list datasets`.", autocompletion=_dataset_names
         ),
     ],
-    raw: Annotated[
-        Path | None, typer.Option(help="Read this archive, folder or file instead of downloading.")
-    ] = None,
+    raw: Annotated[Path | None, typer.Option(help="Read this archive, folder or file instead of downloading.")] = None,
     min_user: Annotated[
         int | None,
         typer.Option(help="Keep users with at least this many interactions.", show_default="per data set"),
@@ -81,19 +77,11 @@ def prepare(
     ] = None,
     ties: Annotated[
         str | None,
-        typer.Option(
-            help="Order of equal timestamps: file (as in the source) or item.", show_default="per data set"
-        ),
+        typer.Option(help="Order of equal timestamps: file (as in the source) or item.", show_default="per data set"),
     ] = None,
-    users: Annotated[
-        int | None, typer.Option(help="synthetic: number of users.", show_default="2000")
-    ] = None,
-    items: Annotated[
-        int | None, typer.Option(help="synthetic: number of items.", show_default="1000")
-    ] = None,
-    length: Annotated[
-        int | None, typer.Option(help="synthetic: mean items per user.", show_default="60")
-    ] = None,
+    users: Annotated[int | None, typer.Option(help="synthetic: number of users.", show_default="2000")] = None,
+    items: Annotated[int | None, typer.Option(help="synthetic: number of items.", show_default="1000")] = None,
+    length: Annotated[int | None, typer.Option(help="synthetic: mean items per user.", show_default="60")] = None,
     seed: Annotated[int | None, typer.Option(help="synthetic: random seed.", show_default="0")] = None,
     force: Annotated[bool, typer.Option("--force", help="Prepare again even if nothing changed.")] = False,
     home: Home = None,
@@ -136,9 +124,7 @@ def run(
         str | None, typer.Option(help="Comma-separated data sets.", show_default="all that are prepared")
     ] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds; each is a run of its own.")] = "0",
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs at most.", show_default="per model")
-    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="per model")] = None,
     split: Annotated[
         str, typer.Option(help="leave-one-out, or temporal (one point in time for all users).")
     ] = "leave-one-out",
@@ -203,17 +189,13 @@ def run(
     console.note("Done. `seqbench report` shows the tables.")
 
 
-@app.command(
-    epilog="Examples: seqbench report  •  seqbench report --latex --metric ndcg@10,hr@10 --output table.tex"
-)
+@app.command(epilog="Examples: seqbench report  •  seqbench report --latex --metric ndcg@10,hr@10 --output table.tex")
 def report(
     latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs).")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="One line per figure.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Everything, with the figure of every seed.")] = False,
-    metric: Annotated[
-        str, typer.Option(help="Comma-separated: hr, ndcg, mrr at 5, 10, 20.")
-    ] = "hr@10,ndcg@10,mrr@10",
+    metric: Annotated[str, typer.Option(help="Comma-separated: hr, ndcg, mrr at 5, 10, 20.")] = "hr@10,ndcg@10,mrr@10",
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
     results: Results = Path("results"),
 ) -> None:

@@ -79,9 +79,7 @@ class Ranks:
 
 
 @torch.inference_mode()
-def rank(
-    model: Model, sequences: Sequences, examples: Examples, *, max_len: int, exclude_seen: bool
-) -> Ranks:
+def rank(model: Model, sequences: Sequences, examples: Examples, *, max_len: int, exclude_seen: bool) -> Ranks:
     """Rank each example's target among the whole catalogue.
 
     Args:

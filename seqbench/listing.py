@@ -49,16 +49,10 @@ def datasets_table(home: Path) -> Table:
     for name in [*catalog, *(name for name in ready if name not in catalog)]:
         spec, prepared = catalog.get(name), ready.get(name)
         counts = prepared or (spec.expected.prepared if spec and spec.expected else None)
-        sizes = (
-            [f"{value:,}" for value in (counts.users, counts.items, counts.interactions)]
-            if counts
-            else ["–"] * 3
-        )
+        sizes = [f"{value:,}" for value in (counts.users, counts.items, counts.interactions)] if counts else ["–"] * 3
         size = next((source.size for source in spec.sources if source.size), None) if spec else None
         title = spec.title if spec else prepared.meta["title"] if prepared else ""
-        table.add_row(
-            name, title, _yes(prepared is not None), *sizes, f"{size / 1e6:.1f} MB" if size else "none"
-        )
+        table.add_row(name, title, _yes(prepared is not None), *sizes, f"{size / 1e6:.1f} MB" if size else "none")
     table.caption = f"Prepared data sets are in {paths.prepared(home)}."
     return table
 
@@ -75,9 +69,7 @@ def environment_table(home: Path, results: Path) -> Table:
     table.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
     for name, version in environment.packages().items():
         table.add_row(name, version)
-    table.add_row(
-        "CPU", f"{environment.cpu_name()}, {environment.cores()} cores, {torch.get_num_threads()} threads"
-    )
+    table.add_row("CPU", f"{environment.cpu_name()}, {environment.cores()} cores, {torch.get_num_threads()} threads")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     table.add_row("GPU", ", ".join(gpus) or f"none that torch {torch.__version__} can use")
     table.add_row("NVIDIA driver", environment.gpu_driver() or "none")

@@ -22,9 +22,7 @@ from seqbench.models.base import IncrementalModel, Model
 
 LENGTHS = (64, 256, 1024, 4096, 16384)
 BATCHES = (1, 32)
-POSITIONS = (
-    1 << 18
-)  # largest batch × length that is tried: beyond it memory, not the model, is what is tested
+POSITIONS = 1 << 18  # largest batch × length that is tried: beyond it memory, not the model, is what is tested
 TOP = 10
 
 WARMUP_CALLS = 2
@@ -61,9 +59,7 @@ class Latency:
 
         series = [name for name, values in self.samples.items() for _ in values]
         values = [value for values in self.samples.values() for value in values]
-        table = pa.table(
-            {columns.SERIES: pa.array(series, pa.string()), columns.VALUE: pa.array(values, pa.float64())}
-        )
+        table = pa.table({columns.SERIES: pa.array(series, pa.string()), columns.VALUE: pa.array(values, pa.float64())})
         with replacing(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
@@ -151,9 +147,7 @@ def _sample(call: Callable[[], Any], device: torch.device, clock: Callable[[], f
         if timed() > SECONDS_PER_POINT:
             break
     samples: list[float] = []
-    while len(samples) < MAXIMUM_SAMPLES and (
-        len(samples) < MINIMUM_SAMPLES or sum(samples) < SECONDS_PER_POINT
-    ):
+    while len(samples) < MAXIMUM_SAMPLES and (len(samples) < MINIMUM_SAMPLES or sum(samples) < SECONDS_PER_POINT):
         samples.append(timed())
     return samples
 

@@ -43,9 +43,7 @@ def parse_seeds(text: str) -> list[int]:
     except ValueError:
         seeds = [-1]
     if not seeds or min(seeds) < 0:
-        raise UsageError(
-            f"--seeds takes numbers such as 0,1,2, not '{text}'.", hint="See `seqbench run --help`."
-        )
+        raise UsageError(f"--seeds takes numbers such as 0,1,2, not '{text}'.", hint="See `seqbench run --help`.")
     return list(dict.fromkeys(seeds))
 
 
@@ -213,9 +211,7 @@ def plan_table(cells: Sequence[Cell], results: Path) -> "Table":
 
 def _replace(config: Any, changes: dict[str, str]) -> Any:
     kinds = {field.name: type(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    return dataclasses.replace(
-        config, **{name: _parse(kinds[name], name, text) for name, text in changes.items()}
-    )
+    return dataclasses.replace(config, **{name: _parse(kinds[name], name, text) for name, text in changes.items()})
 
 
 def _parse(kind: type, field: str, text: str) -> Any:

@@ -140,8 +140,7 @@ def read_record(path: Path) -> Record:
         ) from error
     if version > SCHEMA_VERSION:
         raise UnreadableRecord(
-            f"Record {path} was written by a newer seqbench (schema {version}; this one knows up to "
-            f"{SCHEMA_VERSION}).",
+            f"Record {path} was written by a newer seqbench (schema {version}; this one knows up to {SCHEMA_VERSION}).",
             hint="Upgrade with `pip install --upgrade seqbench`, or use another folder with --results.",
             newer=True,
         )

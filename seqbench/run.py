@@ -72,9 +72,7 @@ def run_cells(cells: Sequence[Cell], *, home: Path, results: Path, device: str) 
         if failure["kind"] == "storage":
             raise StorageError(f"{label}: {failure['message']}", hint=outcome["hint"])
         seconds = time.perf_counter() - began
-        write_record(
-            results, Record(cell.definition, "failed", started, seconds, environment, failure=failure)
-        )
+        write_record(results, Record(cell.definition, "failed", started, seconds, environment, failure=failure))
         failures.append(f"{label}: {failure['message']}")
         console.fail(failures[-1], outcome["hint"])
     return failures

@@ -216,9 +216,7 @@ class Trainer:
         inputs, _ = pad(self.sequences.flat, starts, starts + lengths)
         targets, _ = pad(self.sequences.flat, starts + 1, starts + lengths + 1)
         valid = torch.from_numpy(np.flatnonzero(inputs)).to(self.device)
-        states = self.model(
-            torch.from_numpy(inputs).to(self.device), torch.from_numpy(lengths).to(self.device)
-        )
+        states = self.model(torch.from_numpy(inputs).to(self.device), torch.from_numpy(lengths).to(self.device))
         loss = linear_cross_entropy(
             states.flatten(0, 1).index_select(0, valid),
             self.model.item_weights(),

@@ -114,9 +114,7 @@ def verify(path: Path, source: Source) -> None:
         if expected is not None:
             with path.open("rb") as stream:
                 # md5 protects from nothing, but some publishers state nothing else.
-                digest = hashlib.file_digest(
-                    stream, functools.partial(hashlib.new, algorithm, usedforsecurity=False)
-                )
+                digest = hashlib.file_digest(stream, functools.partial(hashlib.new, algorithm, usedforsecurity=False))
             if digest.hexdigest() != expected:
                 raise SourceError(f"its {algorithm} is {digest.hexdigest()} instead of {expected}")
 
@@ -214,9 +212,7 @@ def _last_words(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     if retries := [line for line in lines if "after connection broken by" in line]:
         # Its last line would only say that no version was found.
-        return (
-            f"it cannot reach its package index ({retries[-1].partition('connection broken by')[2].strip()})"
-        )
+        return f"it cannot reach its package index ({retries[-1].partition('connection broken by')[2].strip()})"
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     warnings = [line.removeprefix("WARNING:").strip() for line in lines if line.startswith("WARNING:")]
     words = (errors or lines or ["it said nothing"])[-1]

@@ -54,9 +54,7 @@ class Sequences:
         """(item, next item) for every pair of neighbours in the training sequences."""
         training = self._in_training()
         firsts = training.copy()
-        firsts[self.train_stops[self.train_stops > self.offsets[:-1]] - 1] = (
-            False  # has no successor in training
-        )
+        firsts[self.train_stops[self.train_stops > self.offsets[:-1]] - 1] = False  # has no successor in training
         positions = np.flatnonzero(firsts)
         return self.flat[positions], self.flat[positions + 1]
 
@@ -95,9 +93,7 @@ class Sequences:
         return Examples(users + 1, starts[users], stops, self.flat[stops].astype(np.int64))
 
 
-def split_sequences(
-    users: NDArray[np.int32], items: NDArray[np.int32], timestamps: Ints, *, split: str
-) -> Sequences:
+def split_sequences(users: NDArray[np.int32], items: NDArray[np.int32], timestamps: Ints, *, split: str) -> Sequences:
     """Cut prepared interactions (sorted by user, then time) into training, validation and test.
 
     `leave-one-out`: a user's last item is the test target, the one before it the validation target, the rest is

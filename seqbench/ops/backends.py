@@ -50,7 +50,5 @@ def resolve(name: str, device: str) -> Backend:
     if name not in BACKENDS:
         raise unknown_name("Scan backend", name, BACKENDS, "seqbench env")
     if reason := BACKENDS[name].unavailable(device):
-        raise UsageError(
-            f"Scan backend '{name}' cannot run on {device}: {reason}", hint="See `seqbench env`."
-        )
+        raise UsageError(f"Scan backend '{name}' cannot run on {device}: {reason}", hint="See `seqbench env`.")
     return BACKENDS[name]

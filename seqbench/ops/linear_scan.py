@@ -17,9 +17,7 @@ from torch import Tensor
 from seqbench.ops.backends import BACKENDS, resolve
 
 
-def linear_scan(
-    gates: Tensor, inputs: Tensor, initial_state: Tensor | None = None, *, backend: str = "auto"
-) -> Tensor:
+def linear_scan(gates: Tensor, inputs: Tensor, initial_state: Tensor | None = None, *, backend: str = "auto") -> Tensor:
     """Solve h[t] = gates[t] * h[t-1] + inputs[t]; differentiable in all three arguments.
 
     Args:

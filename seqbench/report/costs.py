@@ -108,9 +108,7 @@ def _training_table(variants: Sequence[Variant], hardware: str) -> Table:
 
 def _latency_table(variants: Sequence[Variant], hardware: str, statistic: str) -> Table:
     measured = [(variant, entry) for variant in variants for entry in _entries(variant.finished, "latency")]
-    skipped = [
-        (variant, entry) for variant in variants for entry in _entries(variant.finished, "latency_skipped")
-    ]
+    skipped = [(variant, entry) for variant in variants for entry in _entries(variant.finished, "latency_skipped")]
     lengths = sorted({entry["length"] for _, entry in [*measured, *skipped]} - {None})
     batches = sorted({entry["batch"] for _, entry in [*measured, *skipped]})
     table = Table("latency", "Latency", [], hardware=hardware, statistic=statistic)

@@ -57,9 +57,7 @@ def render_latex(report: Report) -> str:
         for sections in _comparable(report.sections)
     ]
     for section in report.sections:
-        floats += [
-            _Float([section], [table], report.models) for table in section.shown if table.kind != "accuracy"
-        ]
+        floats += [_Float([section], [table], report.models) for table in section.shown if table.kind != "accuracy"]
     parts = [_comment(report)]
     names: list[str] = []
     for each in floats:
@@ -259,16 +257,12 @@ class _Float:
         return max(labels) + sum(width + 2 for width in widths)
 
 
-def _merged(
-    tables: Sequence[Table], models: Sequence[str]
-) -> list[tuple[str, list[tuple[str, list[Row | None]]]]]:
+def _merged(tables: Sequence[Table], models: Sequence[str]) -> list[tuple[str, list[tuple[str, list[Row | None]]]]]:
     """Blocks of lines; each line has a label and, for every table, the row of that label if there is one."""
     by_label = [{(row.block, row.label): row for row in table.rows} for table in tables]
     known = {key: row for rows in by_label for key, row in rows.items()}
     position = {model: index for index, model in enumerate(models)}
-    ordered = sorted(
-        known, key=lambda key: (position.get(known[key].model, len(models)), known[key].configuration)
-    )
+    ordered = sorted(known, key=lambda key: (position.get(known[key].model, len(models)), known[key].configuration))
     blocks = dict.fromkeys(row.block for table in tables for row in table.rows)
     return [
         (

@@ -167,9 +167,7 @@ class Section:
         """The data set in words."""
         counted = [("users", "users"), ("items", "items"), ("interactions", "interactions")]
         counted.append(("evaluated_users", "test users"))
-        words = [
-            f"{self.facts[key]:,} {name}" for key, name in counted if isinstance(self.facts.get(key), int)
-        ]
+        words = [f"{self.facts[key]:,} {name}" for key, name in counted if isinstance(self.facts.get(key), int)]
         if filters := self.facts.get("filters"):
             words.append(_words(filters))
         return ", ".join(words)

@@ -29,17 +29,13 @@ def build_report(
         UsageError: no record has such a metric.
     """
     if not records:
-        raise SeqbenchError(
-            "There are no results to report.", hint="Measure something first: `seqbench run`."
-        )
+        raise SeqbenchError("There are no results to report.", hint="Measure something first: `seqbench run`.")
     chosen = _check_metrics(metrics or DEFAULT_METRICS, records)
 
     groups: dict[tuple[str, str, Protocol], list[Record]] = {}
     for record in records:
         definition = record.definition
-        groups.setdefault((definition.dataset, definition.fingerprint, definition.protocol), []).append(
-            record
-        )
+        groups.setdefault((definition.dataset, definition.fingerprint, definition.protocol), []).append(record)
     fingerprints = {(dataset, fingerprint) for dataset, fingerprint, _ in groups}
     sections = []
     for key in sorted(groups, key=lambda group: (group[0], group[1], repr(group[2]))):

@@ -71,9 +71,7 @@ class Legend:
         if console.color_system is None:
             yield Text(f"{BEST} best, {SECOND} second; equal figures share a mark.")
         else:
-            yield Text.assemble(
-                ("best", "bold"), ", ", ("second", "underline"), "; equal figures share a mark."
-            )
+            yield Text.assemble(("best", "bold"), ", ", ("second", "underline"), "; equal figures share a mark.")
 
 
 @dataclass

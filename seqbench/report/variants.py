@@ -52,9 +52,7 @@ def group_variants(records: Iterable[Record], model_order: Sequence[str]) -> lis
 
     ordered = []
     for model in order_models(models, model_order):
-        groups = [
-            sorted(group, key=lambda record: record.definition.seed) for group in models[model].values()
-        ]
+        groups = [sorted(group, key=lambda record: record.definition.seed) for group in models[model].values()]
         labels = _differences([_settings(group[0].definition) for group in groups])
         pairs = sorted(zip(labels, groups, strict=True), key=lambda pair: pair[0])
         ordered += [Variant(model, label, tuple(group)) for label, group in pairs]

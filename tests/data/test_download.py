@@ -178,9 +178,7 @@ def test_quiet(server: Any, reply: Any, tmp_path: Path, capsys: pytest.CaptureFi
     assert (captured.out, captured.err) == ("", "")
 
 
-def test_progress_on_a_terminal(
-    server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_on_a_terminal(server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = StringIO()
     monkeypatch.setattr(console, "err", Console(file=screen, force_terminal=True, width=100))
     download.fetch(datakit.spec_of(zip_at(server.serve("/a.zip", reply(CONTENT)))), tmp_path)

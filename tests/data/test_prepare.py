@@ -199,9 +199,7 @@ def test_prepared_twice_is_reused(home: Path, raw: Path, capsys: pytest.CaptureF
 
 
 def test_empty_after_filtering(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
-    with pytest.raises(
-        SeqbenchError, match=r"passes the filters \(at least 50 per user and 5 per item\)"
-    ) as caught:
+    with pytest.raises(SeqbenchError, match=r"passes the filters \(at least 50 per user and 5 per item\)") as caught:
         prepare(SPEC, home=home, raw=raw, min_user=50)
     assert f"50 users, 60 items and {len(rows):,} interactions" in caught.value.message
     assert "--min-user" in (caught.value.hint or "")
@@ -236,9 +234,7 @@ def break_writing(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseExcepti
 
 
 @pytest.mark.parametrize("name", ["interactions.parquet", "items.parquet", "meta.json"])
-def test_disk_full_leaves_nothing_half_done(
-    home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_disk_full_leaves_nothing_half_done(home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     error = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:
         break_writing(patch, name, error)
@@ -286,9 +282,7 @@ except SeqbenchError as error:
 
 def test_two_processes_at_once(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
     command = [sys.executable, "-c", PREPARE, str(home), str(raw)]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
-    ]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     answers = [process.communicate(timeout=60) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], answers
     assert len({out for out, _ in answers}) == 1

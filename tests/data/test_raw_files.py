@@ -76,9 +76,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     for path in ("empty", "ratings.csv", "x.zip"):
         with pytest.raises(SeqbenchError, match="holds no raw file of ml-100k") as caught:
             raw.locate(SPEC, tmp_path / path)
-        assert "ml-100k.zip, u.data, recbole-1.2.1-py3-none-any.whl, ml-100k.inter" in (
-            caught.value.hint or ""
-        )
+        assert "ml-100k.zip, u.data, recbole-1.2.1-py3-none-any.whl, ml-100k.inter" in (caught.value.hint or "")
     with pytest.raises(SeqbenchError, match="does not exist"):
         raw.locate(SPEC, tmp_path / "missing")
 

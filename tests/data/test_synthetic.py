@@ -51,9 +51,7 @@ def test_probabilities_equal_brute_force(tiny: Generated) -> None:
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 16])
-def test_next_items_follow_the_probabilities(
-    tiny: Generated, monkeypatch: pytest.MonkeyPatch, rounds: int
-) -> None:
+def test_next_items_follow_the_probabilities(tiny: Generated, monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
     """The third item of many users after the same two, by rejection and from the full distribution."""
     monkeypatch.setattr(synthetic, "ROUNDS", rounds)
     process, n = tiny.process, 40_000
@@ -183,12 +181,8 @@ def test_default_prepares(default_home: Path) -> None:
     assert prepared.meta["dropped_items"] == 0
     assert prepared.meta["raw_counts"] == prepared.meta["counts"]
     assert prepared.max_len == 100
-    assert set(prepared.meta["ceiling"]) == {
-        f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in (5, 10, 20)
-    }
-    assert prepared.meta["ceiling_validation"]["hr@10"] == pytest.approx(
-        prepared.meta["ceiling"]["hr@10"], abs=0.05
-    )
+    assert set(prepared.meta["ceiling"]) == {f"{name}@{k}" for name in ("hr", "ndcg", "mrr") for k in (5, 10, 20)}
+    assert prepared.meta["ceiling_validation"]["hr@10"] == pytest.approx(prepared.meta["ceiling"]["hr@10"], abs=0.05)
 
 
 def test_the_same_bits_as_ever(default_home: Path) -> None:

@@ -59,9 +59,7 @@ def test_braces_and_environments_are_balanced(rendered):
 
 
 def test_every_row_fills_every_column(rendered):
-    for spec, body in re.findall(
-        r"\\begin\{tabular\}\{@\{\}(.*?)@\{\}\}\n(.*?)\\end\{tabular\}", rendered, re.S
-    ):
+    for spec, body in re.findall(r"\\begin\{tabular\}\{@\{\}(.*?)@\{\}\}\n(.*?)\\end\{tabular\}", rendered, re.S):
         columns = len(re.sub(r"@\{[^}]*\}", "", spec))
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert rows
@@ -113,8 +111,6 @@ def test_latex_compiles_below_its_own_preamble(rendered, tmp_path, document_clas
     ]
     (tmp_path / "page.tex").write_text("\n".join(page), encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
-    outcome = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False
-    )
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert outcome.returncode == 0, outcome.stdout[-2000:]
     assert "Overfull" not in outcome.stdout

@@ -49,11 +49,7 @@ def test_metrics_are_shown_in_the_order_asked_for(make_record):
 
 
 def test_seeds_are_averaged_with_sample_standard_deviation(make_record):
-    cell = (
-        accuracy(build_report([make_record(seed=s, ndcg=v) for s, v in enumerate((0.1, 0.2, 0.4))]))
-        .rows[0]
-        .cells
-    )
+    cell = accuracy(build_report([make_record(seed=s, ndcg=v) for s, v in enumerate((0.1, 0.2, 0.4))])).rows[0].cells
     assert cell["ndcg@10"].text == "0.2333"
     assert cell["ndcg@10"].spread == "0.1528"  # sqrt(7/3) / 10
     assert cell["ndcg@10"].values == {"0": 0.1, "1": 0.2, "2": 0.4}
@@ -147,9 +143,7 @@ def test_fewer_seeds_than_the_others_is_said(make_record):
     assert row(table, "lrurec").notes == []
 
 
-@pytest.mark.parametrize(
-    ("best", "stopped", "noted"), [(20, False, True), (20, True, False), (12, False, False)]
-)
+@pytest.mark.parametrize(("best", "stopped", "noted"), [(20, False, True), (20, True, False), (12, False, False)])
 def test_best_epoch_at_the_end_of_the_budget_is_noted(make_record, best, stopped, noted):
     record = make_record(epochs=20, best_epoch=best)
     record.training["stopped_early"] = stopped

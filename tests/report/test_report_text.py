@@ -17,9 +17,7 @@ from seqbench.report.terminal import render_terminal, runs_table
 
 def printed(renderables, width, color_system=None):
     stream = io.StringIO()
-    console = Console(
-        file=stream, width=width, force_terminal=color_system is not None, color_system=color_system
-    )
+    console = Console(file=stream, width=width, force_terminal=color_system is not None, color_system=color_system)
     for renderable in renderables:
         console.print(renderable)
     return stream.getvalue()
@@ -126,9 +124,7 @@ def test_csv_is_tidy_and_in_base_units(records):
     assert float(chosen[0]["mean"]) == pytest.approx(0.051)
     assert float(chosen[0]["std"]) == pytest.approx(0.001)
     assert chosen[0]["n"] == "3"
-    memory = next(
-        line for line in lines if line["metric"] == "peak_memory_bytes" and line["model"] == "recblr"
-    )
+    memory = next(line for line in lines if line["metric"] == "peak_memory_bytes" and line["model"] == "recblr")
     assert memory["unit"] == "B"
     assert {"latency_p50", "latency_p95", "latency_p99"} <= {line["metric"] for line in lines}
     assert any(line["model"] == r"a_b&c%$#{}~^\|<u>`*" for line in lines)

@@ -71,9 +71,7 @@ def interactions(
             stream,
             # Row numbers are only known when one thread reads. Any bytes are ISO-8859-1, so that one row that
             # is not UTF-8 does not hide the others; `_utf8` undoes it.
-            read_options=pyarrow.csv.ReadOptions(
-                column_names=names, use_threads=False, encoding="iso-8859-1"
-            ),
+            read_options=pyarrow.csv.ReadOptions(column_names=names, use_threads=False, encoding="iso-8859-1"),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=misfit
             ),

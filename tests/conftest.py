@@ -1,0 +1,47 @@
+"""Shared by all tests: golden fixtures, poisoned memory, deterministic seeds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class Golden:
+    """One fixture file: arrays by name, and the configuration they were made with."""
+
+    def __init__(self, name: str) -> None:
+        with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as stored:
+            self.config: dict[str, Any] = json.loads(str(stored["config"]))
+            self.arrays = {key: stored[key] for key in stored.files if key != "config"}
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return torch.from_numpy(self.arrays[key])
+
+    def below(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in self.arrays.items() if k.startswith(prefix)}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uninitialised floating-point memory is NaN, so that reading it is noticed."""
+
+    def poison(original: Any) -> Any:
+        def filled(*args: Any, **kwargs: Any) -> torch.Tensor:
+            tensor = original(*args, **kwargs)
+            return tensor.fill_(torch.nan) if tensor.is_floating_point() or tensor.is_complex() else tensor
+
+        return filled
+
+    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))

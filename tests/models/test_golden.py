@@ -1,0 +1,98 @@
+"""Our models with the official weights: outputs, scores, loss and every gradient as the official code gives them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqbench.models.base import SequenceModel
+from seqbench.ops.backends import BACKENDS, VARIABLE
+from seqbench.ops.cross_entropy import linear_cross_entropy
+from tests.conftest import Golden
+from tests.models.official import OFFICIAL, load_official_state, official_gradients
+
+FIXTURES = [f"{name}{suffix}" for name in OFFICIAL for suffix in ("", "_b")]
+# float32 bound of the fixtures' makers; float64 leaves only rounding.
+TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-10}, torch.float32: {"rtol": 1e-4, "atol": 5e-5}}
+
+
+def right_padded(golden: Golden) -> tuple[Tensor, Tensor]:
+    """Items and lengths; fixtures of left-padded models are turned round."""
+    items, lengths = golden["item_seq"], golden["item_seq_len"]
+    if golden.config["padding"] == "left":
+        turned = torch.zeros_like(items)
+        for row, length in enumerate(lengths):
+            turned[row, :length] = items[row, items.shape[1] - length :]
+        items = turned
+    return items, lengths
+
+
+def valid_states(golden: Golden, states: Tensor, key: str) -> tuple[Tensor, Tensor]:
+    """Ours and the official values of `key` at all real positions."""
+    ours, theirs = [], []
+    official = golden[key]
+    for row, length in enumerate(golden["item_seq_len"]):
+        ours.append(states[row, :length])
+        left = golden.config["padding"] == "left"
+        theirs.append(official[row, -length:] if left else official[row, :length])
+    return torch.cat(ours), torch.cat(theirs)
+
+
+def training_loss(golden: Golden, model: SequenceModel, states: Tensor) -> Tensor:
+    """The official loss of the fixture."""
+    targets, lengths = golden["targets"], golden["item_seq_len"]
+    if golden.config["padding"] == "right":
+        positions = states[torch.arange(len(lengths)), lengths - 1]
+        return linear_cross_entropy(positions, model.item_weights(), model.item_bias(), targets)
+    # Every position with a label counts, and the last padding position has the first item as its label. What the
+    # official code computes there is the state after one padding token, since it lets no carry out of padding.
+    padding = model(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, dtype=torch.long))[0, 0]
+    positions, labels = [], []
+    L = targets.shape[1]
+    for row, length in enumerate(lengths.tolist()):
+        for t in range(L):
+            if targets[row, t] != 0:
+                first = L - length
+                positions.append(states[row, t - first] if t >= first else padding)
+                labels.append(targets[row, t])
+    return linear_cross_entropy(torch.stack(positions), model.item_weights(), model.item_bias(), torch.stack(labels))
+
+
+@pytest.fixture(params=FIXTURES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return Golden(request.param)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_equals_the_official_implementation(
+    golden: Golden, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, backend)
+    model, names = OFFICIAL[golden.config["model"]](golden)
+    load_official_state(names, golden.below("w/"))
+    model.to(dtype).eval()
+    items, lengths = right_padded(golden)
+    states = model(items, lengths)
+    close = TOLERANCE[dtype]
+    torch.testing.assert_close(*_cast(valid_states(golden, states, "out/states")), **close)
+    torch.testing.assert_close(model.score(items, lengths).double(), golden["out/scores"], **close)
+
+    loss = training_loss(golden, model, states)
+    torch.testing.assert_close(loss.double(), golden["loss"], **close)
+    loss.backward()
+    official = golden.below("g/")
+    for name, gradient in official_gradients(names).items():
+        wide = torch.complex128 if gradient.is_complex() else torch.float64
+        torch.testing.assert_close(
+            gradient.to(wide), official[name], **close, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_every_parameter_is_compared(golden: Golden) -> None:
+    model, names = OFFICIAL[golden.config["model"]](golden)
+    compared = {id(entry.parameter) for entries in names.values() for entry in entries}
+    assert compared == {id(parameter) for parameter in model.parameters()}
+
+
+def _cast(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return pair[0].double(), pair[1]
