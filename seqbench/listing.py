@@ -30,10 +30,11 @@ def settings_table(name: str) -> Table:
     """The fields that --set can change, with their defaults."""
     cls = load_model(name)
     table = _table("Setting", "Default")
-    configs = [cls.Config(), *([cls.training_defaults] if cls.training_defaults else [])]
-    for config in configs:
-        for field in dataclasses.fields(config):
-            table.add_row(f"{name}.{field.name}", str(getattr(config, field.name)))
+    defaults = dataclasses.asdict(cls.Config())
+    if cls.training_defaults is not None:
+        defaults |= dataclasses.asdict(cls.training_defaults)
+    for field, value in defaults.items():
+        table.add_row(f"{name}.{field}", str(value))
     if not table.row_count:
         table.caption = f"{name} has nothing to set."
     return table

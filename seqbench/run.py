@@ -87,7 +87,8 @@ def _work(order: dict[str, Any], display: "_Display") -> tuple[dict[str, Any], d
         text=True,
         encoding="utf-8",
     )
-    assert worker.stdin is not None and worker.stdout is not None
+    assert worker.stdin is not None
+    assert worker.stdout is not None
     environment: dict[str, Any] = {}
     last: dict[str, Any] = {}
     try:

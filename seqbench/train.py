@@ -289,13 +289,20 @@ def _optimizer(model: SequenceModel, training: TrainingConfig) -> torch.optim.Op
 
 
 def _batches(lengths: Ints, size: int, generator: np.random.Generator) -> Iterator[Ints]:
-    """Row indices of each batch: similar lengths together, everything else shuffled."""
+    """Row indices of each batch: similar lengths together, everything else shuffled.
+
+    A batch holds about as many positions as `size` sequences of mean length do, so more short sequences than long
+    ones. With as many sequences in each, and a loss that is the mean over a batch, a position in a short sequence
+    would weigh several times as much as one in a long sequence.
+    """
+    budget = size * lengths.mean()
     order = generator.permutation(len(lengths))
     batches: list[Ints] = []
     for at in range(0, len(order), size * POOL_BATCHES):
         pool = order[at : at + size * POOL_BATCHES]
         pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[start : start + size] for start in range(0, len(pool), size)]
+        before = np.cumsum(lengths[pool]) - lengths[pool]
+        batches += np.split(pool, np.flatnonzero(np.diff(before // budget)) + 1)
     for index in generator.permutation(len(batches)):
         yield batches[index]
 
