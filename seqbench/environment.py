@@ -11,7 +11,7 @@ import psutil
 
 import seqbench
 
-PACKAGES = ("torch", "numpy", "pyarrow", "pandas", "safetensors", "typer", "rich", "nvidia-ml-py")
+PACKAGES = ("torch", "numpy", "pyarrow", "safetensors", "typer", "rich", "nvidia-ml-py")
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
