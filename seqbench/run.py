@@ -13,10 +13,15 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 
+import seqbench
 from seqbench import console
 from seqbench.errors import SeqbenchError, StorageError, storage_error
 from seqbench.plan import Cell
 from seqbench.results import Record, write_record
+
+# Starts a worker from this very copy of the package, and from nowhere else: a folder that happens to be the
+# current one is not searched for modules.
+WORKER = "import sys; root = sys.argv[1]; root in sys.path or sys.path.insert(0, root); from seqbench.worker import main; main()"
 
 # How long a worker gets to end by itself before it is killed.
 PATIENCE_SECONDS = 5.0
@@ -81,7 +86,7 @@ def run_cells(cells: Sequence[Cell], *, home: Path, results: Path, device: str) 
 def _work(order: dict[str, Any], display: "_Display") -> tuple[dict[str, Any], dict[str, Any]]:
     """Run one worker to its end: its last event, and its description of the machine."""
     worker = subprocess.Popen(
-        [sys.executable, "-m", "seqbench.worker"],
+        [sys.executable, "-P", "-c", WORKER, str(Path(seqbench.__file__).parent.parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

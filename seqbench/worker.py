@@ -94,7 +94,3 @@ def _end_with_parent() -> None:
     with contextlib.suppress(Exception):
         sys.stdin.read()
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

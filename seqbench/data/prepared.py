@@ -12,8 +12,7 @@ from seqbench.errors import SeqbenchError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.table import Table
-    from rich.text import Text
+    from rich.console import Group
 
 INTERACTIONS = "interactions.parquet"  # columns.USER, ITEM, TIMESTAMP; by user, then time
 USERS = "users.parquet"  # columns.USER, RAW
@@ -133,14 +132,16 @@ def _folders(home: Path) -> Iterator[Path]:
     return (entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def counts_table(prepared: PreparedDataset) -> "Table":
-    """What was prepared, beside what was published where that is known."""
+def counts_table(prepared: PreparedDataset) -> "Group":
+    """What was prepared, beside what was published where that is known: title, table, remarks."""
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     meta = prepared.meta
     counts, raw_counts = meta["counts"], meta["raw_counts"]
     expected = meta["expected"]["prepared"] if meta["compared"] else None
-    table = Table(title=meta["title"], caption=_caption(meta), title_justify="left", caption_justify="left")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     table.add_column("raw", justify="right")
     table.add_column("prepared", justify="right")
@@ -156,12 +157,11 @@ def counts_table(prepared: PreparedDataset) -> "Table":
         table.add_row(*row)
     for key, words in (("mean_length", "mean length"), ("max_length", "longest")):
         table.add_row(words, f"{raw_counts[key]:,}", f"{counts[key]:,}")
-    return table
+    # Text, not markup: paths and titles may hold brackets.
+    return Group(Text(f"{prepared.name}: {meta['title']}", style="bold"), table, Text(_remarks(meta)), Text())
 
 
-def _caption(meta: dict[str, Any]) -> "Text":
-    from rich.text import Text
-
+def _remarks(meta: dict[str, Any]) -> str:
     filters = meta["filters"]
     lines = [
         f"Source: {meta['source']['label']}",
@@ -175,4 +175,4 @@ def _caption(meta: dict[str, Any]) -> "Text":
     if ceiling := meta.get("ceiling"):
         figures = ", ".join(f"{name.upper()} {ceiling[name]:.4f}" for name in CEILING_METRICS)
         lines.append(f"Ceiling (the generating process itself, test): {figures}")
-    return Text("\n".join(lines))  # not markup: paths may hold brackets
+    return "\n".join(lines)
