@@ -21,7 +21,13 @@ from seqbench.results import Record, write_record
 
 # Starts a worker from this very copy of the package, and from nowhere else: a folder that happens to be the
 # current one is not searched for modules.
-WORKER = "import sys; root = sys.argv[1]; root in sys.path or sys.path.insert(0, root); from seqbench.worker import main; main()"
+WORKER = """
+import sys
+root = sys.argv[1]
+root in sys.path or sys.path.insert(0, root)
+from seqbench.worker import main
+main()
+"""
 
 # How long a worker gets to end by itself before it is killed.
 PATIENCE_SECONDS = 5.0
