@@ -15,7 +15,7 @@ from seqbench.evaluate import Ranks, rank
 from seqbench.measure import PeakMemory, latency
 from seqbench.models import load_model
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
-from seqbench.results import CHECKPOINT, RANKS, SAMPLES, Definition, Record, write_record
+from seqbench.results import CHECKPOINT, RANKS, SAMPLES, Definition, Protocol, Record, write_record
 from seqbench.train import Trainer, derived_seed
 
 
@@ -100,7 +100,7 @@ def run_cell(
         started=started,
         seconds=earlier + time.perf_counter() - began,
         environment=machine,
-        dataset=describe_dataset(prepared, sequences, ranks["test"], protocol.split),
+        dataset=describe_dataset(prepared, sequences, ranks["test"], protocol),
         accuracy=ranks["test"].metrics(),
         validation=ranks["valid"].metrics(),
         training=training,
@@ -113,7 +113,9 @@ def run_cell(
     return record
 
 
-def describe_dataset(prepared: PreparedDataset, sequences: Sequences, test: Ranks, split: str) -> dict[str, Any]:
+def describe_dataset(
+    prepared: PreparedDataset, sequences: Sequences, test: Ranks, protocol: Protocol
+) -> dict[str, Any]:
     """The record's `dataset` section."""
     meta = prepared.meta
     return {
@@ -121,9 +123,16 @@ def describe_dataset(prepared: PreparedDataset, sequences: Sequences, test: Rank
         "users": prepared.users,
         "items": prepared.items,
         "interactions": prepared.interactions,
-        "filters": meta["filters"],
+        "filters": _filter_words(meta["filters"]),
         "evaluated_users": len(test.users),
         "training_pairs": len(sequences.training_pairs()[0]),
         "count_mismatch": meta["count_mismatch"],
-        "ceiling": meta.get("ceiling") if split == "leave-one-out" else None,
+        "ceiling": meta.get("ceiling") if protocol.split == "leave-one-out" and protocol.exclude_seen else None,
     }
+
+
+def _filter_words(filters: dict[str, Any]) -> str:
+    least_user, least_item = filters["min_user"], filters["min_item"]
+    if least_user == least_item:
+        return f"{least_user}-core"
+    return f"users with {least_user}, items with {least_item} interactions or more"

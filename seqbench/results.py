@@ -77,7 +77,7 @@ class Record:
     """The outcome of one cell, as stored in record.json.
 
     Sections (all plain JSON values):
-        dataset: `users`, `items`, `interactions`, `filters`, `evaluated_users`; `count_mismatch` (words) when
+        dataset: `users`, `items`, `interactions`, `filters` (words), `evaluated_users`; `count_mismatch` (words) when
             the prepared counts differ from the published ones; `ceiling` (metric → value) where the
             data-generating process is known.
         accuracy, validation: metric name ("hr@10", "ndcg@10", "mrr@10", at 5, 10 and 20) → mean over users.

@@ -169,7 +169,7 @@ class Section:
         counted.append(("evaluated_users", "test users"))
         words = [f"{self.facts[key]:,} {name}" for key, name in counted if isinstance(self.facts.get(key), int)]
         if filters := self.facts.get("filters"):
-            words.append(_words(filters))
+            words.append(filters)
         return ", ".join(words)
 
     def protocol_words(self) -> str:
@@ -206,11 +206,3 @@ class Report:
 def metric_title(metric: str) -> str:
     """ "ndcg@10" as it is printed."""
     return metric.upper()
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items())
-    if isinstance(value, list):
-        return ", ".join(str(part) for part in value)
-    return str(value)
