@@ -6,7 +6,10 @@ so a run that was killed and resumed computes what an uninterrupted one does, bi
 Shapes: B batch, T time, D width, N valid positions of a batch.
 """
 
+import errno
 import json
+import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +22,7 @@ import torch
 from torch import Tensor
 
 from seqbench.data.sequences import Ints, Sequences, pad
-from seqbench.errors import Diverged, SeqbenchError
+from seqbench.errors import Diverged, SeqbenchError, out_of_memory
 from seqbench.evaluate import rank
 from seqbench.files import replacing
 from seqbench.models.base import SequenceModel, TrainingConfig
@@ -235,6 +238,7 @@ class Trainer:
             torch.cuda.synchronize(self.device)
 
     def _save(self) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -242,11 +246,14 @@ class Trainer:
         for index, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{name}": value for name, value in entries.items()}
         with replacing(self.checkpoint) as temporary:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()},
-                temporary,
-                metadata={"state": json.dumps(asdict(self.state))},
-            )
+            try:
+                save_file(
+                    {name: tensor.contiguous() for name, tensor in tensors.items()},
+                    temporary,
+                    metadata={"state": json.dumps(asdict(self.state))},
+                )
+            except SafetensorError as error:
+                raise _os_error(error) from error
 
     def _load(self) -> None:
         from safetensors import SafetensorError, safe_open
@@ -255,19 +262,33 @@ class Trainer:
             with safe_open(self.checkpoint, framework="pt", device=str(self.device)) as stored:
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
                 fields = json.loads(stored.metadata()["state"])
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            self._restore(fields, tensors)
+        except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            if out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
             raise SeqbenchError(
-                f"The checkpoint {self.checkpoint} is damaged ({error}).",
+                f"The checkpoint {self.checkpoint} is damaged ({reason}).",
                 hint="Delete it, or repeat the command with --force to train this cell from the start.",
             ) from error
+
+    def _restore(self, fields: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.state = TrainingState(**{**fields, "history": [Epoch(**entry) for entry in fields["history"]]})
-        self.model.load_state_dict(_below("model/", tensors))
         self.best_weights = _below("best/", tensors)
+        self.model.load_state_dict(self.best_weights)  # complete, and of the right shapes?
+        self.model.load_state_dict(_below("model/", tensors))
         optimizer = self.optimizer.state_dict()
         for name, tensor in _below("optimizer/", tensors).items():
             index, _, key = name.partition("/")
             optimizer["state"].setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict(optimizer)
+
+
+def _os_error(error: Exception) -> OSError:
+    """What the operating system said; safetensors only repeats it in words, such as "… (os error 28)"."""
+    found = re.search(r"os error (\d+)", str(error))
+    code = int(found[1]) if found else errno.EIO
+    return OSError(code, os.strerror(code))
 
 
 def derived_seed(*parts: int) -> int:

@@ -1,4 +1,4 @@
-"""Shared by all tests: golden fixtures, poisoned memory, deterministic seeds."""
+"""Shared by all tests: golden fixtures, poisoned memory, deterministic seeds, a small prepared data set."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from tests.kit import Bench
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -45,3 +47,20 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "empty", poison(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one prepared data set: 50 users, 38 items that pass the filters. Not to be changed."""
+    from seqbench.data.prepare import prepare
+    from seqbench.data.synthetic import SyntheticOptions
+
+    folder = tmp_path_factory.mktemp("home")
+    prepare("synthetic", home=folder, synthetic=SyntheticOptions(users=50, items=40, length=12))
+    return folder
+
+
+@pytest.fixture
+def bench(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """`seqbench` over the small data set, with an empty results folder."""
+    return Bench(home, tmp_path / "results", capsys)
