@@ -101,7 +101,8 @@ def latency(
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                result.skip(batch, length, "out of memory")
+                for left in lengths[lengths.index(length) :]:
+                    result.skip(batch, left, f"out of memory at length {length:,}")
                 break
             medians.append(statistics.median(samples))
             result.add("whole", batch, length, samples)

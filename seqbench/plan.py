@@ -1,6 +1,7 @@
 """From the words of a command line to the list of cells: which are finished, which are to be run."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,13 @@ class Cell:
 
 
 def parse_models(names: str | None) -> list[str]:
-    """Comma-separated model names, checked; all registered models if None."""
+    """Comma-separated model names, checked, at least one; all registered models if None."""
     chosen = list(MODELS) if names is None else _words(names)
     for name in chosen:
         if name not in MODELS:
             raise unknown_name("Model", name, MODELS, "seqbench list models")
+    if not chosen:
+        raise UsageError(f"--models names no model: '{names}'.", hint="See `seqbench list models`.")
     return chosen
 
 
@@ -220,7 +223,10 @@ def _parse(kind: type, field: str, text: str) -> Any:
             raise ValueError(f"{field} must be true or false, not '{text}'")
         return text.lower() == "true"
     try:
-        return kind(text)
+        value = kind(text)
+        if kind is float and not math.isfinite(value):
+            raise ValueError
+        return value
     except ValueError:
         what = {int: "a whole number", float: "a number"}[kind]
         raise ValueError(f"{field} must be {what}, not '{text}'") from None

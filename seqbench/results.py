@@ -132,7 +132,7 @@ def read_record(path: Path) -> Record:
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        version = fields["schema_version"]
+        version = int(fields["schema_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnreadableRecord(
             f"Record {path} is damaged ({type(error).__name__}: {error}).",

@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TextColumn
-
 import seqbench
 from seqbench import console
 from seqbench.errors import SeqbenchError, StorageError, storage_error
 from seqbench.plan import Cell
+from seqbench.progress import CellProgress
 from seqbench.results import Record, write_record
 
 # Starts a worker from this very copy of the package, and from nowhere else: a folder that happens to be the
@@ -75,8 +74,8 @@ def run_cells(cells: Sequence[Cell], *, home: Path, results: Path, device: str) 
         }
         started = datetime.now(UTC).isoformat(timespec="seconds")
         began = time.perf_counter()
-        with _Display(f"[{number}/{len(todo)}] {label}", cell) as display:
-            outcome, environment = _work(order, display)
+        with CellProgress(f"[{number}/{len(todo)}] {label}", cell.definition) as progress:
+            outcome, environment = _work(order, progress)
         if outcome["event"] == "finished":
             continue
         failure = {key: outcome[key] for key in ("kind", "message")}
@@ -89,7 +88,7 @@ def run_cells(cells: Sequence[Cell], *, home: Path, results: Path, device: str) 
     return failures
 
 
-def _work(order: dict[str, Any], display: "_Display") -> tuple[dict[str, Any], dict[str, Any]]:
+def _work(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run one worker to its end: its last event, and its description of the machine."""
     worker = subprocess.Popen(
         [sys.executable, "-P", "-c", WORKER, str(Path(seqbench.__file__).parent.parent)],
@@ -111,7 +110,7 @@ def _work(order: dict[str, Any], display: "_Display") -> tuple[dict[str, Any], d
             if last["event"] == "environment":
                 environment = last["environment"]
             else:
-                display.show(last)
+                progress.show(last)
         code = worker.wait()
     finally:
         with contextlib.suppress(BrokenPipeError):
@@ -135,81 +134,6 @@ def _work(order: dict[str, Any], display: "_Display") -> tuple[dict[str, Any], d
         "message": message,
         "hint": "See the lines above.",
     }, environment
-
-
-class _Display:
-    """Progress of one cell: a live bar on a terminal, a line per epoch elsewhere, nothing when quiet."""
-
-    def __init__(self, label: str, cell: Cell) -> None:
-        self.label = label
-        self.selection = cell.definition.protocol.selection
-        training = cell.definition.training
-        self.epochs = training["epochs"] if training else 0
-        self.live = console.err.is_terminal and not console.is_quiet()
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[words]}", markup=False),
-            console=console.err,
-            transient=True,
-            disable=not self.live,
-        )
-        self.task = self.progress.add_task(label, total=None, words="starting")
-        self.words = ""
-        self.epoch_seconds: list[float] = []
-
-    def __enter__(self) -> "_Display":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def show(self, event: dict[str, Any]) -> None:
-        """Turn an event of the worker into words."""
-        kind = event["event"]
-        if kind == "resumed":
-            self._line(f"resumed after epoch {event['epoch']}")
-        elif kind == "step":
-            share = (event["epoch"] - 1 + event["done"] / event["total"]) / self.epochs
-            words = f"epoch {event['epoch']}/{self.epochs}{self.words}"
-            self.progress.update(self.task, total=1.0, completed=share, words=words)
-        elif kind == "epoch":
-            self._epoch(event)
-        elif kind == "phase":
-            self.progress.update(self.task, total=None, words=event["name"])
-        elif kind == "finished":
-            words = f"test {self.selection} {event['accuracy'][self.selection]:.4f} in {duration(event['seconds'])}"
-            self._line(words, always=True)
-
-    def _epoch(self, event: dict[str, Any]) -> None:
-        self.epoch_seconds.append(event["train_seconds"] + event["evaluate_seconds"])
-        left = (self.epochs - event["epoch"]) * sum(self.epoch_seconds) / len(self.epoch_seconds)
-        rate = event["interactions_per_second"]
-        self.words = (
-            f", loss {event['loss']:.4f}, {self.selection} {event['validation']:.4f}"
-            f" (best {event['best']:.4f} in epoch {event['best_epoch']})"
-            + (f", {rate:,.0f} interactions/s" if rate else "")
-            + f", at most {duration(left)} left"
-        )
-        words = f"epoch {event['epoch']}/{self.epochs}{self.words}"
-        self.progress.update(self.task, total=1.0, completed=event["epoch"] / self.epochs, words=words)
-        self._line(words)
-
-    def _line(self, words: str, always: bool = False) -> None:
-        """A line that stays: on a terminal only what is worth keeping."""
-        if always or not self.live:
-            console.note(f"{self.label}: {words}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the units that people use: 8 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def failed_summary(failures: Sequence[str], total: int) -> SeqbenchError:

@@ -175,4 +175,5 @@ def _remarks(meta: dict[str, Any]) -> str:
     if ceiling := meta.get("ceiling"):
         figures = ", ".join(f"{name.upper()} {ceiling[name]:.4f}" for name in CEILING_METRICS)
         lines.append(f"Ceiling (the generating process itself, test): {figures}")
+    lines += [f"Licence: {meta['licence']}", f"Cite: {meta['citation']}"]
     return "\n".join(lines)
