@@ -10,6 +10,9 @@ import torch
 
 from tests.kit import Bench
 
+# The tensors are tiny: a second thread gains nothing, and waits for minutes when something else has the processor.
+torch.set_num_threads(1)
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -1,0 +1,227 @@
+"""Latency with a clock that the model itself turns, and peak memory."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from seqbench import measure
+from seqbench.data.sequences import Sequences
+from seqbench.measure import MAXIMUM_SAMPLES, MINIMUM_SAMPLES, POSITIONS, Latency, latency
+from seqbench.models import MODELS, load_model
+from seqbench.models.base import CountingModel, IncrementalModel, Model, ModelConfig
+
+CPU = torch.device("cpu")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Timed(CountingModel):
+    """Takes `cost(batch, length)` seconds of a clock's time."""
+
+    def __init__(self, clock: Clock, cost: Callable[[int, int], float]) -> None:
+        super().__init__(5, 1, ModelConfig())
+        self.clock = clock
+        self.cost = cost
+
+    def fit(self, sequences: Sequences) -> None:
+        raise NotImplementedError
+
+    def score(self, items: Tensor, lengths: Tensor) -> Tensor:
+        assert not self.training
+        assert items.min() >= 1
+        assert items.max() <= self.items
+        assert lengths.tolist() == [items.shape[1]] * len(items)
+        self.clock.now += self.cost(*items.shape)
+        return torch.zeros(len(items), self.items + 1)
+
+
+class Stepping(IncrementalModel):
+    """The same with steps, of one second each."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(5, 1, ModelConfig())
+        self.clock = clock
+        self.weights = torch.zeros(6, 2)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        self.clock.now += 10.0
+        return torch.zeros(*items.shape, 2)
+
+    def item_weights(self) -> Tensor:
+        return self.weights
+
+    def initial_state(self, batch: int) -> int:
+        return 0
+
+    def step(self, items: Tensor, state: int) -> tuple[Tensor, int]:
+        self.clock.now += 1.0
+        return torch.zeros(len(items), 2), state + 1
+
+
+def measured(cost: Callable[[int, int], float], **options: Any) -> Latency:
+    clock = Clock()
+    return latency(lambda length: Timed(clock, cost), CPU, clock=clock, **options)
+
+
+def points(result: Latency) -> list[tuple[str, int, int | None]]:
+    return [(point["mode"], point["batch"], point["length"]) for point in result.points]
+
+
+def test_quantiles_are_those_of_the_samples() -> None:
+    durations = iter([9.0, 9.0, *np.linspace(0.1, 0.001, 1000)])
+    result = measured(lambda *_: next(durations), lengths=(8,), batches=(1,))
+    (point,) = result.points
+    samples = result.samples["latency/whole/1/8"]
+    assert point["repeats"] == len(samples)
+    assert point["p50_ms"] == pytest.approx(1000 * np.median(samples))
+    assert point["p95_ms"] == pytest.approx(1000 * np.percentile(samples, 95))
+    assert point["p99_ms"] == pytest.approx(1000 * np.percentile(samples, 99))
+
+
+def test_the_first_calls_do_not_count() -> None:
+    durations = iter([0.5, 0.5, *[0.01] * 200])
+    result = measured(lambda *_: next(durations), lengths=(8,), batches=(1,))
+    assert set(np.round(result.samples["latency/whole/1/8"], 6)) == {0.01}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "repeats"),
+    [(0.001, MAXIMUM_SAMPLES), (0.25, 4), (0.5, MINIMUM_SAMPLES), (3.0, MINIMUM_SAMPLES), (100.0, MINIMUM_SAMPLES)],
+)
+def test_a_point_takes_about_a_second_but_has_some_samples(seconds: float, repeats: int) -> None:
+    result = measured(lambda *_: seconds, lengths=(8,), batches=(1,))
+    assert result.points[0]["repeats"] == repeats
+    assert result.points[0]["p50_ms"] == pytest.approx(1000 * seconds)
+
+
+def test_every_length_and_batch_has_a_point_or_a_reason() -> None:
+    lengths, batches = measure.LENGTHS, measure.BATCHES
+    result = measured(lambda batch, length: batch * length * 1e-5, lengths=lengths, batches=batches)
+    skipped = [(point["mode"], point["batch"], point["length"]) for point in result.skipped]
+    expected = [("whole", batch, length) for batch in batches for length in lengths]
+    assert sorted(points(result) + skipped) == sorted(expected)
+
+
+def test_too_many_positions_are_skipped() -> None:
+    result = measured(lambda *_: 0.1, lengths=(64, POSITIONS // 32, POSITIONS // 16), batches=(1, 32))
+    assert [(entry["batch"], entry["length"]) for entry in result.skipped] == [(32, POSITIONS // 16)]
+    assert "positions" in result.skipped[0]["reason"]
+    assert len(result.points) == 5
+
+
+def test_a_call_that_would_take_too_long_is_not_tried() -> None:
+    tried = set()
+
+    def quadratic(batch: int, length: int) -> float:
+        tried.add(length)
+        return 0.1 * (length / 64) ** 2
+
+    result = measured(quadratic, lengths=(64, 128, 256, 512, 1024), batches=(1,))
+    assert tried == {64, 128, 256}  # 0.1, 0.4, 1.6 seconds; the next would take 6.4
+    assert [(entry["length"], entry["reason"]) for entry in result.skipped] == [
+        (512, "a call would take more than 4 s"),
+        (1024, "a call would take more than 4 s"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError("CUDA")]
+)
+def test_out_of_memory_is_recorded_and_what_is_longer_is_not_tried(error: Exception) -> None:
+    def limited(batch: int, length: int) -> float:
+        if batch * length >= 1024:
+            raise error
+        return 0.1
+
+    result = measured(limited, lengths=(64, 1024, 4096), batches=(1, 32))
+    assert points(result) == [("whole", 1, 64)]
+    assert [(entry["batch"], entry["length"]) for entry in result.skipped] == [
+        *((1, 1024), (1, 4096)),
+        *((32, 64), (32, 1024), (32, 4096)),
+    ]
+    reasons = [entry["reason"] for entry in result.skipped]
+    assert reasons == ["out of memory at length 1,024"] * 2 + ["out of memory at length 64"] * 3
+
+
+def test_another_error_is_not_swallowed() -> None:
+    def broken(batch: int, length: int) -> float:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        measured(broken, lengths=(8,), batches=(1,))
+
+
+def test_only_incremental_models_have_steps() -> None:
+    clock = Clock()
+    result = latency(lambda length: Stepping(clock), CPU, lengths=(8, 16), batches=(1, 4), clock=clock)
+    assert points(result) == [
+        *(("whole", 1, 8), ("whole", 1, 16), ("step", 1, None)),
+        *(("whole", 4, 8), ("whole", 4, 16), ("step", 4, None)),
+    ]
+    assert {p["p50_ms"] for p in result.points if p["mode"] == "step"} == {1000.0}
+    assert {p["p50_ms"] for p in result.points if p["mode"] == "whole"} == {10000.0}
+    assert points(measured(lambda *_: 0.1, lengths=(8,), batches=(1,))) == [("whole", 1, 8)]
+
+
+def test_the_model_is_built_for_the_length() -> None:
+    asked = []
+
+    def build(length: int) -> Model:
+        asked.append(length)
+        return Timed(clock, lambda *_: 0.1)
+
+    clock = Clock()
+    latency(build, CPU, lengths=(8, 16), batches=(1,), clock=clock)
+    assert asked[:2] == [8, 16]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_can_be_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "SECONDS_PER_POINT", 0.0)
+    cls = load_model(name)
+    result = latency(lambda length: cls(20, length, cls.Config()), CPU, lengths=(4, 32), batches=(1, 3))
+    steps = [("step", batch, None) for batch in (1, 3)] if issubclass(cls, IncrementalModel) else []
+    whole = [("whole", batch, length) for batch in (1, 3) for length in (4, 32)]
+    assert sorted(points(result), key=str) == sorted(whole + steps, key=str)
+    assert all(0 < point["p50_ms"] <= point["p95_ms"] <= point["p99_ms"] for point in result.points)
+
+
+def test_raw_samples_are_stored(tmp_path: Path) -> None:
+    result = measured(lambda *_: 0.25, lengths=(8, 16), batches=(1,))
+    result.write_samples(tmp_path / "samples.parquet")
+    table = pq.read_table(tmp_path / "samples.parquet").to_pydict()
+    assert table["series"] == ["latency/whole/1/8"] * 4 + ["latency/whole/1/16"] * 4
+    assert table["value"] == pytest.approx([0.25] * 8)
+
+
+PEAK = """
+import torch
+from seqbench.measure import PeakMemory
+peak = PeakMemory(torch.device("cpu"))
+before = peak()
+held = torch.ones(200 * 2**20 // 4)
+during = peak()
+del held
+print(before, during, peak())
+"""
+
+
+def test_peak_memory_is_what_was_held_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=60, check=True)
+    before, during, after = (int(word) / 2**20 for word in done.stdout.split())
+    assert before < 100
+    assert 200 <= during - before < 230
+    assert after > during - 1  # a peak stays

@@ -1,0 +1,234 @@
+"""From the words of a command line to cells."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seqbench import plan
+from seqbench.data.prepared import PreparedDataset, open_prepared
+from seqbench.errors import UsageError
+from seqbench.models import MODELS, load_model
+from seqbench.models.base import CountingModel, SequenceModel
+from seqbench.results import CHECKPOINT, RECORD, Definition, Protocol, Record, UnreadableRecord, write_record
+
+NEURAL = [name for name in MODELS if issubclass(load_model(name), SequenceModel)]
+COUNTING = [name for name in MODELS if issubclass(load_model(name), CountingModel)]
+
+
+@pytest.fixture(scope="module")
+def prepared(home: Path) -> PreparedDataset:
+    return open_prepared("synthetic", home)
+
+
+def define(prepared: PreparedDataset, models: list[str], **changes: Any) -> list[Definition]:
+    defaults: dict[str, Any] = {
+        "seeds": [0],
+        "protocol": Protocol(max_len=20),
+        "overrides": {},
+        "epochs": None,
+        "device": "cpu",
+        "scan": "torch",
+    }
+    options = defaults | changes
+    return plan.define(prepared, models, options.pop("seeds"), **options)
+
+
+def test_models_are_all_or_the_chosen_ones_in_order() -> None:
+    assert plan.parse_models(None) == list(MODELS)
+    assert plan.parse_models("markov, lrurec,markov,") == ["markov", "lrurec"]
+
+
+def test_an_unknown_model_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"Model 'lrurek' is unknown\. Did you mean lrurec\?") as caught:
+        plan.parse_models("markov,lrurek")
+    assert caught.value.exit_code == 2
+    assert "seqbench list models" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("text", ["", " , "])
+def test_no_model_at_all_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--models"):
+        plan.parse_models(text)
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0", [0]), ("0,1,2", [0, 1, 2]), (" 3, 1,3 ", [3, 1])])
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert plan.parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", ",", "x", "1.5", "-1", "0,-2", "0 1", "1e3"])
+def test_seeds_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--seeds takes numbers such as 0,1,2"):
+        plan.parse_seeds(text)
+
+
+def test_overrides_by_model() -> None:
+    found = plan.parse_overrides(
+        ["lrurec.dropout=0.5", "lrurec.layers = 3", "lrurec.dropout=0.6"], ["lrurec", "markov"]
+    )
+    assert found == {"lrurec": {"dropout": "0.6", "layers": "3"}, "markov": {}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("lrurec.dropout", "takes model.field=value"),
+        ("dropout=0.5", "takes model.field=value"),
+        ("lrurec.=0.5", "takes model.field=value"),
+        ("=", "takes model.field=value"),
+        ("lrurek.dropout=1", r"Model 'lrurek' is unknown\. Did you mean lrurec\?"),
+        ("markov.dropout=1", "markov is not among the models of this run"),
+    ],
+)
+def test_overrides_that_cannot_be_meant(setting: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        plan.parse_overrides([setting], ["lrurec"])
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_overrides_reach_the_config_with_the_types_of_the_defaults() -> None:
+    config, training = plan.configure(
+        load_model("lrurec"), "lrurec", {"dropout": "0", "layers": "3", "patience": "7", "learning_rate": "1e-2"}, None
+    )
+    assert (config["dropout"], config["layers"]) == (0.0, 3)
+    assert isinstance(config["dropout"], float)
+    assert training is not None
+    assert (training["patience"], training["learning_rate"]) == (7, 0.01)
+    defaults = load_model("lrurec").training_defaults
+    assert defaults is not None
+    assert training["epochs"] == defaults.epochs
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_the_epochs_flag_wins(name: str) -> None:
+    _, training = plan.configure(load_model(name), name, {"epochs": "5"}, 3)
+    assert training is not None
+    assert training["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("dropuot", "0.5", r"Setting of lrurec 'dropuot' is unknown\. Did you mean dropout\?"),
+        ("layers", "2.5", "layers must be a whole number, not '2.5'"),
+        ("layers", "", "layers must be a whole number"),
+        ("layers", "0", "layers must be at least 1"),
+        ("dropout", "much", "dropout must be a number, not 'much'"),
+        ("dropout", "1", r"dropout must be in \[0, 1\)"),
+        ("dropout", "nan", "dropout must be"),
+        ("learning_rate", "-1", "learning_rate must be positive"),
+        ("learning_rate", "inf", "learning_rate must be a number"),
+        ("weight_decay", "nan", "weight_decay must"),
+        ("clip_norm", "inf", "clip_norm must be a number"),
+        ("r_min", "nan", "r_min must be a number"),
+        ("epochs", "0", "epochs must be at least 1"),
+        ("patience", "0", "patience must be at least 1"),
+        ("batch_size", "-3", "batch_size must be at least 1"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused(field: str, value: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        plan.configure(load_model("lrurec"), "lrurec", {field: value}, None)
+    assert caught.value.exit_code == 2
+    assert "seqbench list models lrurec" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_a_model_without_settings_says_so(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} has nothing to set"):
+        plan.configure(load_model(name), name, {"dropout": "0.5"}, None)
+    assert plan.configure(load_model(name), name, {}, 3) == ({}, None)
+
+
+def test_every_default_is_plain_json(prepared: PreparedDataset) -> None:
+    for definition in define(prepared, list(MODELS)):
+        again = Definition.from_dict(json.loads(json.dumps(dataclasses.asdict(definition), allow_nan=False)))
+        assert again.key == definition.key
+
+
+def test_a_cell_for_every_model_and_seed_but_counting_models_once(prepared: PreparedDataset) -> None:
+    definitions = define(prepared, list(MODELS), seeds=[3, 4])
+    found = [(definition.model, definition.seed) for definition in definitions]
+    expected = [(name, seed) for name in MODELS for seed in ([3, 4] if name in NEURAL else [0])]
+    assert found == expected
+    assert len({definition.key for definition in definitions}) == len(definitions)
+    for definition in definitions:
+        assert definition.dataset == "synthetic"
+        assert definition.fingerprint == prepared.fingerprint
+        assert definition.scan == ("torch" if load_model(definition.model).uses_scan else None)
+
+
+def test_the_number_of_a_device_is_not_part_of_the_definition(prepared: PreparedDataset) -> None:
+    (first,) = define(prepared, ["sasrec"], device="cuda:0")
+    (second,) = define(prepared, ["sasrec"], device="cuda:1")
+    assert first == second
+    assert first.device == "cuda"
+
+
+def test_an_unknown_scan_backend_is_refused(prepared: PreparedDataset) -> None:
+    with pytest.raises(UsageError, match=r"Scan backend 'touch' is unknown\. Did you mean torch\?"):
+        define(prepared, ["lrurec"], scan="touch")
+
+
+def test_protocol() -> None:
+    assert plan.protocol("temporal", exclude_seen=False, max_len=7) == Protocol(
+        split="temporal", exclude_seen=False, max_len=7
+    )
+    with pytest.raises(UsageError, match="Did you mean leave-one-out"):
+        plan.protocol("leave-on-out", exclude_seen=True, max_len=7)
+
+
+@pytest.mark.parametrize(
+    ("count", "text", "device"),
+    [(0, "auto", "cpu"), (0, "cpu", "cpu"), (2, "auto", "cuda:0"), (2, "cuda", "cuda:0"), (2, "cuda:1", "cuda:1")],
+)
+def test_devices(count: int, text: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert plan.resolve_device(text) == device
+
+
+@pytest.mark.parametrize("text", ["cuda", "cuda:0", "gpu", "", "cpu:0"])
+def test_a_device_that_is_not_there_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match=f"Device '{text}' is not available; this machine has cpu") as caught:
+        plan.resolve_device(text)
+    assert "seqbench env" in (caught.value.hint or "")
+
+
+def test_what_the_store_holds_decides_the_state(
+    prepared: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (definition,) = define(prepared, ["lrurec"])
+    folder = definition.folder(tmp_path)
+
+    def state(*, force: bool = False) -> str:
+        return plan.look_up(definition, tmp_path, force=force).state
+
+    assert (state(), state(force=True)) == ("new", "forced")
+    folder.mkdir(parents=True)
+    (folder / CHECKPOINT).touch()
+    assert (state(), state(force=True)) == ("resumable", "forced")
+    record = Record(definition, "failed", "2026-01-01", 1.0, {}, failure={"kind": "killed", "message": "?"})
+    write_record(tmp_path, record)
+    assert state() == "resumable"
+    (folder / CHECKPOINT).unlink()
+    assert state() == "new"
+    record.status, record.failure = "finished", None
+    write_record(tmp_path, record)
+    assert (state(), state(force=True)) == ("finished", "forced")
+    assert capsys.readouterr().err == ""
+    (folder / RECORD).write_text("{")
+    assert state() == "new"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is damaged" in said
+    assert "It is measured again." in said
+    record.schema_version += 1
+    write_record(tmp_path, record)
+    with pytest.raises(UnreadableRecord, match="newer seqbench"):
+        state()
+    assert state(force=True) == "forced"
