@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from seqbench.errors import Diverged, SeqbenchError, StorageError, out_of_memory, storage_error
+from seqbench.errors import Diverged, SeqbenchError, StorageError, out_of_memory
 
 
 def main() -> None:
@@ -60,33 +60,27 @@ def describe(error: Exception) -> dict[str, str | None]:
 
 
 def _run(order: dict[str, Any], emit: Any) -> None:
-    from filelock import FileLock, Timeout
-
     from seqbench.cell import run_cell
     from seqbench.data.prepared import open_prepared
+    from seqbench.locking import locked
     from seqbench.ops.backends import VARIABLE
-    from seqbench.results import CHECKPOINT, Definition
+    from seqbench.results import CHECKPOINT, RECORD, Definition, UnreadableRecord, read_record
 
     definition = Definition.from_dict(order["definition"])
     results = Path(order["results"])
     if definition.scan:
         os.environ[VARIABLE] = definition.scan
     folder = definition.folder(results)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # A worker whose command was just killed needs a moment to notice.
-        with FileLock(folder / ".lock", timeout=10):
-            if order["force"]:
-                (folder / CHECKPOINT).unlink(missing_ok=True)
+    with locked(folder / ".lock", f"it is running {definition.label()}"):
+        if order["force"]:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        # Another process may have finished it while this one waited; a damaged record is measured again.
+        record = None
+        with contextlib.suppress(UnreadableRecord):
+            record = None if order["force"] else read_record(folder / RECORD)
+        if record is None or not record.finished:
             prepared = open_prepared(definition.dataset, Path(order["home"]))
             record = run_cell(definition, prepared, results, order["device"], emit)
-    except Timeout:
-        raise SeqbenchError(
-            f"Another seqbench is running this cell ({folder}).",
-            hint="Repeat the command when it has finished.",
-        ) from None
-    except OSError as error:
-        raise storage_error(error, folder) from error
     emit("finished", accuracy=record.accuracy, seconds=record.seconds)
 
 

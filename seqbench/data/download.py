@@ -17,9 +17,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from seqbench import __version__, console, paths
 from seqbench.data.catalog import DatasetSpec, Source
-from seqbench.data.locking import locked
 from seqbench.errors import SeqbenchError
 from seqbench.files import replacing
+from seqbench.locking import locked
 
 ATTEMPTS = 3
 RETRY_WAIT: tenacity.wait.wait_base = tenacity.wait_exponential(multiplier=0.5, max=8)  # 0.5 s, 1 s, …

@@ -18,12 +18,12 @@ from seqbench.data import raw as rawfiles
 from seqbench.data import synthetic as synthesis
 from seqbench.data.catalog import TIES, DatasetSpec, get_spec
 from seqbench.data.ceiling import ceiling
-from seqbench.data.locking import locked
 from seqbench.data.parsers.rows import RawInteractions
 from seqbench.data.prepared import META, SCHEMA_VERSION, PreparedDataset, fingerprint_of
 from seqbench.data.store import Tables, write_prepared
 from seqbench.data.synthetic import SyntheticOptions
 from seqbench.errors import SeqbenchError, UsageError
+from seqbench.locking import locked
 
 
 @dataclass(frozen=True)
