@@ -309,6 +309,8 @@ def _open_datasets(datasets: str | None, home: Path, *, prepare_missing: bool) -
     if datasets is None and not missing:
         return list_prepared(home)
     names = missing if datasets is None else _words(datasets)
+    if not names:
+        raise UsageError(f"--datasets names no data set: '{datasets}'.", hint="See `seqbench list datasets`.")
     found = []
     for name in names:
         if name not in missing:
@@ -350,4 +352,4 @@ def _as_text(blocks: list) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))

@@ -26,7 +26,7 @@ class CellProgress:
         )
         self.task = self.bar.add_task(label, total=None, words="starting")
         self.details = Text(style="dim")
-        self.on_terminal = console.err.is_terminal and not console.is_quiet()
+        self.on_terminal = console.err.is_terminal and not console.err.is_dumb_terminal and not console.is_quiet()
         self.live = Live(Group(self.bar, self.details), console=console.err, transient=True, refresh_per_second=5)
 
     def __enter__(self) -> "CellProgress":

@@ -42,7 +42,7 @@ def check_writable(results: Path) -> None:
     try:
         results.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another command may be probing, too
     except OSError as error:
         raise storage_error(error, results) from error
 
@@ -139,6 +139,6 @@ def _work(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, Any]
 def failed_summary(failures: Sequence[str], total: int) -> SeqbenchError:
     """The last word of a run in which cells failed."""
     return SeqbenchError(
-        f"{len(failures)} of {total} cells failed; the others are stored.",
-        hint="Repeat the command to try the failed ones again.",
+        "\n  ".join([f"{len(failures)} of {total} cells failed:", *failures]),
+        hint="The others are stored. Repeat the command to try the failed ones again.",
     )

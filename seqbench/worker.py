@@ -72,6 +72,8 @@ def _run(order: dict[str, Any], emit: Any) -> None:
         os.environ[VARIABLE] = definition.scan
     folder = definition.folder(results)
     with locked(folder / ".lock", f"it is running {definition.label()}"):
+        for left in folder.glob(".*.tmp"):  # of a worker that was killed
+            left.unlink(missing_ok=True)
         if order["force"]:
             (folder / CHECKPOINT).unlink(missing_ok=True)
         # Another process may have finished it while this one waited; a damaged record is measured again.

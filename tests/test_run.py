@@ -1,0 +1,199 @@
+"""Whole runs: what is stored, skipped, repeated, and what a failing cell leaves behind."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from seqbench.evaluate import Ranks
+from seqbench.results import read_record
+from tests.kit import SMALL, TINY, Bench, Running
+
+MODELS = ("--models", "lrurec,markov,popularity")
+DIVERGING = ("--set", "lrurec.learning_rate=1e30", "--set", "lrurec.clip_norm=0")
+
+
+@pytest.fixture(scope="module")
+def finished(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder after one run of three models, two seeds; its stderr is beside it."""
+    folder = tmp_path_factory.mktemp("run")
+    bench = Bench(home, folder / "results")
+    running = bench.start("run", *TINY, *SMALL, *MODELS, "--seeds", "0,1", "--epochs", "2")
+    outcome = running.wait()
+    assert outcome.code == 0, outcome.err
+    (folder / "stderr").write_text(outcome.err)
+    return folder / "results"
+
+
+@pytest.fixture
+def done(home: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """`seqbench` over that folder. Tests leave it as it was."""
+    return Bench(home, finished, capsys)
+
+
+def stamps(results: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in results.rglob("*.*") if path.is_file()}
+
+
+def test_a_run_stores_record_ranks_and_samples_and_no_checkpoint(done: Bench) -> None:
+    assert done.files() == ["ranks.parquet"] * 4 + ["record.json"] * 4 + ["samples.parquet"] * 4
+    for model, seed in (("lrurec", 0), ("lrurec", 1), ("markov", 0), ("popularity", 0)):
+        folder = done.folder(model, seed)
+        record = read_record(folder / "record.json")
+        assert record.finished
+        assert folder == record.definition.folder(done.results)
+        ranks = Ranks.read(folder / "ranks.parquet")
+        assert ranks.metrics() == record.accuracy
+        assert len(ranks.users) == record.dataset["evaluated_users"] == 50
+        samples = pq.read_table(folder / "samples.parquet").to_pydict()
+        assert len(samples["value"]) == sum(point["repeats"] for point in record.cost["latency"])
+        assert record.environment["cpu"]
+        assert record.seconds > 0
+
+
+def test_a_record_tells_what_training_gave_and_took(done: Bench) -> None:
+    record = read_record(done.folder("lrurec") / "record.json")
+    assert record.training is not None
+    assert record.training["epochs"] == len(record.training["history"]) == 2
+    best = max(entry["validation"] for entry in record.training["history"])
+    assert record.validation["ndcg@10"] == pytest.approx(best, abs=1e-12)
+    assert record.cost["parameters"] > 0
+    assert record.cost["peak_memory_bytes"] > 0
+    assert record.cost["train_interactions_per_second"] > 0
+    assert {point["mode"] for point in record.cost["latency"]} == {"whole", "step"}
+    counting = read_record(done.folder("markov") / "record.json")
+    assert counting.training is None
+    assert "train_interactions_per_second" not in counting.cost
+    assert {point["mode"] for point in counting.cost["latency"]} == {"whole"}
+
+
+def test_without_a_terminal_every_epoch_is_a_plain_line(done: Bench) -> None:
+    said = (done.results.parent / "stderr").read_text()
+    assert "synthetic / lrurec / seed 0: epoch 1/2: loss" in said
+    assert "synthetic / lrurec / seed 1: epoch 2/2: loss" in said
+    assert "[4/4] synthetic / popularity / seed 0: test ndcg@10" in said
+    assert "\x1b" not in said
+    assert "\r" not in said
+
+
+def test_a_second_run_skips_what_is_finished(done: Bench) -> None:
+    before = stamps(done.results)
+    outcome = done.run(*SMALL, *MODELS, "--seeds", "0,1", "--epochs", "2")
+    assert outcome.code == 0
+    assert "4 of 4 cells are finished already; --force runs them again." in outcome.words
+    assert stamps(done.results) == before
+
+
+def test_a_dry_run_shows_the_plan_and_runs_nothing(done: Bench) -> None:
+    before = stamps(done.results)
+    outcome = done.run(*SMALL, *MODELS, "--seeds", "0,1,2", "--epochs", "2", "--dry-run")
+    assert outcome.code == 0
+    states = [line.split()[-1] for line in outcome.out.splitlines() if line.startswith("synthetic")]
+    assert states == ["skipped", "skipped", "run", "skipped", "skipped"]
+    forced = done.run(*SMALL, *MODELS, "--epochs", "2", "--dry-run", "--force")
+    assert forced.out.count("to be run again") == 3
+    assert stamps(done.results) == before
+
+
+def test_a_dry_run_creates_no_results_folder(bench: Bench) -> None:
+    assert bench.run("--models", "markov", "--dry-run").code == 0
+    assert not bench.results.exists()
+
+
+def test_quiet_runs_say_nothing_when_all_is_well(bench: Bench) -> None:
+    outcome = bench.run("--models", "markov,popularity", "-q")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    again = bench.run("--models", "markov,popularity", "-q")
+    assert (again.code, again.out, again.err) == (0, "", "")
+
+
+def test_force_runs_a_finished_cell_again_with_the_same_outcome(bench: Bench) -> None:
+    words = (*SMALL, "--models", "lrurec", "--epochs", "1")
+    assert bench.run(*words).code == 0
+    before, stamp = bench.record("lrurec"), stamps(bench.results)
+    ranks = (bench.folder("lrurec") / "ranks.parquet").read_bytes()
+    assert bench.run(*words, "--force").code == 0
+    after = bench.record("lrurec")
+    assert all(stamps(bench.results)[path] != stamp[path] for path in stamp if path.endswith((".json", ".parquet")))
+    assert after["accuracy"] == before["accuracy"]
+    assert (bench.folder("lrurec") / "ranks.parquet").read_bytes() == ranks
+
+
+def test_a_data_set_named_twice_is_run_once(bench: Bench) -> None:
+    outcome = bench.run("--models", "popularity", "--datasets", "synthetic,synthetic")
+    assert outcome.code == 0
+    assert "[1/1]" in outcome.err
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(bench: Bench) -> None:
+    words = (*SMALL, *DIVERGING, "--models", "lrurec,markov", "--epochs", "3")
+    outcome = bench.run(*words)
+    assert outcome.code == 1
+    summary = outcome.words[outcome.words.index("1 of 2 cells failed") :]
+    assert "synthetic / lrurec / seed 0" in summary
+    assert "is not finite" in summary
+    assert "Repeat the command" in summary
+    assert bench.record("markov")["status"] == "finished"
+    failed = bench.record("lrurec")
+    assert failed["status"] == "failed"
+    assert failed["failure"]["kind"] == "non-finite"
+    assert failed["environment"]["cpu"]
+    assert read_record(bench.folder("lrurec") / "record.json").failure == failed["failure"]
+    assert "checkpoint.safetensors" not in bench.files()
+
+    report = bench.call("report", "--csv")
+    assert report.code == 0
+    assert "markov" in report.out
+
+    again = bench.run(*words)
+    assert again.code == 1
+    assert "1 of 2 cells are finished already" in again.words
+    assert "[1/1] synthetic / lrurec / seed 0" not in again.words.partition("Error")[0]
+    assert bench.record("lrurec")["started"] >= failed["started"]
+
+
+def test_a_worker_that_is_killed_is_recorded_and_resumed(bench: Bench) -> None:
+    words = ("run", *TINY, *SMALL, "--models", "lrurec,popularity", "--epochs", "12")
+    running = bench.start(*words)
+    assert running.saw("epoch 2/12")
+    running.worker().kill()
+    outcome = running.wait()
+    assert outcome.code == 1
+    assert "the process was killed, probably because memory ran out" in outcome.words
+    assert bench.record("lrurec")["failure"]["kind"] == "killed"
+    assert bench.record("popularity")["status"] == "finished"
+    assert "checkpoint.safetensors" in bench.files()
+    plan = bench.call(*words, "--dry-run")
+    assert "to be resumed" in plan.out
+    again = bench.call(*words)
+    assert again.code == 0
+    assert "resumed after epoch" in again.words
+    assert bench.record("lrurec")["training"]["epochs"] == 12
+    assert "checkpoint.safetensors" not in bench.files()
+
+
+def test_two_commands_on_one_store_do_not_get_in_each_others_way(bench: Bench) -> None:
+    words = ("run", *TINY, *SMALL, "--models", "lrurec,markov", "--epochs", "3")
+    both: list[Running] = [bench.start(*words) for _ in range(2)]
+    outcomes = [running.wait() for running in both]
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    for model in ("lrurec", "markov"):
+        record = read_record(bench.folder(model) / "record.json")
+        assert record.finished
+        assert Ranks.read(bench.folder(model) / "ranks.parquet").metrics() == record.accuracy
+    assert bench.files() == ["ranks.parquet"] * 2 + ["record.json"] * 2 + ["samples.parquet"] * 2
+    trained = sum("epoch 3/3" in outcome.err for outcome in outcomes)
+    assert trained == 1, "the second one finds the cell finished"
+
+
+def test_another_protocol_is_another_cell(bench: Bench) -> None:
+    def keys(*words: str) -> str:
+        return bench.run("--models", "popularity", *words, "--dry-run").out
+
+    assert len({keys(), keys("--keep-seen"), keys("--split", "temporal"), keys("--max-len", "19")}) == 4
+    assert bench.run("--models", "popularity", "--split", "temporal", "--keep-seen").code == 0
+    record = bench.record("popularity")
+    protocol = record["definition"]["protocol"]
+    assert (protocol["split"], protocol["exclude_seen"], protocol["max_len"]) == ("temporal", False, 20)
+    assert 0 < record["dataset"]["evaluated_users"] < 50
+    assert record["dataset"]["ceiling"] is None, "the ceiling is that of the leave-one-out targets"
