@@ -1,8 +1,7 @@
 """Full ranking: where in the whole catalogue does the next item stand?
 
 For each user two counts are kept: how many items score strictly better than the target, and how many others tie
-with it. Every metric at every cut-off follows from them, as its expectation over random tie-breaking: a model
-that scores everything alike gets chance level, not a perfect or a zero score.
+with it. Every metric at every cut-off follows from them (metrics.py).
 
 Shapes: U evaluated users, B batch, V items plus padding.
 """
@@ -14,14 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqbench import columns
+from seqbench import columns, metrics
 from seqbench.data.sequences import Examples, Sequences, pad
 from seqbench.errors import Diverged
 from seqbench.files import replacing
 from seqbench.models.base import Model
-
-CUTOFFS = (5, 10, 20)
-METRICS = tuple(f"{name}@{k}" for k in CUTOFFS for name in ("hr", "ndcg", "mrr"))
 
 # Scores of one batch, (B, V), are kept below this many elements.
 BATCH_ELEMENTS = 1 << 24
@@ -37,21 +33,11 @@ class Ranks:
 
     def metrics(self) -> dict[str, float]:
         """Means over users of HR, NDCG and MRR at each cut-off."""
-        return {metric: float(self.per_user(metric).mean()) for metric in METRICS}
+        return metrics.means(self.better, self.ties)
 
     def per_user(self, metric: str) -> NDArray[np.float64]:
-        """(U,) expected value of a metric such as "ndcg@10" under random tie-breaking.
-
-        With r the 1-based rank of the only relevant item: HR@k = [r ≤ k], NDCG@k = [r ≤ k] / log2(r + 1),
-        MRR@k = [r ≤ k] / r. Under ties r is uniform on better + 1 … better + ties + 1.
-        """
-        name, _, cutoff = metric.partition("@")
-        ranks = np.arange(1, int(cutoff) + 1)
-        gains = {"hr": np.ones(len(ranks)), "ndcg": 1 / np.log2(ranks + 1), "mrr": 1 / ranks}[name]
-        cumulative = np.concatenate([[0.0], np.cumsum(gains)])
-        first = np.minimum(self.better, len(ranks))
-        last = np.minimum(self.better + self.ties + 1, len(ranks))
-        return (cumulative[last] - cumulative[first]) / (self.ties + 1)
+        """(U,) expected value of a metric such as "ndcg@10" under random tie-breaking."""
+        return metrics.per_user(metric, self.better, self.ties)
 
     def write(self, path: Path) -> None:
         """Store as Parquet: user, better, ties."""

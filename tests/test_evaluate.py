@@ -17,7 +17,8 @@ from torch import Tensor
 from seqbench import evaluate
 from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.errors import Diverged
-from seqbench.evaluate import CUTOFFS, METRICS, Ranks, rank
+from seqbench.evaluate import Ranks, rank
+from seqbench.metrics import CUTOFFS, METRICS
 from seqbench.models.base import CountingModel, Model, ModelConfig
 
 ITEMS = 30

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from seqbench import metrics
 from seqbench.data.synthetic import BLOCK, Generated
 
-CUTOFFS = (5, 10, 20)
 MIN_LEFT = 3  # items of a user: one to train on, one to validate, one to test
 
 
@@ -42,18 +42,4 @@ def ceiling(generated: Generated, items: np.ndarray, users: np.ndarray, back: in
         ties.append(((scores == target) & candidates).sum(axis=1) - 1)
     if not sum(map(len, better)):
         return {}
-    return _expected_metrics(np.concatenate(better), np.concatenate(ties))
-
-
-def _expected_metrics(better: np.ndarray, ties: np.ndarray) -> dict[str, float]:
-    """Means over users; a target is equally likely at each rank from better + 1 to better + ties + 1."""
-    longest = max(CUTOFFS)
-    ranks = np.arange(1, longest + 1)
-    gains = {"hr": np.ones(longest), "ndcg": 1.0 / np.log2(ranks + 1.0), "mrr": 1.0 / ranks}
-    found = {}
-    for name, gain in gains.items():
-        for cutoff in CUTOFFS:
-            sums = np.concatenate([[0.0], np.cumsum(gain[:cutoff])])
-            low, high = np.minimum(better, cutoff), np.minimum(better + ties + 1, cutoff)
-            found[f"{name}@{cutoff}"] = float(((sums[high] - sums[low]) / (ties + 1)).mean())
-    return found
+    return metrics.means(np.concatenate(better), np.concatenate(ties))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from seqbench.errors import SeqbenchError, unknown_name
+from seqbench.metrics import METRICS
 from seqbench.report import numbers
 from seqbench.report.costs import cost_tables, hardware_words
 from seqbench.report.model import CEILING, FAILED, Cell, Column, Report, Row, Section, Table, metric_title
@@ -11,7 +12,6 @@ from seqbench.report.variants import Variant, group_variants, order_models, seed
 from seqbench.results import Protocol, Record
 
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "mrr@10")
-STANDARD_METRICS = tuple(f"{name}@{cutoff}" for name in ("hr", "ndcg", "mrr") for cutoff in (5, 10, 20))
 
 
 def build_report(
@@ -55,7 +55,7 @@ def build_report(
 
 
 def _check_metrics(metrics: Sequence[str], records: Sequence[Record]) -> list[str]:
-    known = [*STANDARD_METRICS]
+    known = [*METRICS]
     known += sorted({metric for record in records for metric in record.accuracy} - set(known))
     chosen = [metric.strip().lower() for metric in metrics]
     for metric in chosen:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seqbench import metrics
 from seqbench.data import ceiling as ceilings
 from seqbench.data import synthetic
 from seqbench.data.prepare import prepare
@@ -156,7 +157,7 @@ def test_ceiling_equals_brute_force(tiny: Generated, monkeypatch: pytest.MonkeyP
 
 def test_expected_metrics_by_hand() -> None:
     # Ranks: 1; one of 5 and 6; one of 20 … 22.
-    found = ceilings._expected_metrics(np.array([0, 4, 19]), np.array([0, 1, 2]))
+    found = metrics.means(np.array([0, 4, 19]), np.array([0, 1, 2]))
     assert found["hr@5"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert found["hr@20"] == pytest.approx((1 + 1 + 1 / 3) / 3)
     assert found["mrr@5"] == pytest.approx((1 + 1 / 10) / 3)

@@ -1,0 +1,126 @@
+"""Runs that are killed or interrupted at any moment, and repeated until they are done."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit import SMALL, TINY, Bench, Running, all_gone
+
+EPOCHS = 10
+WORDS = ("run", *TINY, *SMALL, "--models", "lrurec", "--epochs", str(EPOCHS))
+
+SAVED = "Finished runs are kept; repeat the command to resume"
+
+
+def outcome_of(bench: Bench) -> dict[str, Any]:
+    """All of a finished cell that must not depend on how often it was interrupted."""
+    record = bench.record("lrurec")
+    assert record["status"] == "finished"
+    training = record["training"]
+    return {
+        "files": bench.files(),
+        "accuracy": record["accuracy"],
+        "validation": record["validation"],
+        "best_epoch": training["best_epoch"],
+        "stopped_early": training["stopped_early"],
+        "history": [(entry["epoch"], entry["loss"], entry["validation"]) for entry in training["history"]],
+        "ranks": (bench.folder("lrurec") / "ranks.parquet").read_bytes(),
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    bench = Bench(home, tmp_path_factory.mktemp("uninterrupted"))
+    outcome = bench.start(*WORDS).wait()
+    assert outcome.code == 0, outcome.err
+    return outcome_of(bench)
+
+
+def finish(bench: Bench) -> str:
+    """Repeat the command to its end; what it said."""
+    outcome = bench.start(*WORDS).wait()
+    assert outcome.code == 0, outcome.err
+    return outcome.err
+
+
+def finished_epochs(running: Running) -> int:
+    return sum(": epoch " in line for line in running.lines)
+
+
+def kill_at_random(bench: Bench, rng: random.Random, kills: int) -> list[Running]:
+    """Start the command and kill it, again and again: while it starts, trains, or evaluates and stores."""
+    killed = []
+    for number in range(kills):
+        running = bench.start(*WORDS)
+        if number == kills - 1:
+            running.saw(f"epoch {EPOCHS}/{EPOCHS}")
+        elif number % 3 == 2:
+            time.sleep(rng.uniform(0, 3))
+        else:
+            epochs = rng.randint(1, 2)
+            while finished_epochs(running) < epochs and running.process.poll() is None:
+                time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.12))
+        children = running.children()
+        running.process.kill()
+        running.wait()
+        assert all_gone(children), "a worker outlived its command"
+        killed.append(running)
+    return killed
+
+
+def check_kills(bench: Bench, uninterrupted: dict[str, Any], seed: int, kills: int) -> None:
+    killed = kill_at_random(bench, random.Random(seed), kills)
+    said = finish(bench)
+    resumed = [words for words in ["".join(running.lines) for running in killed] + [said] if "resumed after" in words]
+    assert len(resumed) >= 2, "the kills did not hit the training"
+    assert outcome_of(bench) == uninterrupted
+    assert not list(bench.results.rglob("*.tmp"))
+
+
+def test_killed_at_random_moments_the_outcome_is_the_same(bench: Bench, uninterrupted: dict[str, Any]) -> None:
+    check_kills(bench, uninterrupted, seed=0, kills=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_killed_at_many_random_moments_the_outcome_is_the_same(
+    seed: int, bench: Bench, uninterrupted: dict[str, Any]
+) -> None:
+    check_kills(bench, uninterrupted, seed=seed, kills=12)
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["group", "parent only"])
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    whole_group: bool, bench: Bench, uninterrupted: dict[str, Any]
+) -> None:
+    running = bench.start(*WORDS)
+    assert running.saw("epoch 3/")
+    children = running.children()
+    if whole_group:
+        os.killpg(running.process.pid, signal.SIGINT)
+    else:
+        running.process.send_signal(signal.SIGINT)
+    outcome = running.wait(10)
+    assert outcome.code == 130
+    assert SAVED in outcome.words
+    assert "Traceback" not in outcome.err
+    assert all_gone(children)
+    assert "resumed after epoch" in finish(bench)
+    assert outcome_of(bench) == uninterrupted
+
+
+def test_interrupted_before_anything_began_it_ends_quietly(bench: Bench) -> None:
+    running = bench.start(*WORDS)
+    time.sleep(0.6)
+    os.killpg(running.process.pid, signal.SIGINT)
+    outcome = running.wait(10)
+    assert outcome.code in (130, -signal.SIGINT)  # the latter while Python itself still starts
+    if outcome.code == 130:
+        assert "Traceback" not in outcome.err
+    assert not list(bench.results.rglob("record.json"))
