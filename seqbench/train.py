@@ -119,7 +119,6 @@ class Trainer:
         self.checkpoint = checkpoint
         self.emit = emit
         self.peak_memory = peak_memory
-        self.windows = sequences.windows(protocol.max_len)
         self.optimizer = _optimizer(model, training)
         self.state = TrainingState()
         self.best_weights = _copy(model)
@@ -186,7 +185,8 @@ class Trainer:
         torch.manual_seed(derived_seed(self.seed, number))
         generator = np.random.default_rng([self.seed, number])
         self.model.train()
-        batches = list(_batches(self.windows[1], self.training.batch_size, generator))
+        starts, lengths = self.sequences.windows(self.protocol.max_len, generator)
+        batches = list(_batches(lengths, self.training.batch_size, generator))
         total = torch.zeros((), dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
         total = total.to(self.device)
         positions = timed_interactions = timed_sequences = 0
@@ -196,7 +196,7 @@ class Trainer:
             if clock is None and self.warm_steps >= WARMUP_STEPS:
                 self._synchronize()
                 clock = time.perf_counter()
-            loss, count = self._step(rows)
+            loss, count = self._step(starts[rows], lengths[rows])
             total += loss.detach() * count
             positions += count
             if clock is None:
@@ -214,8 +214,8 @@ class Trainer:
             raise Diverged(f"The training loss of epoch {number}")
         return mean, (timed_interactions, timed_sequences, seconds)
 
-    def _step(self, rows: Ints) -> tuple[Tensor, int]:
-        starts, lengths = self.windows[0][rows], self.windows[1][rows]
+    def _step(self, starts: Ints, lengths: Ints) -> tuple[Tensor, int]:
+        """One update on windows (B,): the mean loss, and the number of positions it is the mean of."""
         inputs, _ = pad(self.sequences.flat, starts, starts + lengths)
         targets, _ = pad(self.sequences.flat, starts + 1, starts + lengths + 1)
         valid = torch.from_numpy(np.flatnonzero(inputs)).to(self.device)

@@ -152,15 +152,16 @@ def test_the_same_seed_trains_the_same_model(make: Make, tmp_path: Path) -> None
 def test_the_content_of_padding_never_matters(make: Make) -> None:
     rows = np.array([0, 1, 2, 3, 4, 5])
     plain, poisoned = make(), make()
-    assert len(set(plain.windows[1][rows])) > 1, "there is padding"
+    starts, lengths = (ends[rows] for ends in plain.sequences.windows(plain.protocol.max_len, np.random.default_rng(0)))
+    assert len(set(lengths)) > 1, "there is padding"
     poisoned.model.register_forward_hook(
         lambda _, inputs, states: states.masked_fill((inputs[0] == 0).unsqueeze(-1), torch.nan)
     )
     torch.manual_seed(1)
-    loss, count = plain._step(rows)
+    loss, count = plain._step(starts, lengths)
     torch.manual_seed(1)
-    again, _ = poisoned._step(rows)
-    assert count == plain.windows[1][rows].sum()
+    again, _ = poisoned._step(starts, lengths)
+    assert count == lengths.sum()
     assert torch.isfinite(loss)
     assert torch.equal(loss, again)
     assert equal_weights(copy_of(plain), copy_of(poisoned))
@@ -177,7 +178,7 @@ def test_logits_are_computed_at_valid_positions_only(make: Make, monkeypatch: py
     monkeypatch.setattr(train, "linear_cross_entropy", watch)
     trainer = make(epochs=1)
     trainer.run()
-    assert sum(shapes) == trainer.windows[1].sum() == len(trainer.sequences.training_pairs()[0])
+    assert sum(shapes) == len(trainer.sequences.training_pairs()[0])
 
 
 @pytest.mark.parametrize("clip", [0.01, 0.0])
@@ -218,11 +219,13 @@ def test_throughput_leaves_out_the_first_steps_of_a_process(make: Make, monkeypa
     trainer = make(epochs=2, batch_size=4)
     step = trainer._step
     counts: list[int] = []
+    sequences: list[int] = []
 
-    def slow_at_first(rows: Any) -> Any:
+    def slow_at_first(starts: Any, lengths: Any) -> Any:
         nonlocal now
         now += 100.0 if len(counts) < WARMUP_STEPS else 1.0
-        loss, count = step(rows)
+        loss, count = step(starts, lengths)
+        sequences.append(len(starts))
         counts.append(count)
         return loss, count
 
@@ -233,7 +236,7 @@ def test_throughput_leaves_out_the_first_steps_of_a_process(make: Make, monkeypa
     assert (first.timed_seconds, second.timed_seconds) == (steps - WARMUP_STEPS, steps)
     assert first.timed_interactions == sum(counts[WARMUP_STEPS:steps])
     assert second.timed_interactions == sum(counts[steps:])
-    assert second.timed_sequences == len(trainer.windows[0])
+    assert second.timed_sequences == sum(sequences[steps:])
     assert first.train_seconds == 100 * WARMUP_STEPS + steps - WARMUP_STEPS
     rates = [sum(counts[WARMUP_STEPS:steps]) / (steps - WARMUP_STEPS), sum(counts[steps:]) / steps]
     assert state.throughput()["train_interactions_per_second"] == pytest.approx(np.median(rates))

@@ -58,19 +58,22 @@ class Sequences:
         positions = np.flatnonzero(firsts)
         return self.flat[positions], self.flat[positions + 1]
 
-    def windows(self, max_len: int) -> tuple[Ints, Ints]:
+    def windows(self, max_len: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
         """Training windows: starts (W,) and lengths (W,), at most `max_len` inputs each.
 
-        A window's inputs are flat[start : start + length], its targets the same range shifted by one. Each
-        sequence is cut from its end, so that every training interaction but a user's first is a target exactly
-        once and only a user's oldest window is short.
+        A window's inputs are flat[start : start + length], its targets the same range shifted by one, so every
+        training interaction but a user's first is a target exactly once. A sequence with more inputs than fit is
+        cut at places that the generator chooses: drawn anew in every epoch, no item is always the first of a
+        window, with no history to be predicted from.
         """
         lengths = self.train_stops - self.offsets[:-1] - 1  # inputs: all training items but the last
-        counts = np.maximum(0, -(-lengths // max_len))
+        newest = np.where(lengths > max_len, generator.integers(1, max_len + 1, len(lengths)), lengths)
+        counts = np.where(lengths > 0, 1 - (newest - lengths) // max_len, 0)
         user = np.repeat(np.arange(len(lengths)), counts)
-        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # 0 = newest
-        stops = self.train_stops[user] - 1 - nth * max_len
-        starts = np.maximum(self.offsets[user], stops - max_len)
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # 0 is the newest
+        ends = self.train_stops[user] - 1
+        stops = np.where(nth == 0, ends, ends - newest[user] - (nth - 1) * max_len)
+        starts = np.where(nth == 0, ends - newest[user], np.maximum(self.offsets[user], stops - max_len))
         return starts, stops - starts
 
     def valid(self) -> Examples:

@@ -25,7 +25,7 @@ class TrainingConfig:
 
     epochs: int = 200  # at most; early stopping usually ends before
     patience: int = 20  # epochs without a better validation metric before stopping
-    batch_size: int = 128  # sequences
+    batch_size: int = 32  # sequences of mean length; a batch holds about as many positions as these do
     learning_rate: float = 1e-3
     weight_decay: float = 0.0  # decoupled (AdamW); none on biases and norms
     clip_norm: float = 0.0  # of the whole gradient; 0 is off
