@@ -196,7 +196,7 @@ def report(
     csv: Annotated[bool, typer.Option("--csv", help="One line per figure.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Everything, with the figure of every seed.")] = False,
     metric: Annotated[str, typer.Option(help="Comma-separated: hr, ndcg, mrr at 5, 10, 20.")] = "hr@10,ndcg@10,mrr@10",
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write to this file instead of stdout.")] = None,
     results: Results = Path("results"),
 ) -> None:
     """Tables of accuracy and cost from the stored results."""
@@ -283,10 +283,10 @@ def _unprepared(datasets: str | None, home: Path) -> list[str]:
     """Names that `run` would have to prepare first."""
     from seqbench.data.prepared import list_prepared
 
-    ready = {prepared.name for prepared in list_prepared(home)}
     if datasets is not None:
-        return [name for name in _words(datasets) if name not in ready]
-    return [] if ready else [EMBEDDED[0]]
+        # One that is there but damaged is not replaced: it may have been prepared with other options.
+        return [name for name in _words(datasets) if not paths.prepared(home, name).is_dir()]
+    return [] if list_prepared(home) else [EMBEDDED[0]]
 
 
 def _announce(names: list[str]) -> None:

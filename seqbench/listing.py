@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 import seqbench
 from seqbench import environment, paths
@@ -26,7 +27,7 @@ def models_table() -> Table:
     return table
 
 
-def settings_table(name: str) -> Table:
+def settings_table(name: str) -> Table | Text:
     """The fields that --set can change, with their defaults."""
     cls = load_model(name)
     table = _table("Setting", "Default")
@@ -35,9 +36,7 @@ def settings_table(name: str) -> Table:
         defaults |= dataclasses.asdict(cls.training_defaults)
     for field, value in defaults.items():
         table.add_row(f"{name}.{field}", str(value))
-    if not table.row_count:
-        table.caption = f"{name} has nothing to set."
-    return table
+    return table if table.row_count else Text(f"{name} has nothing to set.")
 
 
 def datasets_table(home: Path) -> Table:

@@ -1,0 +1,297 @@
+"""Commands over files and machines that are not as they should be: what is said, and what is left."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from seqbench import files, plan
+from seqbench.data.prepared import open_prepared
+from seqbench.errors import Diverged, SeqbenchError, StorageError
+from seqbench.results import SCHEMA_VERSION
+from seqbench.worker import describe
+from tests.kit import SMALL, TINY, Bench
+
+
+@pytest.fixture
+def own(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """`seqbench` with a copy of the small data set that may be damaged."""
+    shutil.copytree(home, tmp_path / "home")
+    return Bench(tmp_path / "home", tmp_path / "results", capsys)
+
+
+@pytest.fixture
+def empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """`seqbench` with nothing prepared, on a machine without a network."""
+    return Bench(tmp_path / "home", tmp_path / "results", capsys)
+
+
+def archive(path: Path, rows: str) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as writer:
+        writer.writestr("ml-100k/u.data", rows)
+    return path
+
+
+# Raw files
+
+
+def test_a_truncated_archive_is_named(empty: Bench, tmp_path: Path) -> None:
+    path = archive(tmp_path / "ml-100k.zip", "".join(f"{u}\t{i}\t3\t{u + i}\n" for u in range(30) for i in range(30)))
+    path.write_bytes(path.read_bytes()[:-200])
+    outcome = empty.call("prepare", "ml-100k", "--raw", path)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert str(path) in "".join(outcome.err.split())
+    assert "Traceback" not in outcome.err
+    assert not list(empty.home.rglob("meta.json"))
+
+
+def test_a_raw_file_that_is_not_there_is_named(empty: Bench, tmp_path: Path) -> None:
+    outcome = empty.call("prepare", "ml-100k", "--raw", tmp_path / "missing.zip")
+    assert outcome.code == 1
+    assert "missing.zip cannot be read: No such file or directory" in outcome.words
+    assert "Give --raw a file or folder that exists." in outcome.words
+
+
+def test_nothing_left_after_filtering_says_what_there_was(empty: Bench, tmp_path: Path) -> None:
+    path = archive(tmp_path / "ml-100k.zip", "1\t2\t3\t4\n2\t2\t3\t5\n")
+    outcome = empty.call("prepare", "ml-100k", "--raw", path)
+    assert outcome.code == 1
+    assert "No interaction of ml-100k passes the filters" in outcome.words
+    assert "2 users, 1 items and 2 interactions" in outcome.words
+    assert "Lower --min-user or --min-item." in outcome.words
+    assert empty.call("list", "datasets").out.count(" yes ") == 0
+
+
+def test_without_a_network_the_source_and_the_way_out_are_named(empty: Bench) -> None:
+    outcome = empty.call("prepare", "ml-100k")
+    assert outcome.code == 1
+    assert "ml-100k could not be fetched from any of its sources" in outcome.words
+    assert "seqbench prepare ml-100k --raw PATH" in outcome.words
+
+
+def test_without_a_network_a_run_falls_back_to_generated_data(empty: Bench) -> None:
+    outcome = empty.call("run", "--models", "popularity", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    assert "could not be fetched" in outcome.words
+    assert "Running on synthetic data instead, which needs no network." in outcome.words
+    assert empty.record("popularity")["definition"]["dataset"] == "synthetic"
+
+
+def test_without_a_network_a_data_set_that_was_asked_for_is_not_replaced(empty: Bench) -> None:
+    outcome = empty.call("run", "--models", "popularity", "--datasets", "ml-100k")
+    assert outcome.code == 1
+    assert "could not be fetched" in outcome.words
+    assert empty.files() == []
+
+
+def test_a_dry_run_says_what_would_be_fetched(empty: Bench) -> None:
+    outcome = empty.call("run", "--models", "popularity", "--dry-run")
+    assert outcome.code == 0
+    assert "ml-100k is not prepared yet; a real run prepares it first (downloads 4.9 MB)." in outcome.words
+    assert not empty.results.exists()
+    assert not empty.home.exists()
+
+
+# Prepared data sets
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def edit(path: Path) -> None:
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+@pytest.mark.parametrize("damage", [cut, edit])
+def test_a_damaged_data_set_fails_the_run_with_the_command_that_repairs_it(
+    damage: Callable[[Path], None], own: Bench
+) -> None:
+    damage(own.home / "prepared" / "synthetic" / "interactions.parquet")
+    outcome = own.run("--models", "popularity")
+    assert outcome.code == 1
+    assert "prepared/synthetic is damaged" in outcome.words
+    assert "Prepare it again with `seqbench prepare synthetic --force`." in outcome.words
+    assert own.record("popularity")["status"] == "failed"
+
+
+def test_a_data_set_without_its_description_is_left_out_with_a_warning(own: Bench) -> None:
+    shutil.copytree(own.home / "prepared" / "synthetic", own.home / "prepared" / "other")
+    (own.home / "prepared" / "other" / "meta.json").write_text("{")
+    outcome = own.run("--models", "popularity", "--dry-run")
+    assert outcome.code == 0
+    assert "prepared/other is damaged" in outcome.words
+    assert "seqbench prepare other --force" in outcome.words
+    assert "synthetic" in outcome.out
+
+
+def test_a_data_set_of_a_newer_version_is_not_touched(own: Bench) -> None:
+    path = own.home / "prepared" / "synthetic" / "meta.json"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps({**meta, "schema_version": 99, "seqbench": "9.0"}))
+    for words in ((), ("--dry-run",)):
+        outcome = own.run("--models", "popularity", "--datasets", "synthetic", *words)
+        assert outcome.code == 1
+        assert "was prepared by a newer seqbench (9.0)" in outcome.words
+        assert "seqbench prepare synthetic --force" in outcome.words
+    assert json.loads(path.read_text())["schema_version"] == 99
+
+
+def test_a_temporal_split_with_nobody_to_evaluate_says_so(empty: Bench, tmp_path: Path) -> None:
+    # Everybody's last item comes at the same moment, so no user has both a validation and a test target.
+    rows = "".join(f"{u}\t{i}\t3\t{i if i < 7 else 100}\n" for u in range(1, 11) for i in range(1, 11))
+    path = archive(tmp_path / "ml-100k.zip", rows)
+    assert empty.call("prepare", "ml-100k", "--raw", path).code == 0
+    outcome = empty.run("--models", "popularity", "--split", "temporal")
+    assert outcome.code == 1
+    assert "The temporal split leaves no validation user." in outcome.words
+    assert "Use another --split" in outcome.words
+
+
+# Results folder
+
+
+def test_a_file_where_the_results_should_be_is_named_before_any_work(bench: Bench) -> None:
+    bench.results.write_text("mine")
+    outcome = bench.run("--models", "popularity")
+    assert outcome.code == 1
+    assert f"Cannot write {bench.results}" in outcome.words
+    assert "--results" in outcome.words
+    assert bench.results.read_text() == "mine"
+
+
+def test_a_file_where_a_cell_should_be_ends_the_run(bench: Bench) -> None:
+    bench.results.mkdir()
+    (bench.results / "synthetic").write_text("mine")
+    outcome = bench.run("--models", "popularity,markov")
+    assert outcome.code == 1
+    assert "Cannot write" in outcome.words
+    assert "Traceback" not in outcome.err
+
+
+def test_a_record_of_a_newer_version_is_never_overwritten(bench: Bench) -> None:
+    words = ("--models", "popularity,markov")
+    assert bench.run(*words).code == 0
+    path = bench.folder("popularity") / "record.json"
+    newer = json.dumps({**json.loads(path.read_text()), "schema_version": SCHEMA_VERSION + 1})
+    path.write_text(newer)
+    outcome = bench.run(*words)
+    assert outcome.code == 1
+    assert "was written by a newer seqbench" in outcome.words
+    assert "pip install --upgrade seqbench" in outcome.words
+    assert path.read_text() == newer
+    report = bench.call("report", "--csv")
+    assert report.code == 1
+    assert "markov" in report.out
+    assert "popularity" not in report.out
+
+
+def test_a_damaged_record_is_measured_again(bench: Bench) -> None:
+    assert bench.run("--models", "popularity").code == 0
+    before = bench.record("popularity")
+    path = bench.folder("popularity") / "record.json"
+    path.write_text(path.read_text()[:100])
+    outcome = bench.run("--models", "popularity")
+    assert outcome.code == 0
+    assert "is damaged" in outcome.words
+    assert "It is measured again." in outcome.words
+    assert bench.record("popularity")["accuracy"] == before["accuracy"]
+
+
+def test_a_damaged_checkpoint_fails_its_cell_alone_and_force_starts_over(bench: Bench) -> None:
+    (definition,) = plan.define(
+        open_prepared("synthetic", bench.home),
+        ["lrurec"],
+        [0],
+        protocol=plan.protocol("leave-one-out", exclude_seen=True, max_len=20),
+        overrides=plan.parse_overrides(SMALL[1::2], ["lrurec"]),
+        epochs=1,
+        device="cpu",
+        scan="torch",
+    )
+    folder = definition.folder(bench.results)
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.safetensors").write_bytes(b"not tensors")
+    words = (*SMALL, "--models", "lrurec,popularity", "--epochs", "1")
+    outcome = bench.run(*words)
+    assert outcome.code == 1
+    assert "checkpoint.safetensors is damaged" in outcome.words
+    assert "--force" in outcome.words
+    assert bench.folder("lrurec") == folder
+    assert bench.record("popularity")["status"] == "finished"
+    assert bench.run(*SMALL, "--models", "lrurec", "--epochs", "1", "--force").code == 0
+    assert bench.record("lrurec")["status"] == "finished"
+
+
+# A full disk
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert bench.run("--models", "popularity").code == 0
+    (tmp_path / "table.tex").write_text("old")
+    monkeypatch.setattr(files.os, "fsync", full)
+    outcome = bench.call("report", "--latex", "--output", tmp_path / "table.tex")
+    assert outcome.code == 1
+    assert "The disk is full: could not write" in outcome.words
+    assert (tmp_path / "table.tex").read_text() == "old"
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_finished(bench: Bench, tmp_path: Path) -> None:
+    """A real file system with room for the first cell, but not for the checkpoints of the second."""
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    bench.results = mount / "results"
+    inside = f'mount -t tmpfs -o size=96k tmpfs "{mount}" && "$@"'
+    wrapper = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        probe = subprocess.run([*wrapper, inside, "sh", "true"], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    if probe.returncode != 0:
+        pytest.skip("user namespaces are not allowed here")
+    run = f"{sys.executable} -m seqbench run " + " ".join(TINY)
+    # What is left has to be looked at before the file system goes.
+    script = (
+        f"{run} --models popularity || exit 9\n"
+        f"{run} --models lrurec,markov --epochs 2 --set lrurec.hidden_size=64\n"
+        f'code=$?\nfind "{mount}" -type f -size +0 -printf "%f\\n"\n'
+        f"{sys.executable} -m seqbench report --csv > /dev/null || exit 8\nexit $code"
+    )
+    done = subprocess.run(
+        [*wrapper, inside, "sh", "sh", "-c", script],
+        env={**os.environ, **bench.environment()},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "synthetic / lrurec / seed 0: The disk is full: could not write" in said
+    assert "Free some space" in said
+    assert "markov" not in said, "nothing more is tried"
+    assert sorted(done.stdout.split()) == ["ranks.parquet", "record.json", "samples.parquet"]
+
+
+def test_errors_of_the_worker_keep_their_words() -> None:
+    assert describe(StorageError("full", "free some"))["kind"] == "storage"
+    assert describe(Diverged("The loss"))["kind"] == "non-finite"
+    assert describe(SeqbenchError("odd", "do this")) == {"kind": "error", "message": "odd", "hint": "do this"}
+    assert describe(MemoryError())["kind"] == "out-of-memory"
+    oom = describe(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 7 bytes\nmore lines"))
+    assert (oom["kind"], "more lines" in str(oom["message"])) == ("out-of-memory", False)
+    unknown = describe(ZeroDivisionError("division by zero"))
+    assert unknown["message"] == "ZeroDivisionError: division by zero"
+    assert "SEQBENCH_DEBUG=1" in str(unknown["hint"])
