@@ -21,6 +21,10 @@ from seqbench.files import write_json
 
 SCHEMA_VERSION = 1
 
+# Raised by a change of code that makes the same definition compute other numbers (data order, training, ranking):
+# results from before it stay readable, but no longer count as finished.
+REVISION = 1
+
 RECORD = "record.json"
 RANKS = "ranks.parquet"
 SAMPLES = "samples.parquet"
@@ -51,6 +55,7 @@ class Definition:
     seed: int
     device: str  # "cpu" or "cuda"
     scan: str | None  # scan backend; None for models without a scan
+    revision: int = REVISION
 
     @property
     def key(self) -> str:

@@ -48,8 +48,8 @@ def names(folder: Path) -> list[str]:
 
 def test_the_key_is_what_it_always_was() -> None:
     """A change of this value makes every stored result look unfinished."""
-    assert DEFINITION.key == "a6d4a32d8746e1ee"
-    assert DEFINITION.folder(Path("results")) == Path("results/ml-100k/lrurec/a6d4a32d8746e1ee")
+    assert DEFINITION.key == "f422a057bf088f20"
+    assert DEFINITION.folder(Path("results")) == Path("results/ml-100k/lrurec/f422a057bf088f20")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,7 @@ def test_the_key_is_what_it_always_was() -> None:
         {"device": "cuda"},
         {"scan": "reference"},
         {"scan": None},
+        {"revision": 0},
     ],
     ids=str,
 )
@@ -79,7 +80,7 @@ def test_every_field_is_part_of_the_key(changes: dict[str, Any]) -> None:
 
 
 def test_the_fields_that_are_tested_are_all_there_are() -> None:
-    assert len(dataclasses.fields(Definition)) == 9
+    assert len(dataclasses.fields(Definition)) == 10
     assert len(dataclasses.fields(Protocol)) == 5
 
 
