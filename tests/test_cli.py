@@ -1,6 +1,7 @@
 """The command line itself: help, listings, reports, streams and exit codes."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -263,6 +264,20 @@ def test_nothing_but_damaged_records_is_an_error(bench: Bench) -> None:
     assert (outcome.code, outcome.out) == (1, "")
     assert "is damaged" in outcome.words
     assert "Repeat `seqbench run`" in outcome.words
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(
+    stored: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "table.tex").write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    outcome = stored.call("report", "--latex", "--output", tmp_path / "table.tex")
+    assert outcome.code == 1
+    assert "The disk is full: could not write" in outcome.words
+    assert (tmp_path / "table.tex").read_text() == "old"
 
 
 # Streams and terminals
