@@ -26,11 +26,6 @@ def prepared(home: Path, name: str | None = None) -> Path:
     return folder if name is None else folder / name
 
 
-def results(override: Path | None = None) -> Path:
-    """The results store: `--results` > SEQBENCH_RESULTS > ./results."""
-    return override or Path(os.environ.get("SEQBENCH_RESULTS", "results"))
-
-
 def shipped(name: str) -> Path:
     """A file or folder that travels with the package: inside it in a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent

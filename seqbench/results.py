@@ -158,6 +158,15 @@ def read_record(path: Path) -> Record:
         ) from error
 
 
+def finished_record(results: Path, definition: Definition) -> Record | None:
+    """The stored record of a cell if it can be read and says finished."""
+    try:
+        record = read_record(definition.folder(results) / RECORD)
+    except UnreadableRecord:
+        return None
+    return record if record.finished else None
+
+
 def load_records(results: Path) -> tuple[list[Record], list[UnreadableRecord]]:
     """All records below a results folder in path order, and an error for each that cannot be used."""
     records: list[Record] = []

@@ -16,7 +16,7 @@ from seqbench import console
 from seqbench.errors import SeqbenchError, StorageError, storage_error
 from seqbench.plan import Cell
 from seqbench.progress import CellProgress
-from seqbench.results import Record, write_record
+from seqbench.results import Record, finished_record, write_record
 
 # Starts a worker from this very copy of the package, and from nowhere else: a folder that happens to be the
 # current one is not searched for modules.
@@ -81,8 +81,9 @@ def run_cells(cells: Sequence[Cell], *, home: Path, results: Path, device: str) 
         failure = {key: outcome[key] for key in ("kind", "message")}
         if failure["kind"] == "storage":
             raise StorageError(f"{label}: {failure['message']}", hint=outcome["hint"])
-        seconds = time.perf_counter() - began
-        write_record(results, Record(cell.definition, "failed", started, seconds, environment, failure=failure))
+        if finished_record(results, cell.definition) is None:  # which a failure never replaces
+            seconds = time.perf_counter() - began
+            write_record(results, Record(cell.definition, "failed", started, seconds, environment, failure=failure))
         failures.append(f"{label}: {failure['message']}")
         console.fail(failures[-1], outcome["hint"])
     return failures

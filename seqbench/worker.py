@@ -64,7 +64,7 @@ def _run(order: dict[str, Any], emit: Any) -> None:
     from seqbench.data.prepared import open_prepared
     from seqbench.locking import locked
     from seqbench.ops.backends import VARIABLE
-    from seqbench.results import CHECKPOINT, RECORD, Definition, UnreadableRecord, read_record
+    from seqbench.results import CHECKPOINT, Definition, finished_record
 
     definition = Definition.from_dict(order["definition"])
     results = Path(order["results"])
@@ -76,11 +76,9 @@ def _run(order: dict[str, Any], emit: Any) -> None:
             left.unlink(missing_ok=True)
         if order["force"]:
             (folder / CHECKPOINT).unlink(missing_ok=True)
-        # Another process may have finished it while this one waited; a damaged record is measured again.
-        record = None
-        with contextlib.suppress(UnreadableRecord):
-            record = None if order["force"] else read_record(folder / RECORD)
-        if record is None or not record.finished:
+        # Another process may have finished it while this one waited.
+        record = None if order["force"] else finished_record(results, definition)
+        if record is None:
             prepared = open_prepared(definition.dataset, Path(order["home"]))
             record = run_cell(definition, prepared, results, order["device"], emit)
     emit("finished", accuracy=record.accuracy, seconds=record.seconds)

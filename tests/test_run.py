@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from seqbench import run
 from seqbench.evaluate import Ranks
 from seqbench.results import read_record
 from tests.kit import SMALL, TINY, Bench, Running
@@ -196,3 +197,14 @@ def test_another_protocol_is_another_cell(bench: Bench) -> None:
     assert (protocol["split"], protocol["exclude_seen"], protocol["max_len"]) == ("temporal", False, 20)
     assert 0 < record["dataset"]["evaluated_users"] < 50
     assert record["dataset"]["ceiling"] is None, "the ceiling is that of the leave-one-out targets"
+
+
+def test_a_failure_never_replaces_what_was_finished(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bench.run("--models", "popularity").code == 0
+    before = bench.record("popularity")
+    # The worker of a forced rerun dies before it has done anything.
+    monkeypatch.setattr(run, "WORKER", "import os; os.kill(os.getpid(), 9)")
+    outcome = bench.run("--models", "popularity", "--force")
+    assert outcome.code == 1
+    assert "killed" in outcome.words
+    assert bench.record("popularity") == before

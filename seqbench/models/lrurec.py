@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
 from seqbench.ops.dropout import Dropout
 from seqbench.ops.linear_scan import linear_scan
 
@@ -43,6 +43,10 @@ class LRURecConfig(NeuralConfig):
     dropout: float = 0.5
     r_min: float = 0.8  # |λ| is drawn between r_min and r_max
     r_max: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.r_min < self.r_max < 1, "0 < r_min < r_max < 1 must hold")
 
 
 class LRURec(IncrementalModel):
