@@ -4,6 +4,7 @@ Shapes: B batch, T time, D channels.
 """
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -109,7 +110,7 @@ def _strided(tensor: Tensor) -> tuple[int, int, int]:
 
 
 @cache
-def _function(direction: str, dtype: torch.dtype) -> ctypes._NamedFuncPointer:
+def _function(direction: str, dtype: torch.dtype) -> Callable[..., None]:
     library = native.load(KERNEL).library
     assert library is not None, "unavailable() was not asked"
     function = library[f"linear_scan_{direction}_{str(dtype).removeprefix('torch.')}"]
