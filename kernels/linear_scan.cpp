@@ -23,8 +23,8 @@ constexpr int64_t ROW_BYTES = 4096;
 constexpr int64_t LINE_BYTES = 64;
 // What the backward pass takes from a row at a time. Whole rows, upwards within while time runs down, are twice as slow.
 constexpr int64_t CHUNK_BYTES = 128;
-// Below this many elements per thread, waking one costs more than it saves.
-constexpr int64_t ELEMENTS_PER_THREAD = 16384;
+// With fewer elements per thread, waking another one costs more than it saves.
+constexpr int64_t ELEMENTS_PER_THREAD = 65536;
 // Steps whose products are added in the precision of the data before they go into a double.
 constexpr int64_t FLUSH = 64;
 constexpr int MAX_THREADS = 256;
