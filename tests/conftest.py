@@ -1,6 +1,7 @@
 """Shared by all tests: golden fixtures, poisoned memory, deterministic seeds, a small prepared data set."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from seqbench.ops.backends import BACKENDS
+from seqbench.ops.native import CACHE_VARIABLE
 from tests.kit import Bench
 
 # The tensors are tiny: a second thread gains nothing, and waits for minutes when something else has the processor.
@@ -50,6 +53,22 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "empty", poison(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kernels are compiled once per session, for this process and its children, and the user's cache is left alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("kernels")))
+        yield
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every scan backend that can run on the CPU here."""
+    if reason := BACKENDS[request.param].unavailable("cpu"):
+        pytest.skip(reason)
+    return request.param
 
 
 @pytest.fixture(scope="session")

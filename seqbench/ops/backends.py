@@ -12,7 +12,7 @@ VARIABLE = "SEQBENCH_SCAN_BACKEND"
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation. Its module has `forward` and `backward` (reference: `scan`)."""
+    """One implementation. Its module has `unavailable`, `forward` and `backward` (reference: `scan`)."""
 
     name: str
     module: str
@@ -24,13 +24,14 @@ class Backend:
 
     def unavailable(self, device: str) -> str | None:
         """Why it cannot run on this device ("cpu" or "cuda"), or None if it can."""
-        return None
+        return self.load().unavailable(device)
 
 
 # In the order in which `auto` tries them.
 BACKENDS = {
     backend.name: backend
     for backend in (
+        Backend("cpu", "seqbench.ops.cpu_scan", "C++ kernel, compiled at first use"),
         Backend("torch", "seqbench.ops.torch_scan", "PyTorch operations, any device"),
         Backend("reference", "seqbench.ops.reference", "plain loop, the truth that others are compared with"),
     )

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from seqbench.models.base import SequenceModel
-from seqbench.ops.backends import BACKENDS, VARIABLE
+from seqbench.ops.backends import VARIABLE
 from seqbench.ops.cross_entropy import linear_cross_entropy
 from tests.conftest import Golden
 from tests.models.official import OFFICIAL, load_official_state, official_gradients
@@ -62,7 +62,6 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     return Golden(request.param)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_equals_the_official_implementation(
     golden: Golden, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,246 @@
+// h[t] = a[t] * h[t-1] + b[t] and its gradients on the CPU, for float, double and interleaved complex of both.
+//
+// Shapes: B batch, T time, D channels. Channels are adjacent in memory; batch and time strides are arbitrary and count
+// real numbers, so that a complex element is two of them. Outputs are contiguous. Constant gates are strides of zero.
+//
+// A scan is bound by memory: the state is the row of the output that was written last, still in the first-level cache,
+// and each step is a loop over channels that the compiler vectorises. Every element is computed by the same explicit
+// operations wherever it lies, so the bits depend neither on the number of threads nor on how work is cut. Memory is
+// walked in one direction, the forward pass upwards, the backward pass downwards, which prefetchers rely on.
+//
+// No C++ library is linked: only headers and POSIX threads, so the compiler need not match the one that built torch.
+
+#include <pthread.h>
+
+#include <atomic>
+#include <cstdint>
+#include <type_traits>
+
+namespace {
+
+// Rows are cut to this many bytes, so that the rows of all arrays of one step stay in the first-level cache.
+constexpr int64_t ROW_BYTES = 4096;
+constexpr int64_t LINE_BYTES = 64;
+// What the backward pass takes from a row at a time. Whole rows, upwards within while time runs down, are twice as slow.
+constexpr int64_t CHUNK_BYTES = 128;
+// With fewer elements per thread, waking another one costs more than it saves.
+constexpr int64_t ELEMENTS_PER_THREAD = 65536;
+// Steps whose products are added in the precision of the data before they go into a double.
+constexpr int64_t FLUSH = 64;
+constexpr int MAX_THREADS = 256;
+
+// Where the processor has no fused multiply-add, the builtin would be a slow call.
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__FP_FAST_FMAF)
+inline float fma(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
+inline double fma(double x, double y, double z) { return __builtin_fma(x, y, z); }
+#else
+template <class R>
+inline R fma(R x, R y, R z) { return x * y + z; }
+#endif
+
+// out = gate * state + input, or conj(gate) * state + input.
+template <class R, bool Complex, bool Conjugate>
+inline void step(const R* gate, const R* state, const R* input, R* __restrict out, int64_t width) {
+    if constexpr (!Complex) {
+        for (int64_t i = 0; i < width; ++i) out[i] = fma(gate[i], state[i], input[i]);
+    } else {
+        for (int64_t i = 0; i < width; ++i) {
+            const R ar = gate[2 * i], ai = Conjugate ? -gate[2 * i + 1] : gate[2 * i + 1];
+            const R hr = state[2 * i], hi = state[2 * i + 1];
+            out[2 * i] = fma(ar, hr, fma(-ai, hi, input[2 * i]));
+            out[2 * i + 1] = fma(ar, hi, fma(ai, hr, input[2 * i + 1]));
+        }
+    }
+}
+
+// out = x * conj(y).
+template <class R, bool Complex>
+inline void product(const R* x, const R* y, R* __restrict out, int64_t width) {
+    if constexpr (!Complex) {
+        for (int64_t i = 0; i < width; ++i) out[i] = x[i] * y[i];
+    } else {
+        for (int64_t i = 0; i < width; ++i) {
+            const R xr = x[2 * i], xi = x[2 * i + 1], yr = y[2 * i], yi = y[2 * i + 1];
+            out[2 * i] = fma(xr, yr, xi * yi);
+            out[2 * i + 1] = fma(xi, yr, -(xr * yi));
+        }
+    }
+}
+
+// sum += x * conj(y).
+template <class R, bool Complex>
+inline void accumulate(const R* x, const R* y, R* __restrict sum, int64_t width) {
+    if constexpr (!Complex) {
+        for (int64_t i = 0; i < width; ++i) sum[i] = fma(x[i], y[i], sum[i]);
+    } else {
+        for (int64_t i = 0; i < width; ++i) {
+            const R xr = x[2 * i], xi = x[2 * i + 1], yr = y[2 * i], yi = y[2 * i + 1];
+            sum[2 * i] = fma(xr, yr, fma(xi, yi, sum[2 * i]));
+            sum[2 * i + 1] = fma(xi, yr, fma(-xr, yi, sum[2 * i + 1]));
+        }
+    }
+}
+
+// Calls body(first channel, channels) for the chunks of a row, from the last to the first.
+template <int64_t Chunk, class Body>
+inline void downwards(int64_t width, const Body& body) {
+    int64_t first = width / Chunk * Chunk;
+    if (first < width) body(first, width - first);
+    while (first > 0) body(first -= Chunk, std::integral_constant<int64_t, Chunk>());  // a constant: unrolled
+}
+
+// Runs body(context) on up to `threads` threads at once. It is the entry of the OpenMP runtime that torch uses, given
+// by the caller so that torch's own waiting threads do the work instead of competing for the cores with new ones.
+using Parallel = void (*)(void (*body)(void*), void* context, unsigned threads, unsigned flags);
+
+// Work items 0 … count-1, taken one after the other by whichever thread is free.
+template <class Work>
+struct Job {
+    const Work& work;
+    int64_t count;
+    std::atomic<int64_t> next{0};
+
+    static void* run(void* job_) {
+        auto& job = *static_cast<Job*>(job_);
+        for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;) job.work(i);
+        return nullptr;
+    }
+    static void body(void* job) { run(job); }
+};
+
+template <class Work>
+void for_each(int64_t count, int threads, Parallel parallel, const Work& work) {
+    Job<Work> job{work, count};
+    if (threads <= 1) {
+        job.run(&job);
+    } else if (parallel) {
+        parallel(&Job<Work>::body, &job, static_cast<unsigned>(threads), 0);
+    } else {
+        pthread_t others[MAX_THREADS];
+        int started = 0;
+        // A thread that cannot be started is not missed: the others do its share.
+        while (started < threads - 1 && !pthread_create(&others[started], nullptr, &Job<Work>::run, &job)) ++started;
+        job.run(&job);
+        while (started > 0) pthread_join(others[--started], nullptr);
+    }
+}
+
+int64_t gcd(int64_t x, int64_t y) { return y ? gcd(y, x % y) : x; }
+
+// Cuts (batch, channels) into pieces: whole rows if there are plenty, else as many pieces of rows as balance threads.
+struct Pieces {
+    int threads;
+    int64_t D, width, per_row, count;
+
+    Pieces(int64_t B, int64_t T, int64_t D_, int64_t element_bytes, int threads_) : D(D_) {
+        int64_t useful = B * T * D / ELEMENTS_PER_THREAD;
+        if (useful > threads_) useful = threads_;
+        if (useful > MAX_THREADS) useful = MAX_THREADS;
+        threads = useful < 1 ? 1 : static_cast<int>(useful);
+        const int64_t line = LINE_BYTES / element_bytes;
+        const int64_t cuts = B >= 8 * threads ? 1 : threads / gcd(B, threads);
+        width = ((D + cuts - 1) / cuts + line - 1) / line * line;
+        if (width > ROW_BYTES / element_bytes) width = ROW_BYTES / element_bytes;
+        per_row = (D + width - 1) / width;
+        count = B * per_row;
+    }
+    int64_t row(int64_t piece) const { return piece / per_row; }
+    int64_t first(int64_t piece) const { return piece % per_row * width; }
+    int64_t size(int64_t piece) const {
+        const int64_t rest = D - first(piece);
+        return rest < width ? rest : width;
+    }
+};
+
+template <class R, bool Complex>
+void forward(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, int64_t inputs_b, int64_t inputs_t,
+             const R* initial, R* states, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {
+    constexpr int64_t parts = Complex ? 2 : 1;
+    const Pieces pieces(B, T, D, parts * sizeof(R), threads);
+    const int64_t row = D * parts;
+    for_each(pieces.count, pieces.threads, parallel, [&](int64_t piece) {
+        const int64_t b = pieces.row(piece), offset = pieces.first(piece) * parts, width = pieces.size(piece);
+        const R* gate = gates + b * gates_b + offset;
+        const R* input = inputs + b * inputs_b + offset;
+        const R* state = initial + b * row + offset;
+        R* out = states + b * T * row + offset;
+        for (int64_t t = 0; t < T; ++t) {
+            step<R, Complex, false>(gate, state, input, out, width);
+            state = out;
+            gate += gates_t;
+            input += inputs_t;
+            out += row;
+        }
+    });
+}
+
+// With `partial` (B, D) gates are constant: the sum over time of each batch row goes there, and the sum over the batch
+// into grad_gates (D,); without, grad_gates is (B, T, D).
+template <class R, bool Complex>
+void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states, int64_t states_b, int64_t states_t,
+              const R* initial, const R* grads, int64_t grads_b, int64_t grads_t, R* grad_gates, R* grad_inputs,
+              R* grad_initial, double* partial, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {
+    constexpr int64_t parts = Complex ? 2 : 1;
+    constexpr int64_t chunk = CHUNK_BYTES / (parts * sizeof(R));
+    const Pieces pieces(B, T, D, parts * sizeof(R), threads);
+    const int64_t row = D * parts;
+    for_each(pieces.count, pieces.threads, parallel, [&](int64_t item) {
+        const int64_t piece = pieces.count - 1 - item;
+        const int64_t b = pieces.row(piece), offset = pieces.first(piece) * parts, width = pieces.size(piece);
+        const R* initial_row = initial + b * row + offset;
+        R sum[ROW_BYTES / sizeof(R)];
+        double* total = partial ? partial + b * row + offset : nullptr;
+        if (partial)
+            for (int64_t i = 0; i < width * parts; ++i) sum[i] = 0, total[i] = 0;
+
+        for (int64_t t = T - 1; t >= 0; --t) {
+            const R* grad = grads + b * grads_b + t * grads_t + offset;
+            const R* gate = gates + b * gates_b + (t + 1) * gates_t + offset;
+            const R* before = t ? states + b * states_b + (t - 1) * states_t + offset : initial_row;
+            R* out = grad_inputs + (b * T + t) * row + offset;
+            R* out_gate = partial ? nullptr : grad_gates + (b * T + t) * row + offset;
+            downwards<chunk>(width, [&](int64_t first, auto count) {
+                const int64_t at = first * parts;
+                if (t == T - 1)
+                    for (int64_t i = 0; i < count * parts; ++i) out[at + i] = grad[at + i];
+                else
+                    step<R, Complex, true>(gate + at, out + row + at, grad + at, out + at, count);
+                if (partial)
+                    accumulate<R, Complex>(out + at, before + at, sum + at, count);
+                else
+                    product<R, Complex>(out + at, before + at, out_gate + at, count);
+            });
+            if (partial && t % FLUSH == 0)
+                for (int64_t i = 0; i < width * parts; ++i) total[i] += sum[i], sum[i] = 0;
+        }
+        const R* gate = gates + b * gates_b + offset;
+        product<R, Complex>(grad_inputs + b * T * row + offset, gate, grad_initial + b * row + offset, width);
+    });
+    if (!partial) return;
+    // In the order of the batch, whatever thread each row came from.
+    for (int64_t b = 1; b < B; ++b)
+        for (int64_t i = 0; i < row; ++i) partial[i] += partial[b * row + i];
+    for (int64_t i = 0; i < row; ++i) grad_gates[i] = static_cast<R>(partial[i]);
+}
+
+}  // namespace
+
+#define LINEAR_SCAN(NAME, R, COMPLEX)                                                                                  \
+    extern "C" void linear_scan_forward_##NAME(                                                                        \
+        const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, int64_t inputs_b, int64_t inputs_t,         \
+        const R* initial, R* states, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {                \
+        forward<R, COMPLEX>(gates, gates_b, gates_t, inputs, inputs_b, inputs_t, initial, states, B, T, D, threads,    \
+                            parallel);                                                                                 \
+    }                                                                                                                  \
+    extern "C" void linear_scan_backward_##NAME(                                                                       \
+        const R* gates, int64_t gates_b, int64_t gates_t, const R* states, int64_t states_b, int64_t states_t,         \
+        const R* initial, const R* grads, int64_t grads_b, int64_t grads_t, R* grad_gates, R* grad_inputs,             \
+        R* grad_initial, double* partial, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {           \
+        backward<R, COMPLEX>(gates, gates_b, gates_t, states, states_b, states_t, initial, grads, grads_b, grads_t,    \
+                             grad_gates, grad_inputs, grad_initial, partial, B, T, D, threads, parallel);              \
+    }
+
+LINEAR_SCAN(float32, float, false)
+LINEAR_SCAN(float64, double, false)
+LINEAR_SCAN(complex64, float, true)
+LINEAR_SCAN(complex128, double, true)

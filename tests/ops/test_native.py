@@ -1,0 +1,184 @@
+"""Compiling the C++ kernel, keeping it, and doing without; then what only the C++ scan promises: threads and bits."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqbench import paths
+from seqbench.errors import UsageError
+from seqbench.ops import cpu_scan, native
+from seqbench.ops.backends import BACKENDS, resolve
+from tests.kit import ROOT, Bench
+
+COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A process that has compiled nothing yet, and a cache that holds nothing."""
+    folder = tmp_path / "kernels"
+    monkeypatch.setenv(native.CACHE_VARIABLE, str(folder))
+    native.load.cache_clear()
+    yield folder
+    native.load.cache_clear()
+
+
+def compiler_that(path: Path, script: str) -> str:
+    """An executable that stands for a C++ compiler; `$@` are its arguments."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def small_source(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, text: str = 'extern "C" int one() { return 1; }'
+) -> None:
+    """Kernels come from `folder`, where "small" is the only one."""
+    (folder / "small.cpp").write_text(text)
+    monkeypatch.setattr(paths, "shipped", lambda name: folder)
+
+
+def test_without_a_compiler_auto_means_torch_and_a_named_backend_says_what_to_install(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Bench
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert resolve("auto", "cpu").name == "torch"
+    with pytest.raises(UsageError, match=r"no C\+\+ compiler found .*apt install g\+\+"):
+        resolve("cpu", "cpu")
+    listed = " ".join(bench.call("env").out.split())
+    assert "no C++ compiler found" in listed
+    assert "scan auto, cpu torch" in listed
+
+
+def test_it_runs_on_the_cpu_only() -> None:
+    with pytest.raises(UsageError, match="it runs on the CPU only"):
+        resolve("cpu", "cuda")
+
+
+def test_a_compiler_that_is_named_but_missing_is_a_reason(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -O1")
+    assert "'no-such-compiler', is not installed" in (BACKENDS["cpu"].unavailable("cpu") or "")
+
+
+@needs_compiler
+def test_a_source_that_does_not_compile_is_a_reason_and_leaves_nothing(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(monkeypatch, tmp_path, "this is not C++")
+    kernel = native.load("small")
+    assert kernel.library is None
+    assert "could not compile small.cpp" in (kernel.reason or "")
+    assert "error" in (kernel.reason or "")
+    assert not [path for path in empty_cache.iterdir() if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [("exit 3", "--version` failed"), ("[ $1 = --version ] || { echo crashed; exit 1; }", "crashed")],
+)
+def test_a_broken_compiler_is_a_reason(
+    script: str, reason: str, empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler_that(tmp_path / "broken", script))
+    assert reason in (native.load("linear_scan").reason or "")
+
+
+def test_a_library_that_cannot_be_loaded_is_a_reason(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo text > "$2"; shift; done'
+    monkeypatch.setenv("CXX", compiler_that(tmp_path / "strange", script))
+    assert "cannot be loaded" in (native.load("linear_scan").reason or "")
+
+
+def test_a_cache_that_cannot_be_written_is_a_reason(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if COMPILER is None:
+        monkeypatch.setenv("CXX", "true")
+    empty_cache.write_text("a file where the folder should be")
+    assert native.CACHE_VARIABLE in (native.load("linear_scan").reason or "")
+
+
+@needs_compiler
+def test_compiles_for_any_processor_if_the_compiler_cannot_name_this_one(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(monkeypatch, tmp_path)
+    script = f'case "$*" in *-march=native*) echo "error: bad value"; exit 1;; esac; exec {COMPILER} "$@"'
+    monkeypatch.setenv("CXX", compiler_that(tmp_path / "old", script))
+    library = native.load("small").library
+    assert library is not None
+    assert library.one() == 1
+
+
+@needs_compiler
+def test_what_is_compiled_is_used_again_until_something_changes(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(monkeypatch, tmp_path)
+    log = tmp_path / "log"
+    script = f'[ "$1" = --version ] || echo compiled >> {log}; exec {COMPILER} "$@"'
+    monkeypatch.setenv("CXX", compiler_that(tmp_path / "counting", script))
+
+    def compiled() -> int:
+        native.load.cache_clear()  # as in a new process
+        assert native.load("small").library is not None
+        return len(log.read_text().split())
+
+    assert [compiled(), compiled()] == [1, 1]
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-g0"))
+    assert compiled() == 2
+    (tmp_path / "small.cpp").write_text('extern "C" int one() { return 2; }')
+    assert compiled() == 3
+
+
+@needs_compiler
+def test_two_processes_may_race_for_an_empty_cache(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    script = f'[ "$1" = --version ] || echo compiled >> {log}; exec {COMPILER} "$@"'
+    monkeypatch.setenv("CXX", compiler_that(tmp_path / "counting", script))
+    program = "from seqbench.ops import native; assert native.load('linear_scan').library, native.load('linear_scan')"
+    racing = [subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) for _ in range(2)]
+    assert [process.wait(60) for process in racing] == [0, 0]
+    assert len(log.read_text().split()) == 1
+    assert len(list(empty_cache.glob("*.so"))) == 1
+
+
+def test_importing_compiles_nothing(empty_cache: Path) -> None:
+    program = "import seqbench.ops.cpu_scan, seqbench.ops.linear_scan, seqbench.ops.native"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    assert not empty_cache.exists()
+
+
+@pytest.mark.parametrize("pool", ["torch's threads", "threads of its own"])
+@pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1600, 130), (7, 900, 33), (40, 300, 17)], ids=str)
+def test_any_number_of_threads_gives_the_same_bits(
+    shape: tuple[int, int, int], dtype: torch.dtype, constant: bool, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := cpu_scan.unavailable("cpu"):
+        pytest.skip(reason)
+    if pool == "threads of its own":
+        monkeypatch.setattr(cpu_scan, "_torch_threads", lambda: None)
+    B, _, D = shape
+    gates = torch.rand(D if constant else shape, dtype=dtype) * 0.7  # complex ones must not grow without bound
+    inputs, cotangent = torch.randn(2, *shape, dtype=dtype)
+    initial = torch.randn(B, D, dtype=dtype)
+    runs = []
+    assert inputs.numel() >= 3 * 65536  # the kernel's least share of a thread
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        states = cpu_scan.forward(gates, inputs, initial)
+        runs.append([states, *cpu_scan.backward(gates, states, initial, cotangent)])
+    for run in runs[1:]:
+        for one, other in zip(runs[0], run, strict=True):
+            assert torch.equal(one, other)
