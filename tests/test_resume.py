@@ -11,7 +11,7 @@ import pytest
 
 from tests.kit import SMALL, TINY, Bench, Running, all_gone
 
-EPOCHS = 10
+EPOCHS = 60  # on a fast machine still a second or two, so that several kills fall into the training
 WORDS = ("run", *TINY, *SMALL, "--models", "lrurec", "--epochs", str(EPOCHS))
 
 SAVED = "Finished runs are kept; repeat the command to resume"
@@ -62,7 +62,7 @@ def kill_at_random(bench: Bench, rng: random.Random, kills: int) -> list[Running
         elif number % 3 == 2:
             time.sleep(rng.uniform(0, 3))
         else:
-            epochs = rng.randint(1, 2)
+            epochs = rng.randint(1, 4)
             while finished_epochs(running) < epochs and running.process.poll() is None:
                 time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.12))
