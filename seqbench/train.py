@@ -322,8 +322,10 @@ def _batches(lengths: Ints, size: int, generator: np.random.Generator) -> Iterat
     for at in range(0, len(order), size * POOL_BATCHES):
         pool = order[at : at + size * POOL_BATCHES]
         pool = pool[np.argsort(lengths[pool], kind="stable")]
+        total = lengths[pool].sum()
+        share = total / max(1, round(total / budget))  # an even one: no batch of a pool is what was left over
         before = np.cumsum(lengths[pool]) - lengths[pool]
-        batches += np.split(pool, np.flatnonzero(np.diff(before // budget)) + 1)
+        batches += np.split(pool, np.flatnonzero(np.diff(before // share)) + 1)
     for index in generator.permutation(len(batches)):
         yield batches[index]
 
