@@ -282,10 +282,11 @@ def env(results: Results = Path("results"), home: Home = None) -> None:
 def _unprepared(datasets: str | None, home: Path) -> list[str]:
     """Names that `run` would have to prepare first."""
     from seqbench.data.prepared import list_prepared
+    from seqbench.plan import words
 
     if datasets is not None:
         # One that is there but damaged is not replaced: it may have been prepared with other options.
-        return [name for name in _words(datasets) if not paths.prepared(home, name).is_dir()]
+        return [name for name in words(datasets) if not paths.prepared(home, name).is_dir()]
     return [] if list_prepared(home) else [EMBEDDED[0]]
 
 
@@ -304,11 +305,12 @@ def _open_datasets(datasets: str | None, home: Path, *, prepare_missing: bool) -
     """The data sets of a run. What is not prepared yet is prepared, and said."""
     from seqbench.data.prepare import prepare as prepare_dataset
     from seqbench.data.prepared import list_prepared, open_prepared
+    from seqbench.plan import words
 
     missing = _unprepared(datasets, home)
     if datasets is None and not missing:
         return list_prepared(home)
-    names = missing if datasets is None else _words(datasets)
+    names = missing if datasets is None else words(datasets)
     if not names:
         raise UsageError(f"--datasets names no data set: '{datasets}'.", hint="See `seqbench list datasets`.")
     found = []
@@ -349,7 +351,3 @@ def _as_text(blocks: list) -> str:
     for block in blocks:
         plain.print(block)
     return plain.file.getvalue()  # type: ignore[attr-defined]
-
-
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))

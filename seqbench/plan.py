@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqbench import console
+from seqbench.data.catalog import SPLITS
 from seqbench.data.prepared import PreparedDataset
-from seqbench.data.sequences import SPLITS
 from seqbench.errors import UsageError, unknown_name
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import Model, TrainingConfig
@@ -30,7 +30,7 @@ class Cell:
 
 def parse_models(names: str | None) -> list[str]:
     """Comma-separated model names, checked, at least one; all registered models if None."""
-    chosen = list(MODELS) if names is None else _words(names)
+    chosen = list(MODELS) if names is None else words(names)
     for name in chosen:
         if name not in MODELS:
             raise unknown_name("Model", name, MODELS, "seqbench list models")
@@ -42,7 +42,7 @@ def parse_models(names: str | None) -> list[str]:
 def parse_seeds(text: str) -> list[int]:
     """Comma-separated non-negative integers."""
     try:
-        seeds = [int(word) for word in _words(text)]
+        seeds = [int(word) for word in words(text)]
     except ValueError:
         seeds = [-1]
     if not seeds or min(seeds) < 0:
@@ -232,5 +232,6 @@ def _parse(kind: type, field: str, text: str) -> Any:
         raise ValueError(f"{field} must be {what}, not '{text}'") from None
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Comma-separated words, each once."""
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))

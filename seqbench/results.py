@@ -11,7 +11,6 @@ A cell whose record says `finished` is never run again unless forced.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,13 +170,9 @@ def load_records(results: Path) -> tuple[list[Record], list[UnreadableRecord]]:
     """All records below a results folder in path order, and an error for each that cannot be used."""
     records: list[Record] = []
     errors: list[UnreadableRecord] = []
-    for path in _record_paths(results):
+    for path in sorted(results.glob(f"*/*/*/{RECORD}")):
         try:
             records.append(read_record(path))
         except UnreadableRecord as error:
             errors.append(error)
     return records, errors
-
-
-def _record_paths(results: Path) -> Iterator[Path]:
-    return iter(sorted(results.glob(f"*/*/*/{RECORD}")))

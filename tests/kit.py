@@ -184,3 +184,17 @@ def all_gone(processes: Sequence[psutil.Process], seconds: float = 5) -> bool:
     """Whether all of them end within a few seconds."""
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     return not alive
+
+
+def on_small_disk(mount: Path, size: str) -> list[str]:
+    """What to put before a command so that it finds a file system of that size at `mount`; skips where none can be."""
+    mount.mkdir()
+    inside = f'mount -t tmpfs -o size={size} tmpfs "{mount}" && "$@"'
+    wrapper = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh"]
+    try:
+        probe = subprocess.run([*wrapper, "true"], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    if probe.returncode != 0:
+        pytest.skip("user namespaces are not allowed here")
+    return wrapper

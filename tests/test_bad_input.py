@@ -17,7 +17,7 @@ from seqbench.data.prepared import open_prepared
 from seqbench.errors import Diverged, SeqbenchError, StorageError
 from seqbench.results import SCHEMA_VERSION
 from seqbench.worker import describe
-from tests.kit import SMALL, TINY, Bench
+from tests.kit import SMALL, TINY, Bench, on_small_disk
 
 
 @pytest.fixture
@@ -231,16 +231,8 @@ def test_a_damaged_checkpoint_fails_its_cell_and_force_starts_over(bench: Bench)
 def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_finished(bench: Bench, tmp_path: Path) -> None:
     """A real file system with room for the first cell, but not for the checkpoints of the second."""
     mount = tmp_path / "mount"
-    mount.mkdir()
     bench.results = mount / "results"
-    inside = f'mount -t tmpfs -o size=96k tmpfs "{mount}" && "$@"'
-    wrapper = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    try:
-        probe = subprocess.run([*wrapper, inside, "sh", "true"], capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("no unshare here")
-    if probe.returncode != 0:
-        pytest.skip("user namespaces are not allowed here")
+    wrapper = on_small_disk(mount, "96k")
     run = f"{sys.executable} -m seqbench run " + " ".join(TINY)
     # What is left has to be looked at before the file system goes.
     script = (
@@ -249,7 +241,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_finished(bench: Ben
         f"{sys.executable} -m seqbench report --csv > /dev/null || exit 8\nexit $code"
     )
     done = subprocess.run(
-        [*wrapper, inside, "sh", "sh", "-c", script],
+        [*wrapper, "sh", "-c", script],
         env={**os.environ, **bench.environment()},
         capture_output=True,
         text=True,

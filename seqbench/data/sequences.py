@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from seqbench.data.catalog import SPLITS
 from seqbench.errors import SeqbenchError, unknown_name
-
-SPLITS = ("leave-one-out", "temporal")
 
 # The temporal split: the share of all interactions that lies before the validation and the test period.
 TEMPORAL_QUANTILES = (0.8, 0.9)

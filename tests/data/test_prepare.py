@@ -23,6 +23,7 @@ from seqbench.data.prepare import prepare
 from seqbench.data.prepared import PreparedDataset, counts_table, list_prepared, open_prepared
 from seqbench.data.synthetic import SyntheticOptions
 from seqbench.errors import SeqbenchError, StorageError, UsageError
+from tests.kit import on_small_disk
 
 SPEC = datakit.spec_of()
 
@@ -292,21 +293,11 @@ def test_two_processes_at_once(home: Path, raw: Path, rows: list[datakit.Row]) -
 
 def test_really_full_disk(tmp_path: Path, raw: Path) -> None:
     mount = tmp_path / "mount"
-    mount.mkdir()
-    inside = f'mount -t tmpfs -o size=12k tmpfs "{mount}" && "$@"'
-    wrapper = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    try:
-        probe = subprocess.run([*wrapper, inside, "sh", "true"], capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("no unshare here")
-    if probe.returncode != 0:
-        pytest.skip("user namespaces are not allowed here")
+    wrapper = on_small_disk(mount, "12k")
     # What is left afterwards has to be looked at before the file system goes.
     script = f'"$@"; code=$?; find "{mount}" -type f -size +0; exit $code'
     command = [
         *wrapper,
-        inside,
-        "sh",
         "sh",
         "-c",
         script,
