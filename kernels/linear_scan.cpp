@@ -2,19 +2,17 @@
 //
 // Shapes: B batch, T time, D channels. Channels are adjacent in memory; batch and time strides are arbitrary and count
 // real numbers, so that a complex element is two of them. Outputs are contiguous. Constant gates are strides of zero.
+// With lengths (B,), a row ends after so many steps; what lies behind is not read, and written as zero.
 //
 // A scan is bound by memory: the state is the row of the output that was written last, still in the first-level cache,
 // and each step is a loop over channels that the compiler vectorises. Every element is computed by the same explicit
 // operations wherever it lies, so the bits depend neither on the number of threads nor on how work is cut. Memory is
 // walked in one direction, the forward pass upwards, the backward pass downwards, which prefetchers rely on.
-//
-// No C++ library is linked: only headers and POSIX threads, so the compiler need not match the one that built torch.
 
-#include <pthread.h>
-
-#include <atomic>
 #include <cstdint>
 #include <type_traits>
+
+#include "parallel.h"
 
 namespace {
 
@@ -27,7 +25,6 @@ constexpr int64_t CHUNK_BYTES = 128;
 constexpr int64_t ELEMENTS_PER_THREAD = 65536;
 // Steps whose products are added in the precision of the data before they go into a double.
 constexpr int64_t FLUSH = 64;
-constexpr int MAX_THREADS = 256;
 
 // Where the processor has no fused multiply-add, the builtin would be a slow call.
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__FP_FAST_FMAF)
@@ -81,48 +78,17 @@ inline void accumulate(const R* x, const R* y, R* __restrict sum, int64_t width)
     }
 }
 
+template <class R>
+inline void clear(R* out, int64_t width) {
+    for (int64_t i = 0; i < width; ++i) out[i] = 0;
+}
+
 // Calls body(first channel, channels) for the chunks of a row, from the last to the first.
 template <int64_t Chunk, class Body>
 inline void downwards(int64_t width, const Body& body) {
     int64_t first = width / Chunk * Chunk;
     if (first < width) body(first, width - first);
     while (first > 0) body(first -= Chunk, std::integral_constant<int64_t, Chunk>());  // a constant: unrolled
-}
-
-// Runs body(context) on up to `threads` threads at once. It is the entry of the OpenMP runtime that torch uses, given
-// by the caller so that torch's own waiting threads do the work instead of competing for the cores with new ones.
-using Parallel = void (*)(void (*body)(void*), void* context, unsigned threads, unsigned flags);
-
-// Work items 0 … count-1, taken one after the other by whichever thread is free.
-template <class Work>
-struct Job {
-    const Work& work;
-    int64_t count;
-    std::atomic<int64_t> next{0};
-
-    static void* run(void* job_) {
-        auto& job = *static_cast<Job*>(job_);
-        for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;) job.work(i);
-        return nullptr;
-    }
-    static void body(void* job) { run(job); }
-};
-
-template <class Work>
-void for_each(int64_t count, int threads, Parallel parallel, const Work& work) {
-    Job<Work> job{work, count};
-    if (threads <= 1) {
-        job.run(&job);
-    } else if (parallel) {
-        parallel(&Job<Work>::body, &job, static_cast<unsigned>(threads), 0);
-    } else {
-        pthread_t others[MAX_THREADS];
-        int started = 0;
-        // A thread that cannot be started is not missed: the others do its share.
-        while (started < threads - 1 && !pthread_create(&others[started], nullptr, &Job<Work>::run, &job)) ++started;
-        job.run(&job);
-        while (started > 0) pthread_join(others[--started], nullptr);
-    }
 }
 
 int64_t gcd(int64_t x, int64_t y) { return y ? gcd(y, x % y) : x; }
@@ -154,7 +120,7 @@ struct Pieces {
 
 template <class R, bool Complex>
 void forward(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, int64_t inputs_b, int64_t inputs_t,
-             const R* initial, R* states, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {
+             const R* initial, R* states, const int64_t* lengths, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {
     constexpr int64_t parts = Complex ? 2 : 1;
     const Pieces pieces(B, T, D, parts * sizeof(R), threads);
     const int64_t row = D * parts;
@@ -164,13 +130,15 @@ void forward(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, 
         const R* input = inputs + b * inputs_b + offset;
         const R* state = initial + b * row + offset;
         R* out = states + b * T * row + offset;
-        for (int64_t t = 0; t < T; ++t) {
+        const int64_t steps = lengths ? lengths[b] : T;
+        for (int64_t t = 0; t < steps; ++t) {
             step<R, Complex, false>(gate, state, input, out, width);
             state = out;
             gate += gates_t;
             input += inputs_t;
             out += row;
         }
+        for (int64_t t = steps; t < T; ++t, out += row) clear(out, width * parts);
     });
 }
 
@@ -179,7 +147,7 @@ void forward(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, 
 template <class R, bool Complex>
 void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states, int64_t states_b, int64_t states_t,
               const R* initial, const R* grads, int64_t grads_b, int64_t grads_t, R* grad_gates, R* grad_inputs,
-              R* grad_initial, double* partial, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {
+              R* grad_initial, double* partial, const int64_t* lengths, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {
     constexpr int64_t parts = Complex ? 2 : 1;
     constexpr int64_t chunk = CHUNK_BYTES / (parts * sizeof(R));
     const Pieces pieces(B, T, D, parts * sizeof(R), threads);
@@ -193,7 +161,12 @@ void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states,
         if (partial)
             for (int64_t i = 0; i < width * parts; ++i) sum[i] = 0, total[i] = 0;
 
-        for (int64_t t = T - 1; t >= 0; --t) {
+        const int64_t steps = lengths ? lengths[b] : T;
+        for (int64_t t = T - 1; t >= steps; --t) {
+            clear(grad_inputs + (b * T + t) * row + offset, width * parts);
+            if (!partial) clear(grad_gates + (b * T + t) * row + offset, width * parts);
+        }
+        for (int64_t t = steps - 1; t >= 0; --t) {
             const R* grad = grads + b * grads_b + t * grads_t + offset;
             const R* gate = gates + b * gates_b + (t + 1) * gates_t + offset;
             const R* before = t ? states + b * states_b + (t - 1) * states_t + offset : initial_row;
@@ -201,7 +174,7 @@ void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states,
             R* out_gate = partial ? nullptr : grad_gates + (b * T + t) * row + offset;
             downwards<chunk>(width, [&](int64_t first, auto count) {
                 const int64_t at = first * parts;
-                if (t == T - 1)
+                if (t == steps - 1)
                     for (int64_t i = 0; i < count * parts; ++i) out[at + i] = grad[at + i];
                 else
                     step<R, Complex, true>(gate + at, out + row + at, grad + at, out + at, count);
@@ -213,6 +186,7 @@ void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states,
             if (partial && t % FLUSH == 0)
                 for (int64_t i = 0; i < width * parts; ++i) total[i] += sum[i], sum[i] = 0;
         }
+        if (steps == 0) return clear(grad_initial + b * row + offset, width * parts);
         const R* gate = gates + b * gates_b + offset;
         product<R, Complex>(grad_inputs + b * T * row + offset, gate, grad_initial + b * row + offset, width);
     });
@@ -228,16 +202,16 @@ void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states,
 #define LINEAR_SCAN(NAME, R, COMPLEX)                                                                                  \
     extern "C" void linear_scan_forward_##NAME(                                                                        \
         const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, int64_t inputs_b, int64_t inputs_t,         \
-        const R* initial, R* states, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {                \
-        forward<R, COMPLEX>(gates, gates_b, gates_t, inputs, inputs_b, inputs_t, initial, states, B, T, D, threads,    \
+        const R* initial, R* states, const int64_t* lengths, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {                \
+        forward<R, COMPLEX>(gates, gates_b, gates_t, inputs, inputs_b, inputs_t, initial, states, lengths, B, T, D, threads,    \
                             parallel);                                                                                 \
     }                                                                                                                  \
     extern "C" void linear_scan_backward_##NAME(                                                                       \
         const R* gates, int64_t gates_b, int64_t gates_t, const R* states, int64_t states_b, int64_t states_t,         \
         const R* initial, const R* grads, int64_t grads_b, int64_t grads_t, R* grad_gates, R* grad_inputs,             \
-        R* grad_initial, double* partial, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {           \
+        R* grad_initial, double* partial, const int64_t* lengths, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {           \
         backward<R, COMPLEX>(gates, gates_b, gates_t, states, states_b, states_t, initial, grads, grads_b, grads_t,    \
-                             grad_gates, grad_inputs, grad_initial, partial, B, T, D, threads, parallel);              \
+                             grad_gates, grad_inputs, grad_initial, partial, lengths, B, T, D, threads, parallel);              \
     }
 
 LINEAR_SCAN(float32, float, false)

@@ -140,8 +140,9 @@ def run(
         typer.Option("--set", metavar="MODEL.FIELD=VALUE", help="Change a model's setting; may be repeated."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    scan: Annotated[
-        str, typer.Option(help="Scan backend, or auto; see `seqbench env`.", envvar="SEQBENCH_SCAN_BACKEND")
+    backend: Annotated[
+        str,
+        typer.Option(help="Backend of the scans and the loss, or auto; see `seqbench env`.", envvar="SEQBENCH_BACKEND"),
     ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be run.")] = False,
@@ -173,7 +174,7 @@ def run(
             overrides=overrides,
             epochs=epochs,
             device=target,
-            scan=scan,
+            backend=backend,
         )
         cells += [plan.look_up(definition, results, force=force) for definition in definitions]
     if dry_run:
@@ -273,7 +274,7 @@ def list_runs(results: Results = Path("results")) -> None:
 
 @app.command()
 def env(results: Results = Path("results"), home: Home = None) -> None:
-    """This machine, the installed versions, the folders, and the scan backends with the reason for each."""
+    """This machine, the installed versions, the folders, and the backends with the reason for each."""
     from seqbench.listing import environment_table
 
     console.out.print(environment_table(paths.home(home), results))

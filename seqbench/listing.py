@@ -58,7 +58,7 @@ def datasets_table(home: Path) -> Table:
 
 
 def environment_table(home: Path, results: Path) -> Table:
-    """Versions, machine, folders and scan backends."""
+    """Versions, machine, folders and backends of the operators."""
     import torch
 
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -77,11 +77,11 @@ def environment_table(home: Path, results: Path) -> Table:
     table.add_row("results", str(results.resolve()))
     devices = ["cpu", *(["cuda"] if gpus else [])]
     for backend in BACKENDS.values():
-        reasons = {device: backend.unavailable(device) for device in devices}
+        reasons = {device: backend.unavailable("linear_scan", device) for device in devices}
         words = [f"{device}: {reason or 'available'}" for device, reason in reasons.items()]
-        table.add_row(f"scan {backend.name}", f"{backend.summary}; {', '.join(words)}")
+        table.add_row(f"backend {backend.name}", f"{backend.summary}; {', '.join(words)}")
     for device in devices:
-        table.add_row(f"scan auto, {device}", resolve("auto", device).name)
+        table.add_row(f"auto on {device}", resolve("linear_scan", "auto", device).name)
     return table
 
 

@@ -112,13 +112,13 @@ def define(
     overrides: dict[str, dict[str, str]],
     epochs: int | None,
     device: str,
-    scan: str,
+    backend: str,
 ) -> list[Definition]:
     """All cells of one data set, model by model. A model without anything random has one cell, of seed 0.
 
     Args:
         device: such as "cpu" or "cuda:1"; its kind is part of the definition, its number is not.
-        scan: name of a scan backend, or "auto".
+        backend: name of a backend of the operators, or "auto".
     """
     kind = device.partition(":")[0]
     definitions = []
@@ -135,7 +135,7 @@ def define(
                 training=training,
                 seed=seed,
                 device=kind,
-                scan=resolve(scan, kind).name if cls.uses_scan else None,
+                backend=None if training is None else resolve("linear_cross_entropy", backend, kind).name,
             )
             for seed in (seeds if training is not None else [0])
         ]
@@ -204,11 +204,11 @@ def plan_table(cells: Sequence[Cell], results: Path) -> "Table":
         "forced": "to be run again",
     }
     table = Table(title=f"Plan for {results}", title_justify="left", box=None, pad_edge=False)
-    for title in ("Data set", "Model", "Seed", "Device", "Scan", "Key", "State"):
+    for title in ("Data set", "Model", "Seed", "Device", "Backend", "Key", "State"):
         table.add_column(title)
     for cell in cells:
         d = cell.definition
-        table.add_row(d.dataset, d.model, str(d.seed), d.device, d.scan or "", d.key[:7], words[cell.state])
+        table.add_row(d.dataset, d.model, str(d.seed), d.device, d.backend or "", d.key[:7], words[cell.state])
     return table
 
 

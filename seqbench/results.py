@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 
 # Raised by a change of code that makes the same definition compute other numbers (data order, training, ranking):
 # results from before it stay readable, but no longer count as finished.
-REVISION = 1
+REVISION = 2
 
 RECORD = "record.json"
 RANKS = "ranks.parquet"
@@ -53,7 +53,7 @@ class Definition:
     training: dict[str, Any] | None  # TrainingConfig; None for models that only count
     seed: int
     device: str  # "cpu" or "cuda"
-    scan: str | None  # scan backend; None for models without a scan
+    backend: str | None  # of the operators; None for models that are not trained by gradient
     revision: int = REVISION
 
     @property

@@ -68,8 +68,8 @@ def _run(order: dict[str, Any], emit: Any) -> None:
 
     definition = Definition.from_dict(order["definition"])
     results = Path(order["results"])
-    if definition.scan:
-        os.environ[VARIABLE] = definition.scan
+    if definition.backend:
+        os.environ[VARIABLE] = definition.backend
     folder = definition.folder(results)
     with locked(folder / ".lock", f"it is running {definition.label()}"):
         for left in folder.glob(".*.tmp"):  # of a worker that was killed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seqbench.ops.backends import BACKENDS
-from seqbench.ops.native import CACHE_VARIABLE
+from seqbench.ops.cpu.native import CACHE_VARIABLE
 from tests.kit import Bench
 
 # The tensors are tiny: a second thread gains nothing, and waits for minutes when something else has the processor.
@@ -65,8 +65,8 @@ def _kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """Every scan backend that can run on the CPU here."""
-    if reason := BACKENDS[request.param].unavailable("cpu"):
+    """Every backend that can run on the CPU here."""
+    if reason := BACKENDS[request.param].unavailable("linear_scan", "cpu"):
         pytest.skip(reason)
     return request.param
 

@@ -26,7 +26,7 @@ ROOT = Path(seqbench.__file__).resolve().parent.parent
 QUICK = Path(__file__).parent / "quick"
 
 # 50 users, 40 items, 12 items per user: an epoch takes a tenth of a second.
-TINY = ("--max-len", "20", "--device", "cpu", "--scan", "torch")
+TINY = ("--max-len", "20", "--device", "cpu", "--backend", "torch")
 SMALL = (
     *("--set", "lrurec.hidden_size=8"),
     *("--set", "lrurec.layers=1"),

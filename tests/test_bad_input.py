@@ -210,7 +210,7 @@ def test_a_damaged_checkpoint_fails_its_cell_and_force_starts_over(bench: Bench)
         overrides=plan.parse_overrides(SMALL[1::2], ["lrurec"]),
         epochs=1,
         device="cpu",
-        scan="torch",
+        backend="torch",
     )
     folder = definition.folder(bench.results)
     folder.mkdir(parents=True)

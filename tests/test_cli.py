@@ -146,12 +146,12 @@ def test_runs_are_listed(stored: Bench) -> None:
     assert "failed" in outcome.out
 
 
-def test_environment_names_folders_and_scan_backends(bench: Bench) -> None:
+def test_environment_names_folders_and_backends(bench: Bench) -> None:
     outcome = bench.call("env")
     assert (outcome.code, outcome.err) == (0, "")
     for name in BACKENDS:
-        assert f"scan {name}" in outcome.out
-    for words in (seqbench.__version__, "torch", "cpu: available", "scan auto, cpu"):
+        assert f"backend {name}" in outcome.out
+    for words in (seqbench.__version__, "torch", "cpu: available", "auto on cpu"):
         assert words in outcome.out
     joined = "".join(outcome.out.split())
     assert str(bench.home) in joined
@@ -218,7 +218,7 @@ def test_the_metrics_of_a_report_can_be_chosen(stored: Bench) -> None:
         (("run", "--epochs", "0"), "--epochs"),
         (("run", "--max-len", "0"), "--max-len"),
         (("run", "--device", "cuda:99"), "Device 'cuda:99' is not available; this machine has cpu"),
-        (("run", "--scan", "cuda13"), "Scan backend 'cuda13' is unknown."),
+        (("run", "--backend", "cuda13"), "Backend 'cuda13' is unknown."),
         (("run", "--set", "lrurec.dropout"), "--set takes model.field=value"),
         (("run", "--set", "lrurec.dropot=0.1"), "Setting of lrurec 'dropot' is unknown. Did you mean dropout?"),
         (("run", "--set", "lrurec.dropout=x"), "dropout must be a number, not 'x'"),

@@ -31,7 +31,7 @@ def define(prepared: PreparedDataset, models: list[str], **changes: Any) -> list
         "overrides": {},
         "epochs": None,
         "device": "cpu",
-        "scan": "torch",
+        "backend": "torch",
     }
     options = defaults | changes
     return plan.define(prepared, models, options.pop("seeds"), **options)
@@ -160,7 +160,7 @@ def test_a_cell_for_every_model_and_seed_but_counting_models_once(prepared: Prep
     for definition in definitions:
         assert definition.dataset == "synthetic"
         assert definition.fingerprint == prepared.fingerprint
-        assert definition.scan == ("torch" if load_model(definition.model).uses_scan else None)
+        assert definition.backend == ("torch" if load_model(definition.model).training_defaults else None)
 
 
 def test_the_number_of_a_device_is_not_part_of_the_definition(prepared: PreparedDataset) -> None:
@@ -170,9 +170,9 @@ def test_the_number_of_a_device_is_not_part_of_the_definition(prepared: Prepared
     assert first.device == "cuda"
 
 
-def test_an_unknown_scan_backend_is_refused(prepared: PreparedDataset) -> None:
-    with pytest.raises(UsageError, match=r"Scan backend 'touch' is unknown\. Did you mean torch\?"):
-        define(prepared, ["lrurec"], scan="touch")
+def test_an_unknown_backend_is_refused(prepared: PreparedDataset) -> None:
+    with pytest.raises(UsageError, match=r"Backend 'touch' is unknown\. Did you mean torch\?"):
+        define(prepared, ["lrurec"], backend="touch")
 
 
 def test_protocol() -> None:

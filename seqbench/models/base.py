@@ -66,7 +66,6 @@ class Model(nn.Module, ABC):
     summary: ClassVar[str]  # a few words
     paper: ClassVar[str]  # authors, venue, year
     causal: ClassVar[bool] = True  # position t depends on items up to t only
-    uses_scan: ClassVar[bool] = False  # the scan backend is part of what is measured
 
     def __init__(self, items: int, max_len: int, config: ModelConfig) -> None:
         super().__init__()

@@ -56,7 +56,6 @@ class LRURec(IncrementalModel):
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(weight_decay=0.01, clip_norm=5.0)
     summary: ClassVar[str] = "linear recurrent units"
     paper: ClassVar[str] = "Yue et al., WSDM 2024"
-    uses_scan: ClassVar[bool] = True
 
     def __init__(self, items: int, max_len: int, config: LRURecConfig) -> None:
         super().__init__(items, max_len, config)

@@ -1,4 +1,8 @@
-"""Which implementations of the scan exist, whether they can run here, and which one `auto` means."""
+"""Which implementations of the operators exist, whether they can run here, and which one `auto` means.
+
+A backend is a package below seqbench.ops with `unavailable(operator, device)` and one module per operator, each with
+`forward` and `backward` (the reference, which autograd differentiates, has `forward` only).
+"""
 
 import os
 from dataclasses import dataclass
@@ -7,49 +11,49 @@ from types import ModuleType
 
 from seqbench.errors import UsageError, unknown_name
 
-VARIABLE = "SEQBENCH_SCAN_BACKEND"
+VARIABLE = "SEQBENCH_BACKEND"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation. Its module has `unavailable`, `forward` and `backward` (reference: `scan`)."""
+    """One implementation of the operators."""
 
     name: str
-    module: str
+    package: str
     summary: str
 
-    def load(self) -> ModuleType:
-        """Import the implementation."""
-        return import_module(self.module)
+    def load(self, operator: str) -> ModuleType:
+        """Import the implementation of an operator."""
+        return import_module(f"{self.package}.{operator}")
 
-    def unavailable(self, device: str) -> str | None:
-        """Why it cannot run on this device ("cpu" or "cuda"), or None if it can."""
-        return self.load().unavailable(device)
+    def unavailable(self, operator: str, device: str) -> str | None:
+        """Why it cannot run the operator on this device ("cpu" or "cuda"), or None if it can."""
+        return import_module(self.package).unavailable(operator, device)
 
 
 # In the order in which `auto` tries them.
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("cpu", "seqbench.ops.cpu_scan", "C++ kernel, compiled at first use"),
-        Backend("torch", "seqbench.ops.torch_scan", "PyTorch operations, any device"),
-        Backend("reference", "seqbench.ops.reference", "plain loop, the truth that others are compared with"),
+        Backend("cpu", "seqbench.ops.cpu", "C++ kernels, compiled at first use"),
+        Backend("torch", "seqbench.ops.pytorch", "PyTorch operations, any device"),
+        Backend("reference", "seqbench.ops.reference", "plain loops, the truth that others are compared with"),
     )
 }
 
 
-def resolve(name: str, device: str) -> Backend:
-    """The backend of that name; `auto` is the SEQBENCH_SCAN_BACKEND variable, or the first that can run.
+def resolve(operator: str, name: str, device: str) -> Backend:
+    """The backend of that name; `auto` is the SEQBENCH_BACKEND variable, or the first that can run.
 
     Raises:
-        UsageError: no such backend, or it cannot run on `device`.
+        UsageError: no such backend, or it cannot run the operator on `device`.
     """
     if name == "auto":
         name = os.environ.get(VARIABLE, "auto")
     if name == "auto":
-        return next(backend for backend in BACKENDS.values() if backend.unavailable(device) is None)
+        return next(backend for backend in BACKENDS.values() if backend.unavailable(operator, device) is None)
     if name not in BACKENDS:
-        raise unknown_name("Scan backend", name, BACKENDS, "seqbench env")
-    if reason := BACKENDS[name].unavailable(device):
-        raise UsageError(f"Scan backend '{name}' cannot run on {device}: {reason}", hint="See `seqbench env`.")
+        raise unknown_name("Backend", name, BACKENDS, "seqbench env")
+    if reason := BACKENDS[name].unavailable(operator, device):
+        raise UsageError(f"Backend '{name}' cannot run {operator} on {device}: {reason}", hint="See `seqbench env`.")
     return BACKENDS[name]

@@ -16,18 +16,30 @@ from torch import Tensor
 
 from seqbench.ops.backends import BACKENDS, resolve
 
+OPERATOR = "linear_scan"
 
-def linear_scan(gates: Tensor, inputs: Tensor, initial_state: Tensor | None = None, *, backend: str = "auto") -> Tensor:
+
+def linear_scan(
+    gates: Tensor,
+    inputs: Tensor,
+    initial_state: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
     """Solve h[t] = gates[t] * h[t-1] + inputs[t]; differentiable in all three arguments.
 
     Args:
         gates: (B, T, D), or (D,) when constant over batch and time. Any value, zero and negative included.
         inputs: (B, T, D), real or complex, same dtype and device as `gates`.
         initial_state: (B, D), the state before the first step; zero if None.
-        backend: name of a scan backend, or "auto".
+        lengths: (B,) int64, how many steps of each row to take; padding behind them is neither read nor computed, and
+            its states and gradients are zero. All T if None.
+        backend: name of a backend, or "auto".
 
     Returns:
-        (B, T, D) states; states[:, -1] is the final state.
+        (B, T, D) states, those at the last step being the final state, in the dtype of `inputs`; half precision is
+        accumulated in float32.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit.
@@ -47,32 +59,34 @@ def linear_scan(gates: Tensor, inputs: Tensor, initial_state: Tensor | None = No
             raise ValueError(
                 f"{name} is {tensor.dtype} on {tensor.device}, inputs are {inputs.dtype} on {inputs.device}"
             )
-    chosen = resolve(backend, inputs.device.type)
+    if lengths is not None and (lengths.shape != (B,) or lengths.dtype != torch.int64):
+        raise ValueError(f"lengths must be int64 of shape {(B,)}, got {lengths.dtype} of {tuple(lengths.shape)}")
+    chosen = resolve(OPERATOR, backend, inputs.device.type)
     if chosen.name == "reference":
-        return chosen.load().scan(gates, inputs, initial_state)
-    return _linear_scan(gates, inputs, initial_state, chosen.name)
+        return chosen.load(OPERATOR).forward(gates, inputs, initial_state, lengths)
+    return _linear_scan(gates, inputs, initial_state, lengths, chosen.name)
 
 
 @torch.library.custom_op("seqbench::linear_scan", mutates_args=())
-def _linear_scan(gates: Tensor, inputs: Tensor, initial_state: Tensor, backend: str) -> Tensor:
-    return BACKENDS[backend].load().forward(gates, inputs, initial_state)
+def _linear_scan(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tensor | None, backend: str) -> Tensor:
+    return BACKENDS[backend].load(OPERATOR).forward(gates, inputs, initial_state, lengths)
 
 
 @_linear_scan.register_fake
-def _(gates: Tensor, inputs: Tensor, initial_state: Tensor, backend: str) -> Tensor:
+def _(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tensor | None, backend: str) -> Tensor:
     return torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
 
 
 @torch.library.custom_op("seqbench::linear_scan_backward", mutates_args=())
 def _linear_scan_backward(
-    gates: Tensor, states: Tensor, initial_state: Tensor, grad_states: Tensor, backend: str
+    gates: Tensor, states: Tensor, initial_state: Tensor, lengths: Tensor | None, grad_states: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return BACKENDS[backend].load().backward(gates, states, initial_state, grad_states)
+    return BACKENDS[backend].load(OPERATOR).backward(gates, states, initial_state, lengths, grad_states)
 
 
 @_linear_scan_backward.register_fake
 def _(
-    gates: Tensor, states: Tensor, initial_state: Tensor, grad_states: Tensor, backend: str
+    gates: Tensor, states: Tensor, initial_state: Tensor, lengths: Tensor | None, grad_states: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     def like(tensor: Tensor) -> Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
@@ -81,13 +95,13 @@ def _(
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    gates, _, initial_state, ctx.backend = inputs
-    ctx.save_for_backward(gates, output, initial_state)
+    gates, _, initial_state, lengths, ctx.backend = inputs
+    ctx.save_for_backward(gates, output, initial_state, lengths)
 
 
 def _differentiate(ctx, grad_states):  # type: ignore[no-untyped-def]
     gradients = _linear_scan_backward(*ctx.saved_tensors, grad_states, ctx.backend)
-    return *gradients, None
+    return *gradients, None, None
 
 
 torch.library.register_autograd("seqbench::linear_scan", _differentiate, setup_context=_save)

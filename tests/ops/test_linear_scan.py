@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seqbench.errors import UsageError
-from seqbench.ops import torch_scan
 from seqbench.ops.backends import BACKENDS, resolve
-from seqbench.ops.linear_scan import linear_scan
+from seqbench.ops.linear_scan import OPERATOR, linear_scan
+from seqbench.ops.pytorch import linear_scan as torch_scan
 from tests.conftest import Golden
 
 # Largest deviation, relative to the largest value of the compared tensor.
@@ -35,7 +35,7 @@ FAST = [name for name in BACKENDS if name not in ("torch", "reference")] + ["tor
 def implementation(name: str) -> Iterator[str]:
     """Yields the backend that `name` stands for; skips the test if it cannot run here."""
     backend, _, form = name.partition("-")
-    if reason := BACKENDS[backend].unavailable("cpu"):
+    if reason := BACKENDS[backend].unavailable(OPERATOR, "cpu"):
         pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch:
         if form:
@@ -162,14 +162,51 @@ def test_takes_tensors_of_any_stride(layout: str, dtype: torch.dtype, fast: str)
     }[layout]
     gates, inputs, cotangent = cut(), cut(), cut()
     initial = torch.randn(D, B, dtype=dtype).t()
-    module = BACKENDS[fast].load()
-    states = module.forward(gates, inputs, initial)
-    results = [states, *module.backward(gates, states, initial, cotangent)]
+    module = BACKENDS[fast].load(OPERATOR)
+    states = module.forward(gates, inputs, initial, None)
+    results = [states, *module.backward(gates, states, initial, None, cotangent)]
     gates, inputs, cotangent, initial = (x.resolve_conj().contiguous() for x in (gates, inputs, cotangent, initial))
-    states = module.forward(gates, inputs, initial)
+    states = module.forward(gates, inputs, initial, None)
     exact = {} if fast == "torch" else {"rtol": 0, "atol": 0}  # torch's own loops round by layout
-    for strided, plain in zip(results, [states, *module.backward(gates, states, initial, cotangent)], strict=True):
+    for strided, plain in zip(
+        results, [states, *module.backward(gates, states, initial, None, cotangent)], strict=True
+    ):
         torch.testing.assert_close(strided, plain, **exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
+def test_padding_is_neither_read_nor_computed(constant: bool, dtype: torch.dtype, backend: str) -> None:
+    B, T, D = 4, 30, 5
+    lengths = torch.tensor([30, 7, 1, 0])
+    gates = torch.rand((D,) if constant else (B, T, D)).to(dtype)
+    inputs, cotangent = torch.randn(2, B, T, D, dtype=dtype)
+    initial = torch.randn(B, D, dtype=dtype)
+    for b, length in enumerate(lengths):
+        for tensor in (inputs, cotangent) if constant else (gates, inputs, cotangent):
+            tensor[b, length:] = torch.nan
+    leaves = [tensor.clone().requires_grad_() for tensor in (gates, inputs, initial)]
+    states = linear_scan(*leaves, lengths=lengths, backend=backend)
+    found = [states, *torch.autograd.grad(states, leaves, cotangent)]
+    summed = torch.zeros(D, dtype=dtype)
+    for b, length in enumerate(lengths):
+        row = slice(b, b + 1), slice(0, length)
+        gate = gates if constant else gates[row]
+        assert not found[0][b, length:].any()
+        assert not found[2][b, length:].any()
+        if length == 0:
+            assert not found[3][b].any()
+            continue
+        alone = gradients(gate, inputs[row], initial[b : b + 1], cotangent[row], "reference")
+        for mine, true in zip((found[0][row], found[2][row], found[3][b : b + 1]), (alone[0], *alone[2:]), strict=True):
+            torch.testing.assert_close(mine, true)
+        if constant:
+            summed += alone[1]
+        else:
+            torch.testing.assert_close(found[1][row], alone[1])
+            assert not found[1][b, length:].any()
+    if constant:
+        torch.testing.assert_close(found[1], summed)
 
 
 @pytest.mark.parametrize("complex_valued", [False, True], ids=["real", "complex"])
@@ -183,7 +220,13 @@ def test_gradcheck(constant: bool, complex_valued: bool, fast: str) -> None:
 
 
 def test_operator_is_well_registered(fast: str) -> None:
-    arguments = (torch.rand(2, 9, 3, requires_grad=True), torch.randn(2, 9, 3), torch.zeros(2, 3), fast)
+    arguments = (
+        torch.rand(2, 9, 3, requires_grad=True),
+        torch.randn(2, 9, 3),
+        torch.zeros(2, 3),
+        torch.tensor([9, 4]),
+        fast,
+    )
     # aot_dispatch needs torch.compile's tool chain; the other checks cover schema, fake tensors and autograd.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(torch.ops.seqbench.linear_scan.default, arguments, test_utils=checks)
@@ -223,10 +266,10 @@ def test_refuses_what_does_not_fit(gates: Tensor, initial: Tensor | None, messag
 
 def test_an_unknown_backend_is_named_with_a_suggestion() -> None:
     with pytest.raises(UsageError, match="Did you mean torch"):
-        resolve("torhc", "cpu")
+        resolve(OPERATOR, "torhc", "cpu")
 
 
 def test_the_environment_variable_decides_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEQBENCH_SCAN_BACKEND", "reference")
-    assert resolve("auto", "cpu").name == "reference"
-    assert resolve("torch", "cpu").name == "torch"
+    monkeypatch.setenv("SEQBENCH_BACKEND", "reference")
+    assert resolve(OPERATOR, "auto", "cpu").name == "reference"
+    assert resolve(OPERATOR, "torch", "cpu").name == "torch"

@@ -11,8 +11,8 @@ import torch
 
 from seqbench import paths
 from seqbench.errors import UsageError
-from seqbench.ops import cpu_scan, native
 from seqbench.ops.backends import BACKENDS, resolve
+from seqbench.ops.cpu import binding, linear_scan, native
 from tests.kit import ROOT, Bench
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -49,22 +49,22 @@ def test_without_a_compiler_auto_means_torch_and_a_named_backend_says_what_to_in
 ) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert resolve("auto", "cpu").name == "torch"
+    assert resolve("linear_scan", "auto", "cpu").name == "torch"
     with pytest.raises(UsageError, match=r"no C\+\+ compiler found .*apt install g\+\+"):
-        resolve("cpu", "cpu")
+        resolve("linear_scan", "cpu", "cpu")
     listed = " ".join(bench.call("env").out.split())
     assert "no C++ compiler found" in listed
-    assert "scan auto, cpu torch" in listed
+    assert "auto on cpu torch" in listed
 
 
 def test_it_runs_on_the_cpu_only() -> None:
     with pytest.raises(UsageError, match="it runs on the CPU only"):
-        resolve("cpu", "cuda")
+        resolve("linear_scan", "cpu", "cuda")
 
 
 def test_a_compiler_that_is_named_but_missing_is_a_reason(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
-    assert "'no-such-compiler', is not installed" in (BACKENDS["cpu"].unavailable("cpu") or "")
+    assert "'no-such-compiler', is not installed" in (BACKENDS["cpu"].unavailable("linear_scan", "cpu") or "")
 
 
 @needs_compiler
@@ -145,7 +145,9 @@ def test_two_processes_may_race_for_an_empty_cache(
     log = tmp_path / "log"
     script = f'[ "$1" = --version ] || echo compiled >> {log}; exec {COMPILER} "$@"'
     monkeypatch.setenv("CXX", compiler_that(tmp_path / "counting", script))
-    program = "from seqbench.ops import native; assert native.load('linear_scan').library, native.load('linear_scan')"
+    program = (
+        "from seqbench.ops.cpu import native; assert native.load('linear_scan').library, native.load('linear_scan')"
+    )
     racing = [subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) for _ in range(2)]
     assert [process.wait(60) for process in racing] == [0, 0]
     assert len(log.read_text().split()) == 1
@@ -153,7 +155,7 @@ def test_two_processes_may_race_for_an_empty_cache(
 
 
 def test_importing_compiles_nothing(empty_cache: Path) -> None:
-    program = "import seqbench.ops.cpu_scan, seqbench.ops.linear_scan, seqbench.ops.native"
+    program = "import seqbench.ops.linear_scan, seqbench.ops.cpu.linear_scan"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
     assert not empty_cache.exists()
 
@@ -165,10 +167,10 @@ def test_importing_compiles_nothing(empty_cache: Path) -> None:
 def test_any_number_of_threads_gives_the_same_bits(
     shape: tuple[int, int, int], dtype: torch.dtype, constant: bool, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if reason := cpu_scan.unavailable("cpu"):
+    if reason := BACKENDS["cpu"].unavailable("linear_scan", "cpu"):
         pytest.skip(reason)
     if pool == "threads of its own":
-        monkeypatch.setattr(cpu_scan, "_torch_threads", lambda: None)
+        monkeypatch.setattr(binding, "_torch_threads", lambda: None)
     B, _, D = shape
     gates = torch.rand(D if constant else shape, dtype=dtype) * 0.7  # complex ones must not grow without bound
     inputs, cotangent = torch.randn(2, *shape, dtype=dtype)
@@ -177,8 +179,8 @@ def test_any_number_of_threads_gives_the_same_bits(
     assert inputs.numel() >= 3 * 65536  # the kernel's least share of a thread
     for threads in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        states = cpu_scan.forward(gates, inputs, initial)
-        runs.append([states, *cpu_scan.backward(gates, states, initial, cotangent)])
+        states = linear_scan.forward(gates, inputs, initial, None)
+        runs.append([states, *linear_scan.backward(gates, states, initial, None, cotangent)])
     for run in runs[1:]:
         for one, other in zip(runs[0], run, strict=True):
             assert torch.equal(one, other)

@@ -84,7 +84,7 @@ def _make_record(
         training={"lr": 0.001, "batch_size": 128},
         seed=seed,
         device=device,
-        scan=None,
+        backend=None,
     )
     return Record(
         definition=definition,

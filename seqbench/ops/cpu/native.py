@@ -74,7 +74,8 @@ def cache_folder() -> Path:
 def _build(source: Path) -> Path:
     """Path of the compiled `source`; everything that could change the result is part of its name."""
     compiler = _compiler()
-    parts = (source.read_text(encoding="utf-8"), shlex.join(compiler), _version(compiler), shlex.join(FLAGS))
+    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
+    parts = (*texts, shlex.join(compiler), _version(compiler), shlex.join(FLAGS))
     machine = (platform.system(), platform.machine(), _processor_features())
     key = hashlib.sha256("\0".join((*parts, *machine, seqbench.__version__)).encode()).hexdigest()[:20]
     target = cache_folder() / f"{source.stem}-{key}.so"

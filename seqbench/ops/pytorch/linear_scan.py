@@ -15,38 +15,38 @@ import math
 import torch
 from torch import Tensor
 
+from seqbench.ops.precision import widened
+
 # Bytes of one step (B·D elements) from which the sequential form is used. Measured on two CPU cores: with less,
 # launching T operations dominates; with more, the chunked form's second pass over memory does. On a GPU a
 # launch costs about as much as reading a few megabytes.
 SEQUENTIAL_FROM = {"cpu": 128 * 1024, "cuda": 4 * 1024 * 1024}
 
 
-def unavailable(device: str) -> str | None:
-    """Runs wherever torch does."""
-    return None
-
-
-def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor) -> Tensor:
+@widened
+def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tensor | None) -> Tensor:
     """States of h[t] = gates[t] * h[t-1] + inputs[t].
 
     Args:
         gates: (B, T, D), or (D,) when constant over time.
         inputs: (B, T, D).
         initial_state: (B, D).
+        lengths: (B,) steps of each row, or None for all T.
 
     Returns:
-        (B, T, D) contiguous states in the dtype of `inputs`; half precision is accumulated in float32.
+        (B, T, D) contiguous states; zero from `lengths` on.
     """
-    dtype = torch.promote_types(inputs.dtype, torch.float32)
-    if dtype != inputs.dtype:
-        return forward(gates.to(dtype), inputs.to(dtype), initial_state.to(dtype)).to(inputs.dtype)
-    states = torch.empty(inputs.shape, dtype=dtype, device=inputs.device)
+    if lengths is not None:
+        padding = _padding(inputs, lengths)
+        return forward(gates, inputs.masked_fill(padding, 0), initial_state, None).masked_fill_(padding, 0)
+    states = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
     _run(gates, inputs, initial_state, states, reverse=False)
     return states
 
 
+@widened
 def backward(
-    gates: Tensor, states: Tensor, initial_state: Tensor, grad_states: Tensor
+    gates: Tensor, states: Tensor, initial_state: Tensor, lengths: Tensor | None, grad_states: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `forward`, by the adjoint recurrence g[t] = grad[t] + conj(gates[t+1]) * g[t+1].
 
@@ -54,17 +54,19 @@ def backward(
         gates: as given to `forward`.
         states: (B, T, D), what `forward` returned.
         initial_state: (B, D).
+        lengths: as given to `forward`.
         grad_states: (B, T, D), gradient of the loss with respect to `states`.
 
     Returns:
         Gradients with respect to gates (in their shape), inputs (B, T, D) and initial state (B, D).
     """
-    dtype = torch.promote_types(states.dtype, torch.float32)
-    if dtype != states.dtype:
-        wide = backward(gates.to(dtype), states.to(dtype), initial_state.to(dtype), grad_states.to(dtype))
-        return tuple(gradient.to(states.dtype) for gradient in wide)  # type: ignore[return-value]
+    if lengths is not None:
+        padding = _padding(states, lengths)
+        if gates.dim() == 3:
+            gates = gates.masked_fill(padding, 0)
+        return backward(gates, states, initial_state, None, grad_states.masked_fill(padding, 0))
     conjugate = gates.conj().resolve_conj()
-    grad_inputs = torch.empty(states.shape, dtype=dtype, device=states.device)
+    grad_inputs = torch.empty(states.shape, dtype=states.dtype, device=states.device)
     if states.shape[1] == 0:
         return torch.zeros_like(gates), grad_inputs, torch.zeros_like(initial_state)
     grad_inputs[:, -1] = grad_states[:, -1]
@@ -80,6 +82,12 @@ def backward(
         torch.mul(grad_inputs[:, 1:], states[:, :-1].conj(), out=grad_gates[:, 1:])
         torch.mul(grad_inputs[:, 0], initial_state.conj(), out=grad_gates[:, 0])
     return grad_gates, grad_inputs, grad_initial
+
+
+def _padding(sequences: Tensor, lengths: Tensor) -> Tensor:
+    """(B, T, 1), true from each row's length on."""
+    steps = torch.arange(sequences.shape[1], device=lengths.device)
+    return (steps >= lengths.unsqueeze(1)).unsqueeze(2)
 
 
 def _run(gates: Tensor, inputs: Tensor, initial: Tensor, out: Tensor, *, reverse: bool) -> None:
