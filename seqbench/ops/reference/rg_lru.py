@@ -1,0 +1,21 @@
+"""RecBLR's recurrence step by step. Shapes: B batch, T time, D channels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seqbench.ops.precision import widened
+
+
+@widened
+def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor) -> Tensor:
+    """States (B, T, D); arguments as in `rg_lru`."""
+    r, g = gates.chunk(2, dim=-1)
+    alpha = torch.exp(-F.softplus(decay) * torch.sigmoid(r))
+    driven = torch.sqrt(1 - alpha**2 + 1e-8) * torch.sigmoid(g) * inputs
+    state = initial_state
+    states = []
+    for t in range(inputs.shape[1]):
+        state = alpha[:, t] * state + driven[:, t]
+        states.append(state)
+    return torch.stack(states, dim=1) if states else torch.empty_like(inputs)

@@ -1,0 +1,104 @@
+"""The real-gated linear recurrent unit of RecBLR: gates from their pre-activations, and the scan that uses them.
+
+Liu, Lin, Liu, Wang, Yang, Zhu, Caverlee. "Behavior-Dependent Linear Recurrent Units for Efficient Sequential
+Recommendation", CIKM 2024, equations 5 to 8, with the 1e-8 of its code; without the factor 8 that Griffin (De et al.,
+2024), where the unit comes from, has in the exponent.
+
+    α[t] = exp(-softplus(Λ) ⊙ σ(r[t]))
+    h[t] = α[t] ⊙ h[t-1] + √(1 - α[t]² + 1e-8) ⊙ σ(g[t]) ⊙ x[t]
+
+Only r, g, x and h are in memory; α and what multiplies x are computed where they are used, in the backward pass again.
+
+Shapes: B batch, T time, D channels.
+"""
+
+import torch
+from torch import Tensor
+
+from seqbench.ops.backends import BACKENDS, resolve
+
+OPERATOR = "rg_lru"
+
+
+def rg_lru(
+    inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor | None = None, *, backend: str = "auto"
+) -> Tensor:
+    """The gated recurrence; differentiable in all four arguments.
+
+    Args:
+        inputs: (B, T, D), x.
+        gates: (B, T, 2D) pre-activations: r (decay) in the first half, g (input) in the second.
+        decay: (D,), Λ.
+        initial_state: (B, D), the state before the first step; zero if None.
+        backend: name of a backend, or "auto".
+
+    Returns:
+        (B, T, D) states in the dtype of `inputs`; half precision is accumulated in float32.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit.
+        UsageError: the backend is unknown or cannot run on this device.
+    """
+    if inputs.dim() != 3:
+        raise ValueError(f"inputs must be (B, T, D), got {tuple(inputs.shape)}")
+    B, T, D = inputs.shape
+    if initial_state is None:
+        initial_state = inputs.new_zeros((B, D))
+    for name, tensor, shape in (
+        ("gates", gates, (B, T, 2 * D)),
+        ("decay", decay, (D,)),
+        ("initial_state", initial_state, (B, D)),
+    ):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+        if tensor.dtype != inputs.dtype or tensor.device != inputs.device:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, inputs are {inputs.dtype} on {inputs.device}"
+            )
+    chosen = resolve(OPERATOR, backend, inputs.device.type)
+    if chosen.name == "reference":
+        return chosen.load(OPERATOR).forward(inputs, gates, decay, initial_state)
+    return _rg_lru(inputs, gates, decay, initial_state, chosen.name)
+
+
+@torch.library.custom_op("seqbench::rg_lru", mutates_args=())
+def _rg_lru(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor, backend: str) -> Tensor:
+    return BACKENDS[backend].load(OPERATOR).forward(inputs, gates, decay, initial_state)
+
+
+@_rg_lru.register_fake
+def _(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor, backend: str) -> Tensor:
+    return torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
+
+
+@torch.library.custom_op("seqbench::rg_lru_backward", mutates_args=())
+def _rg_lru_backward(
+    inputs: Tensor,
+    gates: Tensor,
+    decay: Tensor,
+    initial_state: Tensor,
+    states: Tensor,
+    grad_states: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return BACKENDS[backend].load(OPERATOR).backward(inputs, gates, decay, initial_state, states, grad_states)
+
+
+@_rg_lru_backward.register_fake
+def _(inputs, gates, decay, initial_state, states, grad_states, backend):  # type: ignore[no-untyped-def]
+    return tuple(
+        torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        for tensor in (inputs, gates, decay, initial_state)
+    )
+
+
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    *tensors, ctx.backend = inputs
+    ctx.save_for_backward(*tensors, output)
+
+
+def _differentiate(ctx, grad_states):  # type: ignore[no-untyped-def]
+    return *_rg_lru_backward(*ctx.saved_tensors, grad_states, ctx.backend), None
+
+
+torch.library.register_autograd("seqbench::rg_lru", _differentiate, setup_context=_save)
