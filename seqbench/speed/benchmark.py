@@ -112,7 +112,10 @@ def run(request: Request) -> Benchmark:
     """
     benchmark = Benchmark(request, _busy_cores())
     if benchmark.busy_cores > BUSY * cores():
-        console.warn(f"Other processes keep {benchmark.busy_cores:.1f} of {cores()} cores busy: times will be noisy.")
+        console.warn(
+            f"Other processes keep {benchmark.busy_cores:.1f} of {cores()} cores busy: times will be noisy. "
+            "Threads that wait for each other suffer most; OMP_NUM_THREADS=1 measures one."
+        )
     ready = {name: list(_competitors(WORKLOADS[name], benchmark)) for name in request.shapes}
     if not any(ready.values()):
         reasons = dict.fromkeys(f"{absent.name} {absent.reason}" for absent in benchmark.absent)

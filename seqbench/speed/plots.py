@@ -5,15 +5,19 @@ from typing import Any
 
 from seqbench.errors import UsageError
 from seqbench.files import replacing
-from seqbench.speed.benchmark import COPY, PASSES, PLAIN, Benchmark, Case
+from seqbench.speed.benchmark import COPY, FRESH_COPY, PASSES, PLAIN, Benchmark, Case
 from seqbench.speed.summary import machine, quantiles
 
 SUFFIXES = (".png", ".svg", ".pdf")
 INSTALL = "Install it with: pip install 'seqbench[plot]'"
 WIDTH = 7.0  # inches: two columns of a paper
-ROW = 0.26
-MARGIN = 1.25  # inches above and below the rows
+ROW = 0.23
+GAP = 0.4  # rows between operators
+FINE = 200  # an axis that spans less gets ticks at 1, 2 and 5
+PANEL = 0.55  # inches of every panel's axis
+MARGIN = 0.75  # inches of the legend and the titles
 DPI = 200
+FRESH = ("#888888", "|")
 # The colours of Okabe and Ito, which differ for everybody; marks differ too, for print without colour.
 STYLES = [
     ("#0072B2", "o"),
@@ -23,8 +27,11 @@ STYLES = [
     ("#E69F00", "v"),
     ("#56B4E9", "P"),
     ("#000000", "X"),
-    ("#999999", "*"),
+    ("#A6761D", "*"),
 ]
+SETTINGS: Any = {"font.size": 8, "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "seqbench"}
+RATIO = {COPY: "time ÷ copy of as many bytes", PLAIN: "time ÷ plain form"}
+Row = tuple[str, tuple[int, ...]]  # operator, shape
 
 
 def check(path: Path) -> None:
@@ -53,79 +60,87 @@ def draw(benchmark: Benchmark, path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = {
-        baseline: [case for case in benchmark.cases if case.workload.baseline == baseline] for baseline in (COPY, PLAIN)
+        baseline: cases
+        for baseline in RATIO
+        if (cases := [case for case in benchmark.cases if case.workload.baseline == baseline])
     }
-    rows = {baseline: list(dict.fromkeys(map(_label, cases))) for baseline, cases in panels.items() if cases}
-    names = list(
-        dict.fromkeys(
-            e.name for case in benchmark.cases for e in case.entries if e.ratios and e.name not in (COPY, PLAIN)
-        )
-    )
-    styles = {name: STYLES[index % len(STYLES)] for index, name in enumerate(names)}
-    settings: Any = {"font.size": 8, "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "seqbench"}
-    with matplotlib.rc_context(settings):
-        figure = Figure(
-            figsize=(WIDTH, MARGIN + ROW * sum(map(len, rows.values())) + 0.45 * len(rows)), layout="constrained"
-        )
+    places = {baseline: _places(cases) for baseline, cases in panels.items()}
+    heights = [max(rows.values()) + 1 for rows in places.values()]
+    styles = _styles(benchmark)
+    with matplotlib.rc_context(SETTINGS):
+        height = MARGIN + sum(PANEL + ROW * rows for rows in heights)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         grid = figure.subplots(
-            len(rows),
-            len(PASSES),
+            *(len(panels), len(PASSES)),
             squeeze=False,
             sharex="row",
             sharey="row",
-            height_ratios=[len(r) + 0.6 for r in rows.values()],
+            height_ratios=heights,
         )
-        for axes, (baseline, labels) in zip(grid, rows.items(), strict=True):
+        for axes, (baseline, cases) in zip(grid, panels.items(), strict=True):
             for axis, passes in zip(axes, PASSES, strict=True):
-                _panel(axis, [case for case in panels[baseline] if case.passes == passes], labels, styles)
-                axis.set_xlabel(
-                    f"time relative to {'a copy of as many bytes' if baseline == COPY else 'the plain form'}"
-                )
+                _panel(axis, [case for case in cases if case.passes == passes], places[baseline], styles)
+                axis.set_xlabel(RATIO[baseline])
         for axis, passes in zip(grid[0], PASSES, strict=True):
             axis.set_title(passes.replace("+", " + "), fontsize=9)
         handles = {handle.get_label(): handle for axis in grid.flat for handle in axis.get_legend_handles_labels()[0]}
-        shown = [name for name in names if name in handles]
-        figure.legend(
-            [handles[name] for name in shown],
-            shown,
-            loc="outside upper center",
-            ncols=min(5, len(shown) or 1),
-            frameon=False,
-        )
-        figure.supxlabel(machine(benchmark.request), fontsize=7, color="#555555")
+        names = [name for name in styles if name in handles]
+        legend = figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=4)
+        legend.set_title(machine(benchmark.request), {"size": 8})
+        legend.set_frame_on(False)
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=DPI, format=path.suffix[1:].lower())
 
 
-def _label(case: Case) -> str:
-    return f"{case.workload.name}  {'×'.join(map(str, case.shape))}"
+def _places(cases: list[Case]) -> dict[Row, float]:
+    """Where each operator and shape is on the axis, from 0 downwards; operators stand apart."""
+    rows = list(dict.fromkeys((case.workload.name, case.shape) for case in cases))
+    operators = list(dict.fromkeys(name for name, _ in rows))
+    return {row: index + GAP * operators.index(row[0]) for index, row in enumerate(rows)}
 
 
-def _panel(axis: Any, cases: list[Case], labels: list[str], styles: dict[str, tuple[str, str]]) -> None:
+def _styles(benchmark: Benchmark) -> dict[str, tuple[str, str]]:
+    """Colour and mark of every competitor; the baselines are the line at 1."""
+    timed = dict.fromkeys(entry.name for case in benchmark.cases for entry in case.entries if entry.ratios)
+    others = [name for name in timed if name not in (COPY, FRESH_COPY, PLAIN)]
+    styles = {name: STYLES[index % len(STYLES)] for index, name in enumerate(others)}
+    return styles | {FRESH_COPY: FRESH}
+
+
+def _panel(axis: Any, cases: list[Case], places: dict[Row, float], styles: dict[str, tuple[str, str]]) -> None:
     """Medians as marks, the middle half of the rounds as a line behind them."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for case in cases:
-        y = labels.index(_label(case))
+        y = places[case.workload.name, case.shape]
         for entry in case.entries:
             spread = quantiles(entry.ratios)
             if spread is None or entry.name not in styles:
                 continue
             color, mark = styles[entry.name]
             axis.plot([spread["p25"], spread["p75"]], [y, y], color=color, linewidth=2.5, alpha=0.35, zorder=2)
-            axis.plot(
-                spread["median"], y, mark, color=color, markersize=5, label=entry.name, zorder=3, markeredgewidth=0
-            )
+            axis.plot(spread["median"], y, mark, color=color, markersize=5.5, label=entry.name, zorder=3)
     axis.axvline(1, color="#333333", linewidth=0.8, zorder=1)
     axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_xlim()
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < FINE * low else (1,)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_yticks(range(len(labels)), labels)
-    axis.set_ylim(len(labels) - 0.5, -0.5)
+    axis.set_yticks(list(places.values()), _labels(places))
+    axis.set_ylim(max(places.values()) + 0.5, -0.5)
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
     axis.grid(axis="x", color="#eeeeee", linewidth=0.5)
     axis.set_axisbelow(True)
-    axis.tick_params(length=0)
+    axis.tick_params(length=0, which="both")
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
+
+
+def _labels(places: dict[Row, float]) -> list[str]:
+    """The shape, and before an operator's first one its name."""
+    labels, last = [], None
+    for name, shape in places:
+        sizes = "×".join(map(str, shape))
+        labels.append(sizes if name == last else f"{name}   {sizes}")
+        last = name
+    return labels

@@ -34,7 +34,7 @@ def _table(cases: list[Case], notes: list[str]) -> Table:
     table.add_column(workload.axes, no_wrap=True)
     table.add_column("Backend", no_wrap=True)
     rate = "GB/s" if workload.plain is None else "GFLOP/s"
-    for title in ("ms", f"× {workload.baseline}", rate, "× torch"):
+    for title in ("ms", f"× {workload.baseline}", rate, "speed-up"):
         table.add_column(title, justify="right", no_wrap=True, min_width=8)
     for case in cases:
         label = "x".join(map(str, case.shape))
@@ -77,7 +77,7 @@ def _caption(benchmark: Benchmark) -> str:
         )
     if any(workload.plain is not None for workload in workloads):
         lines.append("× plain: time relative to torch's own operations over all logits at once.")
-    lines.append("× torch: how many times as fast as the torch backend.")
+    lines.append("speed-up: how many times as fast as the torch backend.")
     if any(unsteady(entry) for case in benchmark.cases for entry in case.entries):
         lines.append("~ unsteady: half of the ratios spread widely; repeat it when the machine is quiet.")
     return "\n".join(lines)
