@@ -25,7 +25,7 @@ from seqbench.data.sequences import Ints, Sequences, pad
 from seqbench.errors import Diverged, SeqbenchError, out_of_memory
 from seqbench.evaluate import rank
 from seqbench.files import replacing
-from seqbench.models.base import SequenceModel, TrainingConfig
+from seqbench.models.base import SequenceModel, TrainingConfig, check_objective
 from seqbench.ops.cross_entropy import linear_cross_entropy
 from seqbench.results import Protocol
 
@@ -110,6 +110,7 @@ class Trainer:
         emit: Callable[..., None],
         peak_memory: Callable[[], int],
     ) -> None:
+        check_objective(type(model), training)
         self.model = model
         self.sequences = sequences
         self.training = training

@@ -45,6 +45,8 @@ def make(tmp_path: Path) -> Make:
         torch.manual_seed(derived_seed(0, 0))
         model = cls(ITEMS, MAX_LEN, dataclasses.replace(cls.Config(), hidden_size=8, layers=1))
         assert isinstance(model, SequenceModel)
+        assert cls.training_defaults is not None
+        changes.setdefault("objective", cls.training_defaults.objective)
         defaults = {"epochs": 6, "patience": 50, "batch_size": 8, "learning_rate": 3e-3, "clip_norm": 5.0}
         return Trainer(
             model,
@@ -121,6 +123,14 @@ def test_batches_change_every_epoch_and_repeat_with_the_seed() -> None:
     assert {frozenset(batch.tolist()) for batch in one} != {frozenset(batch.tolist()) for batch in other}
     means = [lengths[batch].mean() for batch in one]
     assert means != sorted(means)  # not from short to long
+
+
+def test_a_model_that_sees_the_future_is_never_trained_on_all_positions(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_model("sasrec"), "causal", False)
+    with pytest.raises(ValueError, match="not causal"):
+        make("sasrec", objective="all-positions")
 
 
 def test_derived_seeds_differ() -> None:
