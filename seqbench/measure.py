@@ -107,7 +107,7 @@ def latency(
             medians.append(statistics.median(samples))
             result.add("whole", batch, length, samples)
         model = build(lengths[0]).to(device).eval()
-        if isinstance(model, IncrementalModel):
+        if isinstance(model, IncrementalModel) and model.config.causal:
             items = torch.randint(1, model.items + 1, (STEPS_BEFORE, batch), generator=generator).to(device)
             state = model.initial_state(batch)
             for step in items:

@@ -110,7 +110,7 @@ class Trainer:
         emit: Callable[..., None],
         peak_memory: Callable[[], int],
     ) -> None:
-        check_objective(type(model), training)
+        check_objective(model.config, training)
         self.model = model
         self.sequences = sequences
         self.training = training

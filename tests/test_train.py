@@ -128,7 +128,7 @@ def test_batches_change_every_epoch_and_repeat_with_the_seed() -> None:
 def test_a_model_that_sees_the_future_is_never_trained_on_all_positions(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load_model("sasrec"), "causal", False)
+    monkeypatch.setattr(load_model("sasrec").Config, "causal", False)
     with pytest.raises(ValueError, match="not causal"):
         make("sasrec", objective="all-positions")
 

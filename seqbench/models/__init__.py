@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 MODELS = {
     "lrurec": "seqbench.models.lrurec:LRURec",
+    "linrec": "seqbench.models.linrec:LinRec",
     "sasrec": "seqbench.models.sasrec:SASRec",
     "markov": "seqbench.models.markov:Markov",
     "popularity": "seqbench.models.popularity:Popularity",

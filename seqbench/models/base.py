@@ -64,6 +64,14 @@ class TrainingConfig:
 class ModelConfig:
     """Base of every model's own config dataclass."""
 
+    @property
+    def causal(self) -> bool:
+        """Whether position t depends on items up to t only; if not, the objective is "prefix".
+
+        A model that has both forms makes it a field.
+        """
+        return True
+
 
 @dataclass(frozen=True)
 class NeuralConfig(ModelConfig):
@@ -86,7 +94,6 @@ class Model(nn.Module, ABC):
     training_defaults: ClassVar[TrainingConfig | None] = None  # None: nothing is trained by gradient
     summary: ClassVar[str]  # a few words
     paper: ClassVar[str]  # authors, venue, year
-    causal: ClassVar[bool] = True  # position t depends on items up to t only; if not, the objective is "prefix"
 
     def __init__(self, items: int, max_len: int, config: ModelConfig) -> None:
         super().__init__()
@@ -107,10 +114,10 @@ class Model(nn.Module, ABC):
         """
 
 
-def check_objective(model: type[Model], training: TrainingConfig) -> None:
+def check_objective(config: ModelConfig, training: TrainingConfig) -> None:
     """Raise ValueError if the objective would show a model the items that it is to predict."""
     require(
-        model.causal or training.objective == "prefix",
+        config.causal or training.objective == "prefix",
         f"objective must be prefix, not '{training.objective}': the model is not causal, so that a position sees the "
         "items after it, its own target among them",
     )
@@ -124,6 +131,11 @@ class SequenceModel(Model):
     @abstractmethod
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         """States (B, T, D) for items (B, T) padded on the right with 0; states at padding are meaningless."""
+
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """States (B, D) at the last item of each row, as `forward` gives them; for models that need not compute all."""
+        states = self(items, lengths)
+        return states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
 
     @abstractmethod
     def item_weights(self) -> Tensor:
@@ -140,13 +152,14 @@ class SequenceModel(Model):
         return scores if bias is None else scores + bias
 
     def score(self, items: Tensor, lengths: Tensor) -> Tensor:
-        states = self(items, lengths)
-        last = states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
-        return self.score_states(last)
+        return self.score_states(self.last_states(items, lengths))
 
 
 class IncrementalModel(SequenceModel):
-    """A model that can also append one item at a time, at a cost that does not depend on the history."""
+    """A model that can also append one item at a time, at a cost that does not depend on the history.
+
+    One with a form that is not causal can do so only in the other.
+    """
 
     @abstractmethod
     def initial_state(self, batch: int) -> Any:

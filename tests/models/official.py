@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from seqbench.models.linrec import LinRec, LinRecConfig
 from seqbench.models.lrurec import LRURec, LRURecConfig
 from seqbench.models.sasrec import SASRec, SASRecConfig
 from tests.conftest import Golden
@@ -116,7 +117,45 @@ def sasrec(golden: Golden) -> tuple[SASRec, dict[str, list[Entry]]]:
     return model, names
 
 
-OFFICIAL = {"lrurec": lrurec, "sasrec": sasrec}
+def linrec(golden: Golden) -> tuple[LinRec, dict[str, list[Entry]]]:
+    config = golden.config
+    D = config["hidden_size"]
+    model = LinRec(
+        config["n_items"],
+        config["max_len"],
+        LinRecConfig(
+            hidden_size=D,
+            layers=config["n_layers"],
+            heads=config["n_heads"],
+            inner_size=config["inner_size"],
+            dropout=0.0,
+            official_quirks=True,
+        ),
+    ).double()
+    names: dict[str, list[Entry]] = {
+        "item_embedding.weight": [Entry(model.embedding.weight, same, same)],
+        "position_embedding.weight": [Entry(model.positions.weight, same, same)],
+        "LayerNorm.weight": [Entry(model.embedding_norm.weight, same, same)],
+        "LayerNorm.bias": [Entry(model.embedding_norm.bias, same, same)],
+    }
+    for index, block in enumerate(model.blocks):
+        attention = f"trm_encoder.layer.{index}.multi_head_attention"
+        feed = f"trm_encoder.layer.{index}.feed_forward"
+        for kind in ("weight", "bias"):
+            joined = getattr(block.key_value, kind)
+            names[f"{attention}.query.{kind}"] = [Entry(getattr(block.query, kind), same, same)]
+            for row, which in enumerate(("key", "value")):
+                rows = slice(row * D, (row + 1) * D)
+                names[f"{attention}.{which}.{kind}"] = [Entry(joined, same, lambda g, rows=rows: g[rows], part=rows)]
+            names[f"{attention}.dense.{kind}"] = [Entry(getattr(block.attention_out, kind), same, same)]
+            names[f"{attention}.LayerNorm.{kind}"] = [Entry(getattr(block.attention_norm, kind), same, same)]
+            names[f"{feed}.dense_1.{kind}"] = [Entry(getattr(block.feed_forward_in, kind), same, same)]
+            names[f"{feed}.dense_2.{kind}"] = [Entry(getattr(block.feed_forward_out, kind), same, same)]
+            names[f"{feed}.LayerNorm.{kind}"] = [Entry(getattr(block.feed_forward_norm, kind), same, same)]
+    return model, names
+
+
+OFFICIAL = {"lrurec": lrurec, "sasrec": sasrec, "linrec": linrec}
 
 
 def load_official_state(names: dict[str, list[Entry]], arrays: dict[str, Tensor]) -> None:

@@ -1,0 +1,163 @@
+"""LinRec: linear attention for long histories, in the transformer of SASRec.
+
+Liu, Cai, Zhang, Zhao, Gao, Wang, Lv, Fan, Wang, He, Liu, Li. "LinRec: Linear Attention Mechanism for Long-term
+Sequential Recommender Systems", SIGIR 2023.
+Official code: https://github.com/Applied-Machine-Learning-Lab/LinRec (layers.py, used in RecBole's sasrec.py).
+
+    x = LayerNorm(E[i] + P[position])
+    a = LayerNorm(W_o · linear attention(x) + b_o + x)        seqbench/ops/linear_attention.py
+    x ← LayerNorm(W₂ gelu(W₁ a + b₁) + b₂ + a)
+
+As published, a position sees all items of the row, those after it included, so that it is trained on prefixes. With
+`causal` it sees those up to its own; then all positions can be trained at once (`objective`), and items appended at
+a cost that does not depend on the history: the sums of k̂ᵀ v are the whole state. That form is not the paper's.
+
+Departures from the official code:
+- Padding is left out of the sums. There the mask is computed and ignored, so that the embeddings of padding and of its
+  positions take part, and a prediction depends on how much padding a row has. `official_quirks` brings this back.
+- A query or key whose ELU is exactly zero stays zero; there it gives NaN.
+- Keys are normalised like queries, over the features of one position, as the code does. The paper has been read as
+  normalising each feature of the keys over the sequence instead, which would also show the future to a causal form.
+- Batches of 256 prefixes instead of 2048.
+
+Shapes: B batch, T time, D width, E = D / heads, V items plus padding.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.ops.dropout import Dropout
+from seqbench.ops.linear_attention import linear_attention, linear_attention_step
+
+LAYER_NORM_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class LinRecConfig(NeuralConfig):
+    """Defaults of the official code."""
+
+    hidden_size: int = 128
+    heads: int = 8
+    inner_size: int = 256
+    causal: bool = False  # a position sees the items up to its own instead of all
+    official_quirks: bool = False  # padding takes part in the sums
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.heads >= 1 and self.hidden_size % self.heads == 0, "heads must divide hidden_size")
+        require(not (self.causal and self.official_quirks), "official_quirks has no causal form")
+
+
+class LinRec(IncrementalModel):
+    """Transformer with linear attention over item and position embeddings, scored with tied weights."""
+
+    Config: ClassVar[type[ModelConfig]] = LinRecConfig
+    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(
+        epochs=100, patience=10, batch_size=256, objective="prefix"
+    )
+    summary: ClassVar[str] = "linear attention"
+    paper: ClassVar[str] = "Liu et al., SIGIR 2023"
+
+    def __init__(self, items: int, max_len: int, config: LinRecConfig) -> None:
+        super().__init__(items, max_len, config)
+        D = config.hidden_size
+        self.heads = config.heads
+        self.see_padding = config.official_quirks
+        self.embedding = nn.Embedding(items + 1, D, padding_idx=0)
+        self.positions = nn.Embedding(max_len, D)
+        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(LinearAttentionBlock(config) for _ in range(config.layers))
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        x, valid = self._input(items)
+        for block in self.blocks:
+            x = block(x, valid)
+        return x
+
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        x, valid = self._input(items)
+        *before, final = list(self.blocks)
+        for block in before:
+            x = block(x, valid)
+        return final(x, valid, lengths - 1).squeeze(1)
+
+    def _input(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What enters the first block, (B, T, D), and the positions (B, T) that are seen; all if None."""
+        embedded = self.embedding(items) + self.positions.weight[: items.shape[1]]
+        return self.dropout(self.embedding_norm(embedded)), None if self.see_padding else items > 0
+
+    def item_weights(self) -> Tensor:
+        return self.embedding.weight
+
+    def initial_state(self, batch: int) -> list[Tensor]:
+        """Lengths of the histories (B,), and per block the sum of k̂ᵀ v (B, heads, E, E)."""
+        weight = self.embedding.weight
+        E = weight.shape[1] // self.heads
+        lengths = torch.zeros(batch, dtype=torch.long, device=weight.device)
+        return [lengths, *(weight.new_zeros(batch, self.heads, E, E) for _ in self.blocks)]
+
+    def step(self, items: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        lengths, *sums = state
+        x = self.embedding_norm(self.embedding(items) + self.positions(lengths))
+        after = [lengths + 1]
+        for block, before in zip(self.blocks, sums, strict=True):
+            assert isinstance(block, LinearAttentionBlock)
+            x, with_item = block.step(x, before)
+            after.append(with_item)
+        return x, after
+
+
+class LinearAttentionBlock(nn.Module):
+    """Linear attention and feed-forward layer, each with residual and LayerNorm."""
+
+    def __init__(self, config: LinRecConfig) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.heads = config.heads
+        self.causal = config.causal
+        self.query = nn.Linear(D, D)
+        self.key_value = nn.Linear(D, 2 * D)  # rows: keys, values
+        self.attention_out = nn.Linear(D, D)
+        self.attention_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward_in = nn.Linear(D, config.inner_size)
+        self.feed_forward_out = nn.Linear(config.inner_size, D)
+        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, valid: Tensor | None, last: Tensor | None = None) -> Tensor:
+        """(B, T, D) → (B, T, D); with `last`, the index (B,) of each row's last item, only there: (B, 1, D)."""
+        key, value = self._split(self.key_value(x), 2)
+        if last is not None:
+            x = x[torch.arange(len(x), device=x.device), last].unsqueeze(1)
+        (query,) = self._split(self.query(x), 1)
+        # All items are up to the last one.
+        attended = linear_attention(query, key, value, causal=self.causal and last is None, valid=valid)
+        return self._after(attended, x)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One position (B, D) of the causal form, and the sum (B, heads, E, E) with it."""
+        (query,) = self._split(self.query(x), 1)
+        key, value = self._split(self.key_value(x), 2)
+        attended, state = linear_attention_step(query, key, value, state)
+        return self._after(attended, x), state
+
+    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(…, parts · D) → that many (…, heads, E)."""
+        return projected.unflatten(-1, (parts, self.heads, -1)).unbind(-3)
+
+    def _after(self, attended: Tensor, x: Tensor) -> Tensor:
+        """What follows the attention (…, heads, E) of positions x (…, D)."""
+        x = self.attention_norm(self.dropout(self.attention_out(attended.flatten(-2))) + x)
+        inner = F.gelu(self.feed_forward_in(x))
+        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x)
