@@ -29,18 +29,18 @@ SMALLEST_STEP, LARGEST_STEP = 0.001, 0.1
 class Mamba(nn.Module):
     """Convolution, selective scan and gate between two projections. Causal."""
 
-    def __init__(self, hidden_size: int, *, states: int, convolution: int, expand: int) -> None:
+    def __init__(self, hidden_size: int, *, d_state: int, d_conv: int, expand: int) -> None:
         super().__init__()
         H = expand * hidden_size
         rank = math.ceil(hidden_size / 16)
-        self.sizes = (rank, states, states)
+        self.sizes = (rank, d_state, d_state)
         self.in_projection = nn.Linear(hidden_size, 2 * H, bias=False)  # rows: p, z
-        bound = 1 / math.sqrt(convolution)
-        self.convolution_weight = nn.Parameter(torch.empty(convolution, H).uniform_(-bound, bound))
+        bound = 1 / math.sqrt(d_conv)
+        self.convolution_weight = nn.Parameter(torch.empty(d_conv, H).uniform_(-bound, bound))
         self.convolution_bias = nn.Parameter(torch.empty(H).uniform_(-bound, bound))
         self.parameters_projection = nn.Linear(H, sum(self.sizes), bias=False)  # rows: r, B, C
         self.step_projection = nn.Linear(rank, H)
-        self.decay_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(H, 1))  # A_log
+        self.decay_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(H, 1))  # A_log
         self.skip = nn.Parameter(torch.ones(H))  # D of the paper
         self.out_projection = nn.Linear(H, hidden_size, bias=False)
         steps = torch.empty(H).uniform_(math.log(SMALLEST_STEP), math.log(LARGEST_STEP)).exp()
