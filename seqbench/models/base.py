@@ -36,14 +36,14 @@ class TrainingConfig:
 
     epochs: int = 200  # at most; early stopping usually ends before
     patience: int = 20  # epochs without a better validation metric before stopping
-    batch_size: int = 32  # sequences of mean length; a batch holds about as many positions as these do
+    batch_size: int = 32  # all-positions: sequences, as many positions as so many hold on average; prefix: prefixes
     learning_rate: float = 1e-3
     weight_decay: float = 0.0  # decoupled (AdamW); none on biases and norms
     clip_norm: float = 0.0  # of the whole gradient; 0 is off
-    objective: str = "all-positions"  # or "prefix": only the last position of every prefix, for models not causal
+    objective: str = "all-positions"  # or "prefix": every prefix is a row, trained at its last position alone
     loss: str = "cross-entropy"  # over the whole catalogue; or a sampled one: "sampled-softmax", "bce", "gbce"
-    negatives: int = 256  # sampled losses: items drawn for each position
-    proposal: str = "uniform"  # sampled-softmax: items are drawn alike, or as often as they occur ("popularity")
+    negatives: int = 256  # items drawn for each position (bce, gbce) or for each batch (sampled-softmax)
+    proposal: str = "uniform"  # sampled-softmax: all items are drawn alike, or as often as they occur ("popularity")
     calibration: float = 0.75  # gbce: t between 0 (plain bce) and 1 (unbiased probabilities)
 
     def __post_init__(self) -> None:
