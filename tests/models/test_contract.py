@@ -73,11 +73,14 @@ def test_learns_that_item_i_is_followed_by_the_next(form: str, tmp_path: Path) -
         model.fit(sequences)
     else:
         assert isinstance(model, SequenceModel)
-        objective = "all-positions" if config.causal else "prefix"
+        # As many targets in a batch either way.
+        objective, batch_size = ("all-positions", 16) if config.causal else ("prefix", 16 * MAX_LEN)
         Trainer(
             model,
             sequences,
-            training=TrainingConfig(epochs=60, patience=60, batch_size=16, learning_rate=3e-3, objective=objective),
+            training=TrainingConfig(
+                epochs=60, patience=60, batch_size=batch_size, learning_rate=3e-3, objective=objective
+            ),
             protocol=protocol,
             seed=0,
             device=torch.device("cpu"),
