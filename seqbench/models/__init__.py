@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 MODELS = {
     "lrurec": "seqbench.models.lrurec:LRURec",
     "recblr": "seqbench.models.recblr:RecBLR",
+    "glintru": "seqbench.models.glintru:GLINTRU",
     "linrec": "seqbench.models.linrec:LinRec",
     "sasrec": "seqbench.models.sasrec:SASRec",
     "gru4rec": "seqbench.models.gru4rec:GRU4Rec",

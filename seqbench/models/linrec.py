@@ -24,15 +24,15 @@ Shapes: B batch, T time, D width, E = D / heads, V items plus padding.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.linear_attention import LinearAttention
 from seqbench.ops.dropout import Dropout
-from seqbench.ops.linear_attention import linear_attention, linear_attention_step
 
 LAYER_NORM_EPS = 1e-12
 
@@ -66,7 +66,6 @@ class LinRec(IncrementalModel):
     def __init__(self, items: int, max_len: int, config: LinRecConfig) -> None:
         super().__init__(items, max_len, config)
         D = config.hidden_size
-        self.heads = config.heads
         self.see_padding = config.official_quirks
         self.embedding = nn.Embedding(items + 1, D, padding_idx=0)
         self.positions = nn.Embedding(max_len, D)
@@ -90,7 +89,7 @@ class LinRec(IncrementalModel):
         *before, final = list(self.blocks)
         for block in before:
             x = block(x, valid)
-        return final(x, valid, lengths - 1).squeeze(1)
+        return final(x, valid, lengths - 1)
 
     def _input(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
         """What enters the first block, (B, T, D), and the positions (B, T) that are seen; all if None."""
@@ -102,18 +101,16 @@ class LinRec(IncrementalModel):
 
     def initial_state(self, batch: int) -> list[Tensor]:
         """Lengths of the histories (B,), and per block the sum of k̂ᵀ v (B, heads, E, E)."""
-        weight = self.embedding.weight
-        E = weight.shape[1] // self.heads
-        lengths = torch.zeros(batch, dtype=torch.long, device=weight.device)
-        return [lengths, *(weight.new_zeros(batch, self.heads, E, E) for _ in self.blocks)]
+        lengths = torch.zeros(batch, dtype=torch.long, device=self.embedding.weight.device)
+        return [lengths, *(cast(LinearAttentionBlock, block).attention.initial_state(batch) for block in self.blocks)]
 
     def step(self, items: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         lengths, *sums = state
         x = self.embedding_norm(self.embedding(items) + self.positions(lengths))
         after = [lengths + 1]
-        for block, before in zip(self.blocks, sums, strict=True):
-            assert isinstance(block, LinearAttentionBlock)
-            x, with_item = block.step(x, before)
+        for block, before in zip(cast(list[LinearAttentionBlock], self.blocks), sums, strict=True):
+            x, with_item = block.attention.step(x, before)
+            x = block.feed_forward(x)
             after.append(with_item)
         return x, after
 
@@ -124,40 +121,19 @@ class LinearAttentionBlock(nn.Module):
     def __init__(self, config: LinRecConfig) -> None:
         super().__init__()
         D = config.hidden_size
-        self.heads = config.heads
-        self.causal = config.causal
-        self.query = nn.Linear(D, D)
-        self.key_value = nn.Linear(D, 2 * D)  # rows: keys, values
-        self.attention_out = nn.Linear(D, D)
-        self.attention_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.attention = LinearAttention(
+            D, heads=config.heads, dropout=config.dropout, causal=config.causal, norm_eps=LAYER_NORM_EPS
+        )
         self.feed_forward_in = nn.Linear(D, config.inner_size)
         self.feed_forward_out = nn.Linear(config.inner_size, D)
         self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, valid: Tensor | None, last: Tensor | None = None) -> Tensor:
-        """(B, T, D) → (B, T, D); with `last`, the index (B,) of each row's last item, only there: (B, 1, D)."""
-        key, value = self._split(self.key_value(x), 2)
-        if last is not None:
-            x = x[torch.arange(len(x), device=x.device), last].unsqueeze(1)
-        (query,) = self._split(self.query(x), 1)
-        # All items are up to the last one.
-        attended = linear_attention(query, key, value, causal=self.causal and last is None, valid=valid)
-        return self._after(attended, x)
+        """(B, T, D) → (B, T, D); with `last`, the index (B,) of each row's last item, only there: (B, D)."""
+        return self.feed_forward(self.attention(x, valid, last))
 
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One position (B, D) of the causal form, and the sum (B, heads, E, E) with it."""
-        (query,) = self._split(self.query(x), 1)
-        key, value = self._split(self.key_value(x), 2)
-        attended, state = linear_attention_step(query, key, value, state)
-        return self._after(attended, x), state
-
-    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(…, parts · D) → that many (…, heads, E)."""
-        return projected.unflatten(-1, (parts, self.heads, -1)).unbind(-3)
-
-    def _after(self, attended: Tensor, x: Tensor) -> Tensor:
-        """What follows the attention (…, heads, E) of positions x (…, D)."""
-        x = self.attention_norm(self.dropout(self.attention_out(attended.flatten(-2))) + x)
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """What follows the attention, position by position."""
         inner = F.gelu(self.feed_forward_in(x))
         return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from seqbench.models.glintru import GLINTRU, GLINTRUConfig
 from seqbench.models.gru4rec import GRU4Rec, GRU4RecConfig
+from seqbench.models.linear_attention import LinearAttention
 from seqbench.models.linrec import LinRec, LinRecConfig
 from seqbench.models.lrurec import LRURec, LRURecConfig
 from seqbench.models.mamba import Mamba
@@ -231,14 +233,27 @@ def recblr(golden: Golden) -> tuple[RecBLR, dict[str, list[Entry]]]:
     return model, names
 
 
+def linear_attention(attention: LinearAttention) -> dict[str, list[Entry]]:
+    names: dict[str, list[Entry]] = {}
+    for kind in ("weight", "bias"):
+        joined = getattr(attention.key_value, kind)
+        D = len(joined) // 2
+        names[f"query.{kind}"] = [Entry(getattr(attention.query, kind), same, same)]
+        for row, which in enumerate(("key", "value")):
+            rows = slice(row * D, (row + 1) * D)
+            names[f"{which}.{kind}"] = [Entry(joined, same, lambda g, rows=rows: g[rows], part=rows)]
+        names[f"dense.{kind}"] = [Entry(getattr(attention.out, kind), same, same)]
+        names[f"LayerNorm.{kind}"] = [Entry(getattr(attention.norm, kind), same, same)]
+    return names
+
+
 def linrec(golden: Golden) -> tuple[LinRec, dict[str, list[Entry]]]:
     config = golden.config
-    D = config["hidden_size"]
     model = LinRec(
         config["n_items"],
         config["max_len"],
         LinRecConfig(
-            hidden_size=D,
+            hidden_size=config["hidden_size"],
             layers=config["n_layers"],
             heads=config["n_heads"],
             inner_size=config["inner_size"],
@@ -253,19 +268,59 @@ def linrec(golden: Golden) -> tuple[LinRec, dict[str, list[Entry]]]:
         "LayerNorm.bias": [Entry(model.embedding_norm.bias, same, same)],
     }
     for index, block in enumerate(model.blocks):
-        attention = f"trm_encoder.layer.{index}.multi_head_attention"
-        feed = f"trm_encoder.layer.{index}.feed_forward"
+        prefix = f"trm_encoder.layer.{index}"
+        for name, entries in linear_attention(block.attention).items():
+            names[f"{prefix}.multi_head_attention.{name}"] = entries
         for kind in ("weight", "bias"):
-            joined = getattr(block.key_value, kind)
-            names[f"{attention}.query.{kind}"] = [Entry(getattr(block.query, kind), same, same)]
-            for row, which in enumerate(("key", "value")):
-                rows = slice(row * D, (row + 1) * D)
-                names[f"{attention}.{which}.{kind}"] = [Entry(joined, same, lambda g, rows=rows: g[rows], part=rows)]
-            names[f"{attention}.dense.{kind}"] = [Entry(getattr(block.attention_out, kind), same, same)]
-            names[f"{attention}.LayerNorm.{kind}"] = [Entry(getattr(block.attention_norm, kind), same, same)]
-            names[f"{feed}.dense_1.{kind}"] = [Entry(getattr(block.feed_forward_in, kind), same, same)]
-            names[f"{feed}.dense_2.{kind}"] = [Entry(getattr(block.feed_forward_out, kind), same, same)]
-            names[f"{feed}.LayerNorm.{kind}"] = [Entry(getattr(block.feed_forward_norm, kind), same, same)]
+            names[f"{prefix}.feed_forward.dense_1.{kind}"] = [Entry(getattr(block.feed_forward_in, kind), same, same)]
+            names[f"{prefix}.feed_forward.dense_2.{kind}"] = [Entry(getattr(block.feed_forward_out, kind), same, same)]
+            names[f"{prefix}.feed_forward.LayerNorm.{kind}"] = [
+                Entry(getattr(block.feed_forward_norm, kind), same, same)
+            ]
+    return model, names
+
+
+def glint_ru(golden: Golden) -> tuple[GLINTRU, dict[str, list[Entry]]]:
+    config = golden.config
+    D = config["hidden_size"]
+    model = GLINTRU(
+        config["n_items"],
+        config["max_len"],
+        GLINTRUConfig(
+            hidden_size=D,
+            layers=config["num_layers"],
+            heads=config["n_heads"],
+            dropout=0.0,
+            inner_dropout=0.0,
+            official_quirks=True,
+        ),
+    ).double()
+    names: dict[str, list[Entry]] = {
+        "item_embedding.weight": [Entry(model.embedding.weight, same, same)],
+        "weights": [Entry(model.mixing, same, same)],
+        **{f"linearattention.{name}": entries for name, entries in linear_attention(model.attention).items()},
+        **{f"gru_layers.{name}": [Entry(parameter, same, same)] for name, parameter in model.gru.named_parameters()},
+    }
+    modules = {
+        "dense1": model.recurrent_in,
+        "conv1d": model.convolution_in,
+        "selective_gate.0": model.gate_in,
+        "selective_gate.2": model.gate_out,
+        "projection": model.recurrent_out,
+        "conv1dforgru": model.convolution_out,
+        "dense2": model.mix_gate,
+        "dense": model.mix_out,
+        "denseout": model.filter_out,
+        "LayerNorm": model.norm,
+    }
+    for kind in ("weight", "bias"):
+        for name, module in modules.items():
+            names[f"{name}.{kind}"] = [Entry(getattr(module, kind), same, same)]
+        for row, name in enumerate(("dense3", "dense4")):
+            rows = slice(row * D, (row + 1) * D)
+            names[f"{name}.{kind}"] = [
+                Entry(getattr(model.filter_in, kind), same, lambda g, rows=rows: g[rows], part=rows)
+            ]
     return model, names
 
 
@@ -273,6 +328,7 @@ OFFICIAL = {
     "lrurec": lrurec,
     "recblr": recblr,
     "linrec": linrec,
+    "glint_ru": glint_ru,
     "sasrec": sasrec,
     "gru4rec": gru4rec,
     "mamba4rec": mamba4rec,
