@@ -19,6 +19,7 @@ from seqbench.models.mamba import Mamba
 from seqbench.models.mamba4rec import Mamba4Rec, Mamba4RecConfig
 from seqbench.models.recblr import RecBLR, RecBLRConfig
 from seqbench.models.sasrec import SASRec, SASRecConfig
+from seqbench.models.sigma import SIGMA, SIGMAConfig
 from tests.conftest import Golden
 
 
@@ -324,11 +325,57 @@ def glint_ru(golden: Golden) -> tuple[GLINTRU, dict[str, list[Entry]]]:
     return model, names
 
 
+def sigma(golden: Golden) -> tuple[SIGMA, dict[str, list[Entry]]]:
+    config = golden.config
+    model = SIGMA(
+        config["n_items"],
+        config["max_len"],
+        SIGMAConfig(
+            hidden_size=config["hidden_size"],
+            layers=config["num_layers"],
+            d_state=config["d_state"],
+            d_conv=config["d_conv"],
+            expand=config["expand"],
+            dropout=0.0,
+            gate_dropout=0.0,
+            official_quirks=True,
+        ),
+    ).double()
+    names: dict[str, list[Entry]] = {
+        "item_embedding.weight": [Entry(model.embedding.weight, same, same)],
+        "LayerNorm.weight": [Entry(model.embedding_norm.weight, same, same)],
+        "LayerNorm.bias": [Entry(model.embedding_norm.bias, same, same)],
+    }
+    for index, block in enumerate(model.blocks):
+        prefix = f"mamba_layers.{index}"
+        mixer = f"{prefix}.gmamba"
+        names |= {f"{mixer}.mamba.{name}": entries for name, entries in mamba(block.mamba).items()}
+        names |= {f"{mixer}.gru.{name}": [Entry(value, same, same)] for name, value in block.gru.named_parameters()}
+        names[f"{mixer}.combining_weights"] = [Entry(block.shares, same, same)]
+        modules = {
+            f"{mixer}.dense1": block.gate_input,
+            f"{mixer}.dense2": block.flipped_gate_input,
+            f"{mixer}.selective_gate_si.1": block.gate_silu,
+            f"{mixer}.selective_gate_sig.1": block.gate_sigmoid,
+            f"{mixer}.conv1d": block.convolution,
+            f"{mixer}.projection": block.projection,
+            f"{prefix}.LayerNorm": block.mixer_norm,
+            f"{prefix}.ffn.w_1": block.feed_forward_in,
+            f"{prefix}.ffn.w_2": block.feed_forward_out,
+            f"{prefix}.ffn.LayerNorm": block.feed_forward_norm,
+        }
+        for name, module in modules.items():
+            for kind in ("weight", "bias"):
+                names[f"{name}.{kind}"] = [Entry(getattr(module, kind), same, same)]
+    return model, names
+
+
 OFFICIAL = {
     "lrurec": lrurec,
     "recblr": recblr,
     "linrec": linrec,
     "glint_ru": glint_ru,
+    "sigma": sigma,
     "sasrec": sasrec,
     "gru4rec": gru4rec,
     "mamba4rec": mamba4rec,
