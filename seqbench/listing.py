@@ -21,8 +21,10 @@ def models_table() -> Table:
     table = _table("Model", "What it is", "Causal", "Incremental", "Paper")
     for name in MODELS:
         cls = load_model(name)
-        incremental = issubclass(cls, IncrementalModel)
-        table.add_row(name, cls.summary, _yes(cls.causal), _yes(incremental), cls.paper)
+        incremental = _yes(issubclass(cls, IncrementalModel))
+        if issubclass(cls, IncrementalModel) and cls.state_grows:
+            incremental = "growing state"
+        table.add_row(name, cls.summary, _yes(cls.causal), incremental, cls.paper)
     table.caption = "`seqbench list models NAME` shows a model's settings."
     return table
 

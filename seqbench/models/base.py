@@ -116,7 +116,10 @@ class SequenceModel(Model):
 
 
 class IncrementalModel(SequenceModel):
-    """A model that can also append one item at a time, at a cost that does not depend on the history."""
+    """A model that can also append one item at a time, without encoding the history again."""
+
+    # Whether the state, and with it the cost of a step, grows with the history; then a history ends at max_len.
+    state_grows: ClassVar[bool] = False
 
     @abstractmethod
     def initial_state(self, batch: int) -> Any:
@@ -124,7 +127,20 @@ class IncrementalModel(SequenceModel):
 
     @abstractmethod
     def step(self, items: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Append items (B,) to the histories: states (B, D) as `forward` gives them, and the new state."""
+        """Append items (B,) to the histories: states (B, D) as `forward` gives them, and the new state.
+
+        The state that was given is used up: the new one may share its memory.
+
+        Raises:
+            ValueError: the state grows, and the histories have max_len items.
+        """
+
+    def prefill(self, items: Tensor) -> Any:
+        """The state of histories (B, T), equally long: what T steps lead to."""
+        state = self.initial_state(len(items))
+        for column in items.unbind(1):
+            _, state = self.step(column, state)
+        return state
 
 
 class CountingModel(Model):

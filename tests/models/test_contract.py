@@ -109,18 +109,43 @@ def test_later_items_never_change_earlier_states(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INCREMENTAL)
-def test_steps_equal_the_whole_sequence_with_a_state_of_constant_size(name: str) -> None:
+def test_steps_equal_the_whole_sequence(name: str) -> None:
     model = make(name)
     assert isinstance(model, IncrementalModel)
     items = torch.randint(1, ITEMS + 1, (3, MAX_LEN))
     whole = model(items, torch.full((3,), MAX_LEN))
     state = model.initial_state(3)
-    sizes = set()
     for t in range(MAX_LEN):
         states, state = model.step(items[:, t], state)
         torch.testing.assert_close(states, whole[:, t], rtol=1e-5, atol=1e-5)
-        sizes.add(numbers(state))
-    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("name", INCREMENTAL)
+def test_steps_go_on_from_a_history_that_was_encoded_at_once(name: str) -> None:
+    model = make(name)
+    assert isinstance(model, IncrementalModel)
+    items = torch.randint(1, ITEMS + 1, (3, MAX_LEN))
+    whole = model(items, torch.full((3,), MAX_LEN))
+    for known in (1, 2, MAX_LEN - 1):
+        states, _ = model.step(items[:, known], model.prefill(items[:, :known]))
+        torch.testing.assert_close(states, whole[:, known], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", INCREMENTAL)
+def test_a_state_has_a_constant_size_and_no_end_or_says_that_it_grows(name: str) -> None:
+    model = make(name)
+    assert isinstance(model, IncrementalModel)
+    items = torch.randint(1, ITEMS + 1, (3, 3 * MAX_LEN))
+    state = model.prefill(items[:, :MAX_LEN])
+    if model.state_grows:
+        with pytest.raises(ValueError, match=f"max_len {MAX_LEN}"):
+            model.step(items[:, MAX_LEN], state)
+        return
+    size = numbers(state)
+    for t in range(MAX_LEN, 3 * MAX_LEN):
+        states, state = model.step(items[:, t], state)
+        assert numbers(state) == size
+    torch.testing.assert_close(states, model(items, torch.full((3,), 3 * MAX_LEN))[:, -1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NEURAL)
@@ -147,6 +172,20 @@ def test_the_same_seed_builds_the_same_model(name: str) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("name", NEURAL)
+def test_the_same_seed_gives_the_same_gradients(name: str) -> None:
+    model = make(name).train()
+    assert isinstance(model, SequenceModel)
+    items, lengths = histories()
+    found = []
+    for seed in (7, 7, 8):
+        torch.manual_seed(seed)
+        loss = model.score(items, lengths).logsumexp(dim=1).sum()
+        found.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert all(torch.equal(one, other) for one, other in zip(found[0], found[1], strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(found[0], found[2], strict=True))  # dropout
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_survives_saving_and_loading_as_safetensors(name: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
@@ -156,6 +195,10 @@ def test_survives_saving_and_loading_as_safetensors(name: str, tmp_path: Path) -
     stored = load_file(tmp_path / "model.safetensors")
     assert set(stored) == set(model.state_dict())
     assert all(torch.equal(stored[key], value) for key, value in model.state_dict().items())
+    other = make(name)
+    other.load_state_dict(stored)
+    items, lengths = histories()
+    assert torch.equal(other.score(items, lengths), model.score(items, lengths))
 
 
 @pytest.mark.parametrize("name", NEURAL)
