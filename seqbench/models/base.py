@@ -27,7 +27,7 @@ class TrainingConfig:
     patience: int = 20  # epochs without a better validation metric before stopping
     batch_size: int = 32  # sequences of mean length; a batch holds about as many positions as these do
     learning_rate: float = 1e-3
-    weight_decay: float = 0.0  # decoupled (AdamW); none on biases and norms
+    weight_decay: float = 0.0  # decoupled (AdamW); none on what `no_weight_decay` names
     clip_norm: float = 0.0  # of the whole gradient; 0 is off
 
     def __post_init__(self) -> None:
@@ -90,6 +90,7 @@ class SequenceModel(Model):
     """A neural model: `forward` gives a state per position, scores are products with the item embedding."""
 
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    no_weight_decay: ClassVar[tuple[str, ...]] = ("bias", "norm")  # for parameters with one of these in their names
 
     @abstractmethod
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:

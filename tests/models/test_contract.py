@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.errors import UsageError
@@ -209,6 +210,30 @@ def test_runs_under_bfloat16_autocast(name: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = model.score(items, lengths).float()
     assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_matrices_and_embeddings_are_the_parameters_that_weight_decay_is_for(name: str) -> None:
+    model = make(name)
+    assert isinstance(model, SequenceModel)
+    modules = dict(model.named_modules())
+    for key, _ in model.named_parameters():
+        owner, _, kind = key.rpartition(".")
+        plain = kind == "weight" and isinstance(modules[owner], nn.Linear | nn.Embedding)
+        decays = not any(part in key for part in model.no_weight_decay)
+        assert decays or not plain, key
+        assert not (decays and (kind == "bias" or isinstance(modules[owner], nn.LayerNorm))), key
+
+
+@pytest.mark.parametrize(
+    ("name", "exempt"),
+    [("recblr", {"blocks.0.decay"}), ("mamba4rec", {"blocks.0.mamba.decay_log", "blocks.0.mamba.skip"})],
+)
+def test_recurrences_keep_their_decay_from_weight_decay(name: str, exempt: set[str]) -> None:
+    model = make(name)
+    assert isinstance(model, SequenceModel)
+    found = {key for key, _ in model.named_parameters() if any(part in key for part in model.no_weight_decay)}
+    assert {key for key in found if "blocks.0." in key and "bias" not in key and "norm" not in key} == exempt
 
 
 @pytest.mark.parametrize("name", MODELS)
