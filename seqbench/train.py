@@ -340,8 +340,10 @@ def derived_seed(*parts: int) -> int:
 
 
 def _optimizer(model: SequenceModel, training: TrainingConfig) -> torch.optim.Optimizer:
-    decayed = [p for name, p in model.named_parameters() if not ("bias" in name or "norm" in name)]
-    exempt = [p for name, p in model.named_parameters() if "bias" in name or "norm" in name]
+    decayed: list[Tensor] = []
+    exempt: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (exempt if any(part in name for part in model.no_weight_decay) else decayed).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": training.weight_decay},

@@ -38,7 +38,7 @@ class TrainingConfig:
     patience: int = 20  # epochs without a better validation metric before stopping
     batch_size: int = 32  # all-positions: sequences, as many positions as so many hold on average; prefix: prefixes
     learning_rate: float = 1e-3
-    weight_decay: float = 0.0  # decoupled (AdamW); none on biases and norms
+    weight_decay: float = 0.0  # decoupled (AdamW); none on what `no_weight_decay` names
     clip_norm: float = 0.0  # of the whole gradient; 0 is off
     objective: str = "all-positions"  # or "prefix": every prefix is a row, trained at its last position alone
     loss: str = "cross-entropy"  # over the whole catalogue; or a sampled one: "sampled-softmax", "bce", "gbce"
@@ -127,6 +127,7 @@ class SequenceModel(Model):
     """A neural model: `forward` gives a state per position, scores are products with the item embedding."""
 
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    no_weight_decay: ClassVar[tuple[str, ...]] = ("bias", "norm")  # for parameters with one of these in their names
 
     @abstractmethod
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
@@ -156,10 +157,13 @@ class SequenceModel(Model):
 
 
 class IncrementalModel(SequenceModel):
-    """A model that can also append one item at a time, at a cost that does not depend on the history.
+    """A model that can also append one item at a time, without encoding the history again.
 
-    One with a form that is not causal can do so only in the other.
+    One that has a form that is not causal can do so only in the other.
     """
+
+    state_grows: ClassVar[bool] = False  # with the history, and so does the cost of a step
+    ends_at_max_len: ClassVar[bool] = False  # no history can be longer, as where positions are learned
 
     @abstractmethod
     def initial_state(self, batch: int) -> Any:
@@ -167,7 +171,20 @@ class IncrementalModel(SequenceModel):
 
     @abstractmethod
     def step(self, items: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Append items (B,) to the histories: states (B, D) as `forward` gives them, and the new state."""
+        """Append items (B,) to the histories: states (B, D) as `forward` gives them, and the new state.
+
+        The state that was given is used up: the new one may share its memory.
+
+        Raises:
+            ValueError: the model ends at max_len, and the histories have as many items.
+        """
+
+    def prefill(self, items: Tensor) -> Any:
+        """The state of histories (B, T), equally long: what T steps lead to."""
+        state = self.initial_state(len(items))
+        for column in items.unbind(1):
+            _, state = self.step(column, state)
+        return state
 
 
 class CountingModel(Model):

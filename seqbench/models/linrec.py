@@ -10,7 +10,8 @@ Official code: https://github.com/Applied-Machine-Learning-Lab/LinRec (layers.py
 
 As published, a position sees all items of the row, those after it included, so that it is trained on prefixes. With
 `causal` it sees those up to its own; then all positions can be trained at once (`objective`), and items appended at
-a cost that does not depend on the history: the sums of k̂ᵀ v are the whole state. That form is not the paper's.
+a cost that does not depend on the history: the sums of k̂ᵀ v are the state. That form is not the paper's. Positions
+count from the oldest item, so such a history ends at max_len items.
 
 Departures from the official code:
 - Padding is left out of the sums. There the mask is computed and ignored, so that the embeddings of padding and of its
@@ -24,9 +25,8 @@ Shapes: B batch, T time, D width, E = D / heads, V items plus padding.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, NamedTuple, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -53,6 +53,13 @@ class LinRecConfig(NeuralConfig):
         require(not (self.causal and self.official_quirks), "official_quirks has no causal form")
 
 
+class State(NamedTuple):
+    """How long the histories are, and per block the sum of k̂ᵀ v over them (B, heads, E, E)."""
+
+    length: int
+    sums: list[Tensor]
+
+
 class LinRec(IncrementalModel):
     """Transformer with linear attention over item and position embeddings, scored with tied weights."""
 
@@ -62,6 +69,7 @@ class LinRec(IncrementalModel):
     )
     summary: ClassVar[str] = "linear attention"
     paper: ClassVar[str] = "Liu et al., SIGIR 2023"
+    ends_at_max_len: ClassVar[bool] = True
 
     def __init__(self, items: int, max_len: int, config: LinRecConfig) -> None:
         super().__init__(items, max_len, config)
@@ -99,20 +107,21 @@ class LinRec(IncrementalModel):
     def item_weights(self) -> Tensor:
         return self.embedding.weight
 
-    def initial_state(self, batch: int) -> list[Tensor]:
-        """Lengths of the histories (B,), and per block the sum of k̂ᵀ v (B, heads, E, E)."""
-        lengths = torch.zeros(batch, dtype=torch.long, device=self.embedding.weight.device)
-        return [lengths, *(cast(LinearAttentionBlock, block).attention.initial_state(batch) for block in self.blocks)]
+    def initial_state(self, batch: int) -> State:
+        """No items, and sums of zero."""
+        return State(0, [cast(LinearAttentionBlock, block).attention.initial_state(batch) for block in self.blocks])
 
-    def step(self, items: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        lengths, *sums = state
-        x = self.embedding_norm(self.embedding(items) + self.positions(lengths))
-        after = [lengths + 1]
-        for block, before in zip(cast(list[LinearAttentionBlock], self.blocks), sums, strict=True):
-            x, with_item = block.attention.step(x, before)
+    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
+        length = state.length + 1
+        if length > self.max_len:
+            raise ValueError(f"LinRec with max_len {self.max_len} has no position for item {length} of a history")
+        x = self.embedding_norm(self.embedding(items) + self.positions.weight[state.length])
+        sums = []
+        for block, before in zip(cast(list[LinearAttentionBlock], self.blocks), state.sums, strict=True):
+            x, after = block.attention.step(x, before)
             x = block.feed_forward(x)
-            after.append(with_item)
-        return x, after
+            sums.append(after)
+        return x, State(length, sums)
 
 
 class LinearAttentionBlock(nn.Module):

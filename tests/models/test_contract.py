@@ -1,12 +1,13 @@
 """What every registered model must do, in each of its forms. Being registered is being tested."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.errors import UsageError
@@ -16,27 +17,15 @@ from seqbench.models.base import (
     CountingModel,
     IncrementalModel,
     Model,
-    ModelConfig,
     NeuralConfig,
     SequenceModel,
     TrainingConfig,
 )
 from seqbench.results import Protocol
 from seqbench.train import Trainer
+from tests.models.forms import FORMS
 
 ITEMS, MAX_LEN = 30, 12
-
-
-def forms(name: str) -> dict[str, tuple[type[Model], ModelConfig]]:
-    """A model with its defaults, and in its causal form if that is an option."""
-    cls = load_model(name)
-    default = cls.Config()
-    if not any(field.name == "causal" for field in fields(default)):
-        return {name: (cls, default)}
-    return {name: (cls, replace(default, causal=False)), f"{name}-causal": (cls, replace(default, causal=True))}
-
-
-FORMS = {form: made for name in MODELS for form, made in forms(name).items()}
 NEURAL = [form for form, (cls, _) in FORMS.items() if issubclass(cls, SequenceModel)]
 CAUSAL = [form for form in NEURAL if FORMS[form][1].causal]
 INCREMENTAL = [form for form in CAUSAL if issubclass(FORMS[form][0], IncrementalModel)]
@@ -66,7 +55,9 @@ def histories(batch: int = 5, length: int = MAX_LEN) -> tuple[torch.Tensor, torc
 
 
 def numbers(state: Any) -> int:
-    """How many numbers a state holds: a tensor, or lists and tuples of them."""
+    """How many numbers a state holds: a number, a tensor, or lists and tuples of them."""
+    if isinstance(state, int):
+        return 1
     return state.numel() if isinstance(state, torch.Tensor) else sum(map(numbers, state))
 
 
@@ -146,18 +137,44 @@ def test_later_items_never_change_earlier_states(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", INCREMENTAL)
-def test_steps_equal_the_whole_sequence_with_a_state_of_constant_size(form: str) -> None:
+def test_steps_equal_the_whole_sequence(form: str) -> None:
     model = make(form)
     assert isinstance(model, IncrementalModel)
     items = torch.randint(1, ITEMS + 1, (3, MAX_LEN))
     whole = model(items, torch.full((3,), MAX_LEN))
     state = model.initial_state(3)
-    sizes = set()
     for t in range(MAX_LEN):
         states, state = model.step(items[:, t], state)
         torch.testing.assert_close(states, whole[:, t], rtol=1e-5, atol=1e-5)
-        sizes.add(numbers(state))
-    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("form", INCREMENTAL)
+def test_steps_go_on_from_a_history_that_was_encoded_at_once(form: str) -> None:
+    model = make(form)
+    assert isinstance(model, IncrementalModel)
+    items = torch.randint(1, ITEMS + 1, (3, MAX_LEN))
+    whole = model(items, torch.full((3,), MAX_LEN))
+    for known in (1, 2, MAX_LEN - 1):
+        states, _ = model.step(items[:, known], model.prefill(items[:, :known]))
+        torch.testing.assert_close(states, whole[:, known], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", INCREMENTAL)
+def test_a_state_has_a_constant_size_and_a_history_no_end_unless_the_model_says_so(form: str) -> None:
+    model = make(form)
+    assert isinstance(model, IncrementalModel)
+    items = torch.randint(1, ITEMS + 1, (3, 3 * MAX_LEN))
+    state = model.prefill(items[:, :MAX_LEN])
+    if not model.state_grows:
+        assert numbers(state) == numbers(model.initial_state(3))
+    if model.ends_at_max_len:
+        with pytest.raises(ValueError, match=f"max_len {MAX_LEN}"):
+            model.step(items[:, MAX_LEN], state)
+        return
+    for t in range(MAX_LEN, 3 * MAX_LEN):
+        states, state = model.step(items[:, t], state)
+    assert numbers(state) == numbers(model.initial_state(3))
+    torch.testing.assert_close(states, model(items, torch.full((3,), 3 * MAX_LEN))[:, -1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", NEURAL)
@@ -184,6 +201,20 @@ def test_the_same_seed_builds_the_same_model(form: str) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("form", NEURAL)
+def test_the_same_seed_gives_the_same_gradients(form: str) -> None:
+    model = make(form).train()
+    assert isinstance(model, SequenceModel)
+    items, lengths = histories()
+    found = []
+    for seed in (7, 7, 8):
+        torch.manual_seed(seed)
+        loss = model.score(items, lengths).logsumexp(dim=1).sum()
+        found.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert all(torch.equal(one, other) for one, other in zip(found[0], found[1], strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(found[0], found[2], strict=True))  # dropout
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_survives_saving_and_loading_as_safetensors(form: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
@@ -193,6 +224,10 @@ def test_survives_saving_and_loading_as_safetensors(form: str, tmp_path: Path) -
     stored = load_file(tmp_path / "model.safetensors")
     assert set(stored) == set(model.state_dict())
     assert all(torch.equal(stored[key], value) for key, value in model.state_dict().items())
+    other = make(form)
+    other.load_state_dict(stored)
+    items, lengths = histories()
+    assert torch.equal(other.score(items, lengths), model.score(items, lengths))
 
 
 @pytest.mark.parametrize("form", NEURAL)
@@ -203,6 +238,30 @@ def test_runs_under_bfloat16_autocast(form: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = model.score(items, lengths).float()
     assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("form", NEURAL)
+def test_matrices_and_embeddings_are_the_parameters_that_weight_decay_is_for(form: str) -> None:
+    model = make(form)
+    assert isinstance(model, SequenceModel)
+    modules = dict(model.named_modules())
+    for key, _ in model.named_parameters():
+        owner, _, kind = key.rpartition(".")
+        plain = kind == "weight" and isinstance(modules[owner], nn.Linear | nn.Embedding)
+        decays = not any(part in key for part in model.no_weight_decay)
+        assert decays or not plain, key
+        assert not (decays and (kind == "bias" or isinstance(modules[owner], nn.LayerNorm))), key
+
+
+@pytest.mark.parametrize(
+    ("name", "exempt"),
+    [("recblr", {"blocks.0.decay"}), ("mamba4rec", {"blocks.0.mamba.decay_log", "blocks.0.mamba.skip"})],
+)
+def test_recurrences_keep_their_decay_from_weight_decay(name: str, exempt: set[str]) -> None:
+    model = make(name)
+    assert isinstance(model, SequenceModel)
+    found = {key for key, _ in model.named_parameters() if any(part in key for part in model.no_weight_decay)}
+    assert {key for key in found if "blocks.0." in key and "bias" not in key and "norm" not in key} == exempt
 
 
 @pytest.mark.parametrize("name", MODELS)
