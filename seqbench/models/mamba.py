@@ -25,6 +25,10 @@ from seqbench.ops.selective_scan import selective_scan
 # softplus(b_Δ) starts log-uniform between these.
 SMALLEST_STEP, LARGEST_STEP = 0.001, 0.1
 
+# Of the models that are built on it: pulled towards zero, the decay A would not fade but approach -1, and the skip
+# connection close.
+NO_WEIGHT_DECAY = ("decay_log", "skip")
+
 
 class Mamba(nn.Module):
     """Convolution, selective scan and gate between two projections. Causal."""

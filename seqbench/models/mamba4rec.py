@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
-from seqbench.models.mamba import Mamba
+from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
 from seqbench.ops.dropout import Dropout
 
 LAYER_NORM_EPS = 1e-12
@@ -59,6 +59,7 @@ class Mamba4Rec(IncrementalModel):
 
     Config: ClassVar[type[ModelConfig]] = Mamba4RecConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, *NO_WEIGHT_DECAY)
     summary: ClassVar[str] = "selective state spaces (Mamba)"
     paper: ClassVar[str] = "Liu et al., arXiv 2024"
 

@@ -63,6 +63,7 @@ class RecBLR(IncrementalModel):
 
     Config: ClassVar[type[ModelConfig]] = RecBLRConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, "decay")
     summary: ClassVar[str] = "behavior-dependent linear recurrent units"
     paper: ClassVar[str] = "Liu et al., CIKM 2024"
 
