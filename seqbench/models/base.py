@@ -4,6 +4,7 @@ Shapes: B batch, T time, D width, V items plus one (item 0 is padding).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,16 +20,31 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_one_of(value: str, choices: Sequence[str], field: str) -> None:
+    """Raise ValueError unless the value is one of the choices."""
+    require(value in choices, f"{field} must be {' or '.join(choices)}, not '{value}'")
+
+
+OBJECTIVES = ("all-positions", "prefix")
+LOSSES = ("cross-entropy", "sampled-softmax", "bce", "gbce")
+PROPOSALS = ("uniform", "popularity")
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained by gradient. Each model class has its paper's values as `training`."""
+    """How a model is trained by gradient. Each model class has its paper's values as `training_defaults`."""
 
     epochs: int = 200  # at most; early stopping usually ends before
     patience: int = 20  # epochs without a better validation metric before stopping
-    batch_size: int = 32  # sequences of mean length; a batch holds about as many positions as these do
+    batch_size: int = 32  # all-positions: sequences, as many positions as so many hold on average; prefix: prefixes
     learning_rate: float = 1e-3
     weight_decay: float = 0.0  # decoupled (AdamW); none on what `no_weight_decay` names
     clip_norm: float = 0.0  # of the whole gradient; 0 is off
+    objective: str = "all-positions"  # or "prefix": every prefix is a row, trained at its last position alone
+    loss: str = "cross-entropy"  # over the whole catalogue; or a sampled one: "sampled-softmax", "bce", "gbce"
+    negatives: int = 256  # items drawn for each position (bce, gbce) or for each batch (sampled-softmax)
+    proposal: str = "uniform"  # sampled-softmax: all items are drawn alike, or as often as they occur ("popularity")
+    calibration: float = 0.75  # gbce: t between 0 (plain bce) and 1 (unbiased probabilities)
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs must be at least 1")
@@ -37,6 +53,11 @@ class TrainingConfig:
         require(self.learning_rate > 0, "learning_rate must be positive")
         require(self.weight_decay >= 0, "weight_decay must not be negative")
         require(self.clip_norm >= 0, "clip_norm must not be negative")
+        require_one_of(self.objective, OBJECTIVES, "objective")
+        require_one_of(self.loss, LOSSES, "loss")
+        require(self.negatives >= 1, "negatives must be at least 1")
+        require_one_of(self.proposal, PROPOSALS, "proposal")
+        require(0 <= self.calibration <= 1, "calibration must be between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,7 @@ class Model(nn.Module, ABC):
     training_defaults: ClassVar[TrainingConfig | None] = None  # None: nothing is trained by gradient
     summary: ClassVar[str]  # a few words
     paper: ClassVar[str]  # authors, venue, year
-    causal: ClassVar[bool] = True  # position t depends on items up to t only
+    causal: ClassVar[bool] = True  # position t depends on items up to t only; if not, the objective is "prefix"
 
     def __init__(self, items: int, max_len: int, config: ModelConfig) -> None:
         super().__init__()
@@ -84,6 +105,15 @@ class Model(nn.Module, ABC):
         Returns:
             (B, V) scores; column 0 (padding) is meaningless.
         """
+
+
+def check_objective(model: type[Model], training: TrainingConfig) -> None:
+    """Raise ValueError if the objective would show a model the items that it is to predict."""
+    require(
+        model.causal or training.objective == "prefix",
+        f"objective must be prefix, not '{training.objective}': the model is not causal, so that a position sees the "
+        "items after it, its own target among them",
+    )
 
 
 class SequenceModel(Model):

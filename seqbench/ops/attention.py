@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqbench.ops.dropout import dropout_mask
+from seqbench.ops.dropout import dropout as apply_dropout
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, dropout: float, training: bool) -> Tensor:
@@ -32,4 +32,4 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, dropout: floa
     later = torch.full((T, T), -math.inf, dtype=query.dtype).triu(1)
     scores = torch.matmul(query / math.sqrt(query.shape[-1]), key.transpose(-2, -1))
     probabilities = torch.softmax(scores + later, dim=-1)
-    return torch.matmul(probabilities * dropout_mask(probabilities.shape, dropout, probabilities), value)
+    return torch.matmul(apply_dropout(probabilities, dropout, training), value)

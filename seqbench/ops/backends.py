@@ -1,7 +1,8 @@
 """Which implementations of the operators exist, whether they can run here, and which one `auto` means.
 
 A backend is a package below seqbench.ops with `unavailable(operator, device)` and one module per operator, each with
-`forward` and `backward` (the reference, which autograd differentiates, has `forward` only).
+`forward` and `backward` (the reference, which autograd differentiates, and linear_cross_entropy, whose forward pass
+yields the gradients, have `forward` only).
 """
 
 import os

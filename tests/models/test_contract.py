@@ -61,10 +61,13 @@ def test_learns_that_item_i_is_followed_by_the_next(name: str, tmp_path: Path) -
         model.fit(sequences)
     else:
         assert isinstance(model, SequenceModel)
+        assert cls.training_defaults is not None
         Trainer(
             model,
             sequences,
-            training=TrainingConfig(epochs=60, patience=60, batch_size=16, learning_rate=3e-3),
+            training=TrainingConfig(
+                epochs=60, patience=60, batch_size=16, learning_rate=3e-3, objective=cls.training_defaults.objective
+            ),
             protocol=protocol,
             seed=0,
             device=torch.device("cpu"),
