@@ -29,7 +29,7 @@ WARMUP_CALLS = 2
 MINIMUM_SAMPLES = 3
 MAXIMUM_SAMPLES = 100
 SECONDS_PER_POINT = 1.0  # after the minimum number of samples
-SECONDS_PER_CALL = 4.0  # a point whose calls would take longer is skipped, and says so
+SECONDS_PER_CALL = 4.0  # a point whose calls, or whose state, would take longer is skipped, and says so
 STEPS_BEFORE = 8  # items that an incremental model has seen before its steps are timed
 
 
@@ -152,7 +152,7 @@ def _too_much(batch: int, length: int, medians: list[float]) -> str | None:
     if len(medians) >= 2:
         growth = medians[-1] / medians[-2]
         if medians[-1] * growth > SECONDS_PER_CALL:
-            return f"a call would take more than {SECONDS_PER_CALL:.0f} s"
+            return f"encoding the history would take more than {SECONDS_PER_CALL:.0f} s"
     return None
 
 

@@ -132,8 +132,8 @@ def test_a_call_that_would_take_too_long_is_not_tried() -> None:
     result = measured(quadratic, lengths=(64, 128, 256, 512, 1024), batches=(1,))
     assert tried == {64, 128, 256}  # 0.1, 0.4, 1.6 seconds; the next would take 6.4
     assert [(entry["length"], entry["reason"]) for entry in result.skipped] == [
-        (512, "a call would take more than 4 s"),
-        (1024, "a call would take more than 4 s"),
+        (512, "encoding the history would take more than 4 s"),
+        (1024, "encoding the history would take more than 4 s"),
     ]
 
 
