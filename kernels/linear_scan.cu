@@ -26,7 +26,7 @@ DEVICE void forward_reduce(const E* gates, int64 gates_b, int64 gates_t, const E
         P gate, input;
     };
     P product = One<P>::value(), local{};
-    walk<STEPS<E>, false>(
+    walk<STEPS<E, 2>, false>(
         share.start, share.end, [&](int64 t) { return Operands{gate[t], input[t]}; },
         [&](int64, const Operands& now) {
             local = multiply_add(now.gate, local, now.input);
@@ -51,7 +51,7 @@ DEVICE void forward(const E* gates, int64 gates_b, int64 gates_t, const E* input
         P gate, input;
     };
     P state = entering ? entering[share.index] : widen(initial[share.index]);
-    walk<STEPS<E>, false>(
+    walk<STEPS<E, 2>, false>(
         share.start, share.end, [&](int64 t) { return Operands{gate[t], input[t]}; },
         [&](int64 t, const Operands& now) {
             state = multiply_add(now.gate, state, now.input);
@@ -73,7 +73,7 @@ DEVICE void backward_reduce(const E* gates, int64 gates_b, int64 gates_t, const 
         P gate, grad;
     };
     P product = One<P>::value(), total{}, later = One<P>::value();
-    walk<STEPS<E>, true>(
+    walk<STEPS<E, 2>, true>(
         share.start, share.end, [&](int64 t) { return Operands{conjugate(gate[t]), grad[t]}; },
         [&](int64, const Operands& now) {
             total = multiply_add(later, total, now.grad);
@@ -106,7 +106,7 @@ DEVICE void backward(const E* gates, int64 gates_b, int64 gates_t, const E* stat
     P total{}, later = One<P>::value();
     if (entering) total = entering[share.index];
     Sum<E> sum{};
-    walk<BACKWARD_STEPS<E>, true>(
+    walk<STEPS<E, 3>, true>(
         share.start, share.end,
         [&](int64 t) { return Operands{conjugate(gate[t]), grad[t], t ? state[t - 1] : before_all}; },
         [&](int64 t, const Operands& now) {
@@ -131,17 +131,13 @@ DEVICE void backward(const E* gates, int64 gates_b, int64 gates_t, const E* stat
 }  // namespace
 
 #define LINEAR_SCAN(E)                                                                                                 \
+    CARRY(linear_scan, E)                                                                                              \
     extern "C" __global__ void BOUNDED linear_scan_forward_reduce_##E(                                \
         const E* __restrict__ gates, int64 gates_b, int64 gates_t, const E* __restrict__ inputs, int64 inputs_b,       \
         int64 inputs_t, const int64* __restrict__ lengths, Precise<E>* __restrict__ products,                          \
         Precise<E>* __restrict__ locals, int64 B, int64 T, int64 D, int64 chunks, int64 chunk) {                       \
         forward_reduce<E>(gates, gates_b, gates_t, inputs, inputs_b, inputs_t, lengths, products, locals, B, T, D,     \
                           chunks, chunk);                                                                              \
-    }                                                                                                                  \
-    extern "C" __global__ void BOUNDED linear_scan_forward_carry_##E(                                 \
-        const Precise<E>* __restrict__ products, Precise<E>* locals, const E* __restrict__ initial, int64 B,           \
-        int64 chunks, int64 D) {                                                                                       \
-        carry<E, false>(products, locals, initial, B, chunks, D);                                                      \
     }                                                                                                                  \
     extern "C" __global__ void BOUNDED linear_scan_forward_##E(                                       \
         const E* __restrict__ gates, int64 gates_b, int64 gates_t, const E* __restrict__ inputs, int64 inputs_b,       \
@@ -157,11 +153,6 @@ DEVICE void backward(const E* gates, int64 gates_b, int64 gates_t, const E* stat
         Precise<E>* __restrict__ locals, int64 B, int64 T, int64 D, int64 chunks, int64 chunk) {                       \
         backward_reduce<E>(gates, gates_b, gates_t, grads, grads_b, grads_t, lengths, products, locals, B, T, D,       \
                            chunks, chunk);                                                                             \
-    }                                                                                                                  \
-    extern "C" __global__ void BOUNDED linear_scan_backward_carry_##E(                                \
-        const Precise<E>* __restrict__ products, Precise<E>* locals, const E* __restrict__ initial, int64 B,           \
-        int64 chunks, int64 D) {                                                                                       \
-        carry<E, true>(products, locals, initial, B, chunks, D);                                                       \
     }                                                                                                                  \
     extern "C" __global__ void BOUNDED linear_scan_backward_##E(                                      \
         const E* __restrict__ gates, int64 gates_b, int64 gates_t, const E* __restrict__ states, int64 states_b,       \

@@ -193,11 +193,9 @@ struct Share {
 };
 
 // Steps whose operands are asked for before the first of them is used: what one thread has in flight.
-// The forward passes have two operands, the backward passes three.
-template <class E>
-constexpr int STEPS = sizeof(E) < 4 ? 16 : 64 / sizeof(E);
-template <class E>
-constexpr int BACKWARD_STEPS = STEPS<E> * 2 / 3;
+// The more operands a step has, the fewer steps.
+template <class E, int Operands>
+constexpr int STEPS = (sizeof(E) < 4 ? 32 : 128 / sizeof(E)) / Operands;
 
 // For t = start … end-1, or in the opposite order: step(t, read(t)), with Steps reads at a time. At the end the last
 // step is read again and again, since a branch around every read would cost more.
@@ -245,7 +243,7 @@ DEVICE void carry(const Precise<E>* __restrict__ products, Precise<E>* locals, c
     P state{};
     if (initial) state = widen(initial[index]);
     const int64 offset = b * chunks * D + d;
-    walk<STEPS<P>, Backwards>(
+    walk<STEPS<P, 2>, Backwards>(
         0, chunks, [&](int64 c) { return Operands{products[offset + c * D], locals[offset + c * D]}; },
         [&](int64 c, const Operands& chunk) {
             locals[offset + c * D] = state;
@@ -253,3 +251,14 @@ DEVICE void carry(const Precise<E>* __restrict__ products, Precise<E>* locals, c
             state = is_zero(state) ? chunk.local : multiply_add(chunk.product, state, chunk.local);
         });
 }
+
+#define CARRY(SCAN, E)                                                                                                 \
+    extern "C" __global__ void BOUNDED SCAN##_forward_carry_##E(const Precise<E>* __restrict__ products,               \
+                                                                Precise<E>* locals, const E* __restrict__ initial,     \
+                                                                int64 B, int64 chunks, int64 D) {                      \
+        carry<E, false>(products, locals, initial, B, chunks, D);                                                      \
+    }                                                                                                                  \
+    extern "C" __global__ void BOUNDED SCAN##_backward_carry_##E(const Precise<E>* __restrict__ products,              \
+                                                                 Precise<E>* locals, int64 B, int64 chunks, int64 D) { \
+        carry<E, true>(products, locals, nullptr, B, chunks, D);                                                       \
+    }

@@ -15,6 +15,11 @@ Shapes: B batch, T time, D channels.
 import math
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from seqbench.ops.precision import HALF
+
 BLOCK = 64  # threads of a block, as in kernels/scan.cuh
 CHANNEL_PARALLEL_FROM = 64  # threads per multiprocessor
 CHUNKED_FROM = 512  # steps
@@ -28,6 +33,19 @@ class Cut:
 
     chunks: int
     size: int
+
+    def buffers(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What each chunk does to a state that enters it, for sequences (B, T, D) such as `like`.
+
+        Returns:
+            (B, chunks, D) products of the gates, and (B, chunks, D) states that the chunks make of zero, which the
+            kernels later replace by the states that enter them.
+        """
+        B, _, D = like.shape
+        dtype = torch.float32 if like.dtype in HALF else like.dtype
+        shape = (B, self.chunks, D)
+        products = torch.empty(shape, dtype=dtype, device=like.device)
+        return products, torch.empty(shape, dtype=dtype, device=like.device)
 
 
 def cut(channels: int, T: int, processors: int) -> Cut:

@@ -12,8 +12,6 @@ from seqbench.ops.cuda.cutting import BLOCK, cut
 from seqbench.ops.cuda.launch import address, strided
 
 SOURCE = "linear_scan"
-# What half precision is computed in, and what long sums are added up in.
-PRECISE = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 
 
 def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tensor | None) -> Tensor:
@@ -38,7 +36,7 @@ def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tenso
     sizes = (B, T, D, pieces.chunks, pieces.size)
     entering = None
     if pieces.chunks > 1:
-        products, entering = _chunk_buffers(inputs, pieces.chunks)
+        products, entering = pieces.buffers(inputs)
         _launch(
             *("forward_reduce", inputs, B * pieces.chunks * D),
             *(*strided(gates), *strided(inputs), address(lengths), address(products), address(entering), *sizes),
@@ -87,12 +85,12 @@ def backward(
     lengths = None if lengths is None else lengths.contiguous()
     entering = None
     if pieces.chunks > 1:
-        products, entering = _chunk_buffers(states, pieces.chunks)
+        products, entering = pieces.buffers(states)
         _launch(
             *("backward_reduce", states, B * pieces.chunks * D),
             *(*strided(gates), *strided(grad_states), address(lengths), address(products), address(entering), *sizes),
         )
-        _launch("backward_carry", states, B * D, address(products), address(entering), 0, B, pieces.chunks, D)
+        _launch("backward_carry", states, B * D, address(products), address(entering), B, pieces.chunks, D)
     _launch(
         *("backward", states, B * pieces.chunks * D),
         *(*strided(gates), *strided(states), address(initial_state), *strided(grad_states), address(entering)),
@@ -103,16 +101,6 @@ def backward(
         assert partial is not None
         grad_gates = partial.sum(dim=(0, 1)).to(dtype)
     return grad_gates, grad_inputs, grad_initial
-
-
-def _chunk_buffers(like: Tensor, chunks: int) -> tuple[Tensor, Tensor]:
-    """Per chunk the product of its gates, and the state that it makes of zero, later the state that enters it."""
-    B, _, D = like.shape
-    dtype = PRECISE.get(like.dtype, like.dtype)
-    return (
-        torch.empty((B, chunks, D), dtype=dtype, device=like.device),
-        torch.empty((B, chunks, D), dtype=dtype, device=like.device),
-    )
 
 
 def _launch(kernel: str, like: Tensor, threads: int, *arguments: int) -> None:
