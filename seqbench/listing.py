@@ -21,8 +21,13 @@ def models_table() -> Table:
     table = _table("Model", "What it is", "Causal", "Incremental", "Paper")
     for name in MODELS:
         cls = load_model(name)
-        incremental = issubclass(cls, IncrementalModel)
-        table.add_row(name, cls.summary, _yes(cls.causal), _yes(incremental), cls.paper)
+        # A model that has both forms is causal, and then perhaps incremental, if --set NAME.causal=true says so.
+        optional = any(field.name == "causal" for field in dataclasses.fields(cls.Config))
+        causal = "optional" if optional else _yes(cls.Config().causal)
+        incremental = causal if issubclass(cls, IncrementalModel) else "no"
+        if issubclass(cls, IncrementalModel) and cls.state_grows:
+            incremental = "growing state"
+        table.add_row(name, cls.summary, causal, incremental, cls.paper)
     table.caption = "`seqbench list models NAME` shows a model's settings."
     return table
 

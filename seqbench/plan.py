@@ -12,7 +12,7 @@ from seqbench.data.catalog import SPLITS
 from seqbench.data.prepared import PreparedDataset
 from seqbench.errors import UsageError, unknown_name
 from seqbench.models import MODELS, load_model
-from seqbench.models.base import Model, TrainingConfig
+from seqbench.models.base import Model, TrainingConfig, check_objective
 from seqbench.ops.backends import resolve
 from seqbench.results import CHECKPOINT, RECORD, Definition, Protocol, UnreadableRecord, read_record
 
@@ -98,6 +98,7 @@ def configure(
             training = _replace(training, {f: v for f, v in overrides.items() if f in training_fields})
             if epochs is not None:
                 training = dataclasses.replace(training, epochs=epochs)
+            check_objective(config, training)
     except ValueError as error:
         raise UsageError(f"{name}: {error}.", hint=f"See `seqbench list models {name}`.") from None
     return dataclasses.asdict(config), None if training is None else dataclasses.asdict(training)

@@ -129,6 +129,13 @@ def test_the_epochs_flag_wins(name: str) -> None:
         ("epochs", "0", "epochs must be at least 1"),
         ("patience", "0", "patience must be at least 1"),
         ("batch_size", "-3", "batch_size must be at least 1"),
+        ("objective", "prefixes", "objective must be all-positions or prefix, not 'prefixes'"),
+        ("objective", "", "objective must be all-positions or prefix"),
+        ("loss", "softmax", "loss must be cross-entropy or sampled-softmax or bce or gbce, not 'softmax'"),
+        ("negatives", "0", "negatives must be at least 1"),
+        ("proposal", "zipf", "proposal must be uniform or popularity, not 'zipf'"),
+        ("calibration", "1.5", "calibration must be between 0 and 1"),
+        ("calibration", "nan", "calibration must be a number"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused(field: str, value: str, words: str) -> None:
@@ -136,6 +143,28 @@ def test_a_setting_that_does_not_fit_is_refused(field: str, value: str, words: s
         plan.configure(load_model("lrurec"), "lrurec", {field: value}, None)
     assert caught.value.exit_code == 2
     assert "seqbench list models lrurec" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_the_default_objective_fits_the_model(name: str) -> None:
+    cls = load_model(name)
+    _, training = plan.configure(cls, name, {}, None)
+    assert training is not None
+    assert cls.Config().causal or training["objective"] == "prefix"
+
+
+def test_words_reach_the_training_config() -> None:
+    _, training = plan.configure(load_model("sasrec"), "sasrec", {"objective": "prefix", "loss": "gbce"}, None)
+    assert training is not None
+    assert (training["objective"], training["loss"]) == ("prefix", "gbce")
+
+
+def test_all_positions_of_a_model_that_sees_the_future_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = load_model("sasrec")
+    monkeypatch.setattr(cls.Config, "causal", False)
+    with pytest.raises(UsageError, match=r"sasrec: objective must be prefix, not 'all-positions': .* not causal"):
+        plan.configure(cls, "sasrec", {"objective": "all-positions"}, None)
+    plan.configure(cls, "sasrec", {"objective": "prefix"}, None)
 
 
 @pytest.mark.parametrize("name", COUNTING)

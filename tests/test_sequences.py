@@ -167,6 +167,22 @@ def test_windows_cover_every_training_transition_once(users: list[History], max_
     assert targets.tolist() == sequences.flat[np.array(expected) + 1].tolist()
 
 
+@plainly
+@given(users=histories, how=st.sampled_from(SPLITS), max_len=st.integers(1, 6))
+def test_prefixes_are_the_histories_of_every_training_target(users: list[History], how: str, max_len: int) -> None:
+    try:
+        sequences = split(users, how)
+    except SeqbenchError:
+        return
+    expected = []
+    for first, stop in zip(sequences.offsets[:-1], sequences.train_stops, strict=True):
+        expected += [(max(first, target - max_len), target) for target in range(first + 1, stop)]
+    starts, lengths = sequences.prefixes(max_len)
+    assert list(zip(starts.tolist(), (starts + lengths).tolist(), strict=True)) == expected
+    windows = {position + 1 for window in transitions(sequences, max_len) for position in window}
+    assert windows == {target for _, target in expected}
+
+
 def test_short_sequences_are_not_cut() -> None:
     sequences = split([at(0, 1, 2, 3, 4, 5, 6, 7, 8)])  # trains on 1 … 6, so on 5 transitions
     starts, lengths = sequences.windows(5, np.random.default_rng(0))

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from seqbench import train
+from seqbench import losses, train
 from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.errors import Diverged, SeqbenchError, StorageError
 from seqbench.models import MODELS, load_model
-from seqbench.models.base import SequenceModel, TrainingConfig
+from seqbench.models.base import LOSSES, OBJECTIVES, PROPOSALS, SequenceModel, TrainingConfig
 from seqbench.results import Protocol
 from seqbench.train import WARMUP_STEPS, Trainer, _batches, derived_seed
 
@@ -45,6 +45,8 @@ def make(tmp_path: Path) -> Make:
         torch.manual_seed(derived_seed(0, 0))
         model = cls(ITEMS, MAX_LEN, dataclasses.replace(cls.Config(), hidden_size=8, layers=1))
         assert isinstance(model, SequenceModel)
+        assert cls.training_defaults is not None
+        changes.setdefault("objective", cls.training_defaults.objective)
         defaults = {"epochs": 6, "patience": 50, "batch_size": 8, "learning_rate": 3e-3, "clip_norm": 5.0}
         return Trainer(
             model,
@@ -91,7 +93,7 @@ def skewed_lengths(count: int = 3000) -> np.ndarray:
 
 
 def batches_of(lengths: np.ndarray, seed: int = 0, size: int = 32) -> list[np.ndarray]:
-    return list(_batches(lengths, size, np.random.default_rng(seed)))
+    return list(_batches(lengths, lengths, size, 16, np.random.default_rng(seed)))
 
 
 @pytest.mark.parametrize("size", [1, 7, 32, 5000])
@@ -114,6 +116,14 @@ def test_batches_are_almost_free_of_padding() -> None:
     assert padding(batches_of(lengths)) < 0.15
 
 
+def test_batches_of_prefixes_are_equally_large_and_almost_free_of_padding() -> None:
+    lengths = skewed_lengths()
+    batches = list(_batches(lengths, np.ones_like(lengths), 50, 32, np.random.default_rng(0)))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert {len(batch) for batch in batches} == {50}
+    assert 1 - lengths.sum() / sum(len(batch) * lengths[batch].max() for batch in batches) < 0.2
+
+
 def test_batches_change_every_epoch_and_repeat_with_the_seed() -> None:
     lengths = skewed_lengths(500)
     one, again, other = batches_of(lengths), batches_of(lengths), batches_of(lengths, seed=1)
@@ -121,6 +131,14 @@ def test_batches_change_every_epoch_and_repeat_with_the_seed() -> None:
     assert {frozenset(batch.tolist()) for batch in one} != {frozenset(batch.tolist()) for batch in other}
     means = [lengths[batch].mean() for batch in one]
     assert means != sorted(means)  # not from short to long
+
+
+def test_a_model_that_sees_the_future_is_never_trained_on_all_positions(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_model("sasrec").Config, "causal", False)
+    with pytest.raises(ValueError, match="not causal"):
+        make("sasrec", objective="all-positions")
 
 
 def test_derived_seeds_differ() -> None:
@@ -201,14 +219,14 @@ def test_gradients_are_clipped_unless_that_is_off(clip: float, make: Make) -> No
 
 
 @pytest.mark.parametrize("name", NEURAL)
-def test_weights_decay_but_biases_and_norms_do_not(name: str, make: Make) -> None:
+def test_weights_decay_but_for_what_the_model_exempts(name: str, make: Make) -> None:
     trainer = make(name, weight_decay=0.1, learning_rate=0.5)
     before = copy_of(trainer)
     for parameter in trainer.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     trainer.optimizer.step()
     for key, parameter in trainer.model.named_parameters():
-        decays = not ("bias" in key or "norm" in key)
+        decays = not any(part in key for part in trainer.model.no_weight_decay)
         expected = before[key] * (1 - 0.5 * 0.1) if decays else before[key]
         torch.testing.assert_close(parameter.detach(), expected, msg=key)
 
@@ -254,6 +272,100 @@ def test_a_loss_that_is_not_finite_is_an_error(rate: float, make: Make) -> None:
     with pytest.raises(Diverged, match="is not finite") as caught:
         make(learning_rate=rate, clip_norm=0.0).run()
     assert "learning_rate" in (caught.value.hint or "")
+
+
+# Objectives and losses
+
+
+def step_on_everything(trainer: Trainer) -> tuple[float, int, dict[str, torch.Tensor]]:
+    """Loss, targets and gradients of one step on all rows of an epoch."""
+    loss, count = trainer._step(*trainer._rows(np.random.default_rng(0)))
+    gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), count, gradients
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "gbce"])
+def test_for_a_causal_model_both_objectives_are_the_same_function(
+    loss: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No window is cut, nothing is random: every target has the same history in both.
+    monkeypatch.setattr(losses, "other_items", lambda targets, *_: (targets % ITEMS + 1).unsqueeze(1))
+    found = []
+    for objective in OBJECTIVES:
+        trainer = make("lrurec", objective=objective, loss=loss, clip_norm=0.0)
+        trainer.protocol = Protocol(max_len=20)
+        trainer.model.eval()
+        found.append(step_on_everything(trainer))
+    (one, targets, gradients), (other, as_many, others) = found
+    assert targets == as_many == len(trainer.sequences.training_pairs()[0])
+    assert one == pytest.approx(other, rel=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_prefixes_are_trained_at_their_last_position_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    loss = train.linear_cross_entropy
+
+    def watch(states: torch.Tensor, items: torch.Tensor, bias: Any, targets: torch.Tensor) -> torch.Tensor:
+        seen.extend(targets.tolist())
+        return loss(states, items, bias, targets)
+
+    monkeypatch.setattr(train, "linear_cross_entropy", watch)
+    trainer = make("sasrec", epochs=1, objective="prefix")
+    trainer.model.register_forward_hook(
+        lambda _, inputs, states: states.masked_fill(
+            (torch.arange(states.shape[1]) != inputs[1].unsqueeze(1) - 1).unsqueeze(2), torch.nan
+        )
+    )
+    mean, _ = trainer._pass(1)
+    assert np.isfinite(mean)
+    assert sorted(seen) == sorted(trainer.sequences.training_pairs()[1].tolist())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_throughput_counts_targets_whatever_the_objective(objective: str, make: Make) -> None:
+    trainer = make(objective=objective, batch_size=4, epochs=2)
+    second = trainer.run().history[1]
+    assert second.timed_interactions == len(trainer.sequences.training_pairs()[0])
+
+
+@pytest.mark.parametrize("proposal", PROPOSALS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_falls_and_resumes_bit_for_bit(loss: str, proposal: str, make: Make, tmp_path: Path) -> None:
+    settings = {"loss": loss, "proposal": proposal, "negatives": 5, "learning_rate": 1e-2, "objective": "prefix"}
+    straight = make(epochs=4, **settings)
+    straight.run()
+    assert straight.state.history[-1].loss < straight.state.history[0].loss
+    (tmp_path / CHECKPOINT).unlink()
+    for epochs in (2, 4):
+        trainer = make(epochs=epochs, **settings)
+        torch.manual_seed(epochs)
+        trainer.resume()
+        trainer.run()
+    assert figures(trainer) == figures(straight)
+    assert equal_weights(copy_of(trainer), copy_of(straight))
+
+
+def test_negatives_are_drawn_anew_in_every_epoch_and_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    draw = losses.other_items
+
+    def watch(*arguments: Any) -> torch.Tensor:
+        drawn.append(tuple(draw(*arguments).flatten().tolist()[:6]))
+        return draw(*arguments)
+
+    monkeypatch.setattr(losses, "other_items", watch)
+    make(loss="bce", epochs=2).run()
+    assert len(set(drawn)) == len(drawn) > 4
+
+
+def test_popular_items_are_proposed_as_often_as_they_occur_and_once_more(make: Make) -> None:
+    trainer = make(loss="sampled-softmax", proposal="popularity")
+    counts = np.bincount(trainer.sequences.training_items(), minlength=ITEMS + 1) + 1
+    probabilities = trainer._proposal.log_probabilities.exp().numpy()
+    assert probabilities[0] == 0
+    np.testing.assert_allclose(probabilities[1:], counts[1:] / counts[1:].sum(), rtol=1e-6)
 
 
 # Early stopping

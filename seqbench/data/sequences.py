@@ -75,6 +75,16 @@ class Sequences:
         starts = np.where(nth == 0, ends - newest[user], np.maximum(self.offsets[user], stops - max_len))
         return starts, stops - starts
 
+    def prefixes(self, max_len: int) -> tuple[Ints, Ints]:
+        """Every history before a training target: starts (P,) and lengths (P,), the newest `max_len` items of each.
+
+        The target is flat[start + length]; every training interaction but a user's first is one exactly once.
+        """
+        firsts = np.repeat(self.offsets[:-1], np.diff(self.offsets))
+        stops = np.flatnonzero(self._in_training() & (np.arange(len(self.flat)) > firsts))
+        starts = np.maximum(firsts[stops], stops - max_len)
+        return starts, stops - starts
+
     def valid(self) -> Examples:
         """One validation example per user that has a validation target and a history."""
         return self._examples(self.valid_positions)

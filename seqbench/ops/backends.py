@@ -36,6 +36,7 @@ class Backend:
 BACKENDS = {
     backend.name: backend
     for backend in (
+        Backend("cuda", "seqbench.ops.cuda", "CUDA kernels, compiled at first use"),
         Backend("cpu", "seqbench.ops.cpu", "C++ kernels, compiled at first use"),
         Backend("torch", "seqbench.ops.pytorch", "PyTorch operations, any device"),
         Backend("reference", "seqbench.ops.reference", "plain loops, the truth that others are compared with"),
