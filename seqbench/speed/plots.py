@@ -86,7 +86,8 @@ def draw(benchmark: Benchmark, path: Path) -> None:
         handles = {handle.get_label(): handle for axis in grid.flat for handle in axis.get_legend_handles_labels()[0]}
         names = [name for name in styles if name in handles]
         legend = figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=4)
-        legend.set_title(machine(benchmark.request), {"size": 8})
+        legend.set_title(machine(benchmark.request))
+        legend.get_title().set_fontsize(8)
         legend.set_frame_on(False)
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=DPI, format=path.suffix[1:].lower())
