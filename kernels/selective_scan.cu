@@ -25,6 +25,11 @@ constexpr int STATES = 8;
 // Steps between two kept states: their states take 16 KiB of shared memory.
 template <class E>
 constexpr int KEPT = 64 / sizeof(Precise<E>);
+// Warps that fit on a multiprocessor: few enough for their registers.
+template <class E>
+constexpr int FORWARD_WARPS = sizeof(Precise<E>) == 8 ? 12 : 16;
+template <class E>
+constexpr int BACKWARD_WARPS = sizeof(Precise<E>) == 8 ? 8 : 12;
 
 template <class P>
 DEVICE P sigmoid(P x) {
@@ -237,7 +242,8 @@ DEVICE void backward(const Problem<E>& problem, const Sequence<E>& grad_outputs,
         const int64 offset = b * T * problem.D + lane.d;
         P passed[STATES];  // gradient of the states, from later steps
         lane.load(grad_final + lane.channel() * N, passed);
-        double decay_sum[STATES] = {}, skip_sum = 0;
+        P decay_sum[STATES] = {};  // per stretch first, so that rounding grows slowly
+        double skip_sum = 0;
         for (int64 stretch = stretches - 1; stretch >= 0; --stretch) {
             const int64 start = stretch * K, end = start + K < T ? start + K : T;
             if (stretch == 0) {
@@ -314,7 +320,7 @@ DEVICE void backward(const Problem<E>& problem, const Sequence<E>& grad_outputs,
         lane.store(gradients.initial + lane.channel() * N, passed);
 #pragma unroll
         for (int j = 0; j < STATES; ++j)
-            if (lane.exists && lane.n(j) < N) gradients.decay[lane.channel() * N + lane.n(j)] = static_cast<P>(decay_sum[j]);
+            if (lane.exists && lane.n(j) < N) gradients.decay[lane.channel() * N + lane.n(j)] = decay_sum[j];
         if (gradients.skip && lane.exists && lane.part == 0) gradients.skip[lane.channel()] = skip_sum;
     }
 }
@@ -333,12 +339,12 @@ DEVICE void backward(const Problem<E>& problem, const Sequence<E>& grad_outputs,
     }
 
 #define SELECTIVE_SCAN(E)                                                                                              \
-    extern "C" __global__ void __launch_bounds__(4 * WARP, 4)                                                          \
+    extern "C" __global__ void __launch_bounds__(4 * WARP, FORWARD_WARPS<E> / 4)                                                          \
         selective_scan_forward_##E(PROBLEM(E), E* __restrict__ outputs, E* __restrict__ final_state) {                 \
         const Problem<E> problem AS_PROBLEM;                                                                           \
         forward<E>(problem, outputs, final_state);                                                                     \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(WARP, 12) selective_scan_backward_##E(                                \
+    extern "C" __global__ void __launch_bounds__(WARP, BACKWARD_WARPS<E>) selective_scan_backward_##E(                                \
         PROBLEM(E), SEQUENCE(E, grads), const E* __restrict__ grad_final, E* __restrict__ grad_inputs,                 \
         E* __restrict__ grad_deltas, E* __restrict__ grad_gate, E* __restrict__ grad_initial,                          \
         Precise<E>* __restrict__ grad_decay, Precise<E>* __restrict__ grad_drive,                                      \
@@ -351,7 +357,12 @@ DEVICE void backward(const Problem<E>& problem, const Sequence<E>& grad_outputs,
                     kept, slabs);                                                                                      \
     }
 
+#ifdef ELEMENT  // only this type, in a fraction of the time
+#define ONLY(E) SELECTIVE_SCAN(E)
+ONLY(ELEMENT)
+#else
 SELECTIVE_SCAN(float32)
 SELECTIVE_SCAN(float64)
 SELECTIVE_SCAN(bfloat16)
 SELECTIVE_SCAN(float16)
+#endif

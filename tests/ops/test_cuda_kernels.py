@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from seqbench.ops.cuda import selective_scan as launching
+from seqbench.ops.precision import HALF
 from seqbench.ops.rg_lru import rg_lru
 from seqbench.ops.selective_scan import selective_scan
 from tests.ops.host_cuda import on_the_host
 from tests.ops.test_linear_scan import LENGTHS, assert_close
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# Half precision differs at the ends only.
+LENGTHS_AND_DTYPES = [(T, dtype) for T in LENGTHS for dtype in DTYPES if T in (1, 63, 200) or dtype not in HALF]
 
 
 @pytest.fixture(params=["channels", "chunked"])
@@ -55,8 +58,7 @@ def rg_lru_problem(B: int, T: int, D: int, dtype: torch.dtype) -> dict[str, Tens
     }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("T", LENGTHS)
+@pytest.mark.parametrize(("T", "dtype"), LENGTHS_AND_DTYPES, ids=str)
 def test_rg_lru_equals_the_reference_at_awkward_lengths(T: int, dtype: torch.dtype, form: str) -> None:
     B = 3 if T < 1000 else 1
     compare(rg_lru, rg_lru_problem(B, T, 5, dtype), [torch.randn(B, T, 5).to(dtype)])
@@ -132,8 +134,7 @@ def selective_cotangents(problem: dict[str, Tensor]) -> list[Tensor]:
     return [torch.randn(problem["inputs"].shape).to(dtype), torch.randn(B, D, N).to(dtype)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("T", LENGTHS)
+@pytest.mark.parametrize(("T", "dtype"), LENGTHS_AND_DTYPES, ids=str)
 def test_selective_scan_equals_the_reference_at_awkward_lengths(T: int, dtype: torch.dtype, warps: None) -> None:
     problem = selective_problem(3 if T < 100 else 1, T, 5, 3, dtype)
     compare(selective_scan, problem, selective_cotangents(problem))
