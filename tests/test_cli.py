@@ -23,7 +23,7 @@ from seqbench.ops.backends import BACKENDS
 from seqbench.results import SCHEMA_VERSION, Definition, Protocol, Record, write_record
 from tests.kit import Bench
 
-COMMANDS = ("", "prepare", "run", "report", "env", "list", "list models", "list datasets", "list runs")
+COMMANDS = ("", "prepare", "run", "report", "kernels", "env", "list", "list models", "list datasets", "list runs")
 HEAVY = ("torch", "pandas", "pyarrow", "numpy", "scipy", "yaml", "httpx", "safetensors")
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*\b(3[0-8]|4[0-8]|9[0-7])[0-9;]*m")
@@ -60,7 +60,7 @@ def test_help_says_what_a_command_does_and_exits_cleanly(command: str) -> None:
     assert f"Usage: seqbench {command}".strip() in outcome.output.replace("Usage: root", "Usage: seqbench")
 
 
-@pytest.mark.parametrize("command", ["prepare", "run", "report"])
+@pytest.mark.parametrize("command", ["prepare", "run", "report", "kernels"])
 def test_help_of_the_main_commands_has_two_examples_that_parse(command: str) -> None:
     (epilog,) = [info.epilog for info in app.registered_commands if info.callback.__name__ == command]  # type: ignore[union-attr]
     examples = epilog.removeprefix("Examples: ").split("  •  ")
