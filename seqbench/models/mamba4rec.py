@@ -61,7 +61,7 @@ class Mamba4Rec(IncrementalModel):
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
     no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, *NO_WEIGHT_DECAY)
     summary: ClassVar[str] = "selective state spaces (Mamba)"
-    paper: ClassVar[str] = "Liu et al., arXiv 2024"
+    paper: ClassVar[str] = "Liu et al., arXiv 2403.03900"
 
     def __init__(self, items: int, max_len: int, config: Mamba4RecConfig) -> None:
         super().__init__(items, max_len, config)
