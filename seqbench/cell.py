@@ -84,7 +84,7 @@ def run_cell(
 
     emit("phase", name="evaluating")
     ranks = {
-        name: rank(model, sequences, examples, max_len=protocol.max_len, exclude_seen=protocol.exclude_seen)
+        name: rank(model, sequences, examples, protocol)
         for name, examples in (("valid", sequences.valid()), ("test", sequences.test()))
     }
     cost.setdefault("peak_memory_bytes", peak())
@@ -127,7 +127,7 @@ def describe_dataset(
         "evaluated_users": len(test.users),
         "training_pairs": len(sequences.training_pairs()[0]),
         "count_mismatch": meta["count_mismatch"],
-        "ceiling": meta.get("ceiling") if protocol.split == "leave-one-out" and protocol.exclude_seen else None,
+        "ceiling": meta.get("ceiling") if (protocol.split, protocol.removed) == ("leave-one-out", "history") else None,
     }
 
 

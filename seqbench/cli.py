@@ -128,9 +128,13 @@ def run(
     split: Annotated[
         str, typer.Option(help="leave-one-out, or temporal (one point in time for all users).")
     ] = "leave-one-out",
-    keep_seen: Annotated[
-        bool, typer.Option("--keep-seen", help="Let items of the user's history be recommended again.")
-    ] = False,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="fair (items the user has met cannot be recommended, NDCG@10 chooses the epoch), lrurec (windows, "
+            "removed items and choice by Recall@10 as in its code) or recbole (nothing is removed)."
+        ),
+    ] = "fair",
     max_len: Annotated[
         int | None,
         typer.Option(min=1, help="Most recent items that a model sees.", show_default="per data set"),
@@ -170,7 +174,7 @@ def run(
             prepared,
             names,
             numbers,
-            protocol=plan.protocol(split, exclude_seen=not keep_seen, max_len=max_len or prepared.max_len),
+            protocol=plan.protocol(protocol, split=split, max_len=max_len or prepared.max_len),
             overrides=overrides,
             epochs=epochs,
             device=target,

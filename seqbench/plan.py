@@ -14,7 +14,7 @@ from seqbench.errors import UsageError, unknown_name
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import Model, TrainingConfig, check_objective
 from seqbench.ops.backends import resolve
-from seqbench.results import CHECKPOINT, RECORD, Definition, Protocol, UnreadableRecord, read_record
+from seqbench.results import CHECKPOINT, PROTOCOLS, RECORD, Definition, Protocol, UnreadableRecord, read_record
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -143,15 +143,23 @@ def define(
     return definitions
 
 
-def protocol(split: str, *, exclude_seen: bool, max_len: int) -> Protocol:
+def protocol(name: str, *, split: str, max_len: int) -> Protocol:
     """The protocol of a run.
 
     Raises:
-        UsageError: no such split.
+        UsageError: no such protocol or split, or a length that leaves nothing to train on.
     """
+    if name not in PROTOCOLS:
+        raise unknown_name("Protocol", name, PROTOCOLS, "seqbench run --help")
     if split not in SPLITS:
         raise unknown_name("Split", split, SPLITS, "seqbench run --help")
-    return Protocol(split=split, exclude_seen=exclude_seen, max_len=max_len)
+    chosen = dataclasses.replace(PROTOCOLS[name], split=split, max_len=max_len)
+    if chosen.windows == "lrurec" and max_len < 2:
+        raise UsageError(
+            f"Protocol {name} cuts sequences into windows of {max_len} item, which leaves no next item to train on.",
+            hint="Use --max-len 2 or more.",
+        )
+    return chosen
 
 
 def resolve_device(text: str) -> str:

@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_fails_its_cell_and_force_starts_over(bench: Bench)
         open_prepared("synthetic", bench.home),
         ["lrurec"],
         [0],
-        protocol=plan.protocol("leave-one-out", exclude_seen=True, max_len=20),
+        protocol=plan.protocol("fair", split="leave-one-out", max_len=20),
         overrides=plan.parse_overrides(SMALL[1::2], ["lrurec"]),
         epochs=1,
         device="cpu",

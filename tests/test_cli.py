@@ -215,6 +215,7 @@ def test_the_metrics_of_a_report_can_be_chosen(stored: Bench) -> None:
         (("run", "--datasets", ","), "--datasets names no data set"),
         (("run", "--seeds", "zero"), "--seeds takes numbers such as 0,1,2, not 'zero'"),
         (("run", "--split", "temporel"), "Split 'temporel' is unknown. Did you mean temporal?"),
+        (("run", "--protocol", "recbol"), "Protocol 'recbol' is unknown. Did you mean recbole?"),
         (("run", "--epochs", "0"), "--epochs"),
         (("run", "--max-len", "0"), "--max-len"),
         (("run", "--device", "cuda:99"), "Device 'cuda:99' is not available; this machine has cpu"),

@@ -13,7 +13,8 @@ Departures from the official code, none of which changes what the network can ex
 - Sequences are padded on the right and scanned at their own length; there they are padded on the left to a power
   of two and the carry out of padding is masked. The states at real positions are equal.
 - Batches of 32 sequences instead of 128, and an Adam epsilon of 1e-8 instead of 1e-9.
-- The first item of a sequence is not a training target; there it is predicted from the last padding position.
+- The first item of a sequence is not a training target; there it is predicted from the last padding position. How
+  its windows are cut, otherwise, is part of the protocol (`--protocol lrurec`).
 - Complex matrices are stored as real ones whose rows (B) or columns (C) alternate between real and imaginary
   part, so that no complex tensor is ever converted. The imaginary part of c, which cannot reach the output, is
   left out.
