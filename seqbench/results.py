@@ -65,6 +65,7 @@ class Definition:
     seed: int
     device: str  # "cpu" or "cuda"
     backend: str | None  # of the operators; None for models that are not trained by gradient
+    source: str | None = None  # of a model that is not part of seqbench: hash of its file, or package and version
     revision: int = REVISION
 
     @property

@@ -48,8 +48,8 @@ def names(folder: Path) -> list[str]:
 
 def test_the_key_is_what_it_always_was() -> None:
     """A change of this value makes every stored result look unfinished."""
-    assert DEFINITION.key == "7e603d2a4654a4bc"
-    assert DEFINITION.folder(Path("results")) == Path("results/ml-100k/lrurec/7e603d2a4654a4bc")
+    assert DEFINITION.key == "ce246364b8892344"
+    assert DEFINITION.folder(Path("results")) == Path("results/ml-100k/lrurec/ce246364b8892344")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,7 @@ def test_the_key_is_what_it_always_was() -> None:
         {"device": "cuda"},
         {"backend": "reference"},
         {"backend": None},
+        {"source": "sha256:0123456789abcdef"},
         {"revision": 0},
     ],
     ids=str,
@@ -81,7 +82,7 @@ def test_every_field_is_part_of_the_key(changes: dict[str, Any]) -> None:
 
 
 def test_the_fields_that_are_tested_are_all_there_are() -> None:
-    assert len(dataclasses.fields(Definition)) == 10
+    assert len(dataclasses.fields(Definition)) == 11
     assert len(dataclasses.fields(Protocol)) == 6
 
 

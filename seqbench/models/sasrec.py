@@ -15,7 +15,7 @@ Shapes: B batch, T time, D width, V items plus padding.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,6 +47,13 @@ class SASRec(SequenceModel):
 
     Config: ClassVar[type[ModelConfig]] = SASRecConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    # The paper has one rate for all of its dropouts, and lowers it where the data is dense.
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "ml-1m": {"dropout": 0.2, "attention_dropout": 0.2},
+        "amazon-beauty": {"dropout": 0.5, "attention_dropout": 0.5},
+        "amazon-video-games": {"dropout": 0.5, "attention_dropout": 0.5},
+        "steam": {"dropout": 0.5, "attention_dropout": 0.5},
+    }
     summary: ClassVar[str] = "causal self-attention"
     paper: ClassVar[str] = "Kang and McAuley, ICDM 2018"
 

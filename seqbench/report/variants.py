@@ -83,7 +83,7 @@ def seed_list(seeds: Sequence[int]) -> str:
 def _settings(definition: Definition) -> dict[str, Any]:
     """What defines a variant, flat: "config.dropout" → 0.2."""
     fields = asdict(definition)
-    return _flat({name: fields[name] for name in ("config", "training", "device", "backend", "revision")})
+    return _flat({name: fields[name] for name in ("config", "training", "device", "backend", "source", "revision")})
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
