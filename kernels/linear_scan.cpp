@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "parallel.h"
+#include "vector_math.h"
 
 namespace {
 
@@ -26,14 +27,7 @@ constexpr int64_t ELEMENTS_PER_THREAD = 65536;
 // Steps whose products are added in the precision of the data before they go into a double.
 constexpr int64_t FLUSH = 64;
 
-// Where the processor has no fused multiply-add, the builtin would be a slow call.
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__FP_FAST_FMAF)
-inline float fma(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
-inline double fma(double x, double y, double z) { return __builtin_fma(x, y, z); }
-#else
-template <class R>
-inline R fma(R x, R y, R z) { return x * y + z; }
-#endif
+using math::fma;
 
 // out = gate * state + input, or conj(gate) * state + input.
 template <class R, bool Complex, bool Conjugate>

@@ -30,8 +30,13 @@ def models_table() -> Table:
         except SeqbenchError as error:  # of another package; ours can always be loaded
             table.add_row(name, error.message)
             continue
-        incremental = issubclass(cls, IncrementalModel)
-        table.add_row(name, cls.summary, _yes(cls.causal), _yes(incremental), parameter_words(cls), cls.paper)
+        # A model that has both forms is causal, and then perhaps incremental, if --set NAME.causal=true says so.
+        optional = any(field.name == "causal" for field in dataclasses.fields(cls.Config))
+        causal = "optional" if optional else _yes(cls.Config().causal)
+        incremental = causal if issubclass(cls, IncrementalModel) else "no"
+        if issubclass(cls, IncrementalModel) and cls.state_grows:
+            incremental = "growing state"
+        table.add_row(name, cls.summary, causal, incremental, parameter_words(cls), cls.paper)
     table.caption = (
         f"Parameters for V = items + 1 and sequences of at most {POSITIONS} items; the part with V is the item table.\n"
         "`seqbench list models NAME` shows a model's settings."

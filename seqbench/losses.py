@@ -1,4 +1,4 @@
-"""Training losses that look at a few items instead of the whole catalogue (which is ops/cross_entropy.py).
+"""Training losses that look at a few items instead of the whole catalogue (which is ops/linear_cross_entropy.py).
 
 Memory is that of the scores, N · K, beside the gradient of the item table: nothing grows with N · V or N · K · D.
 

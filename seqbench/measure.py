@@ -29,7 +29,7 @@ WARMUP_CALLS = 2
 MINIMUM_SAMPLES = 3
 MAXIMUM_SAMPLES = 100
 SECONDS_PER_POINT = 1.0  # after the minimum number of samples
-SECONDS_PER_CALL = 4.0  # a point whose calls would take longer is skipped, and says so
+SECONDS_PER_CALL = 4.0  # a point whose calls, or whose state, would take longer is skipped, and says so
 STEPS_BEFORE = 8  # items that an incremental model has seen before its steps are timed
 
 
@@ -48,9 +48,9 @@ class Latency:
         self.points.append({**point, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "repeats": len(samples)})
         self.samples[f"latency/{mode}/{batch}/{length}"] = samples
 
-    def skip(self, batch: int, length: int, reason: str) -> None:
+    def skip(self, mode: str, batch: int, length: int, reason: str) -> None:
         """Keep the reason why a point has no figure."""
-        self.skipped.append({"mode": "whole", "batch": batch, "length": length, "reason": reason})
+        self.skipped.append({"mode": mode, "batch": batch, "length": length, "reason": reason})
 
     def write_samples(self, path: Path) -> None:
         """Store the raw samples as Parquet: series, value."""
@@ -75,50 +75,74 @@ def latency(
 ) -> Latency:
     """Time from item ids on the device to the best TOP items of the whole catalogue.
 
-    Mode `whole` encodes the whole history of the given length anew; mode `step` appends one item to the state of
-    an incremental model, whose size, and so whose time, does not depend on the history's length (length None).
+    Mode `whole` encodes the whole history of the given length anew; mode `step` appends the last item of such a history
+    to the state of an incremental model. If that state does not grow, neither its size nor its time depends on the
+    length, and there is one point for all lengths (length None).
 
     Args:
         build: makes a model that can take histories of the given length; weights do not matter for time.
     """
     result = Latency()
     generator = torch.Generator().manual_seed(0)
+
+    def histories(model: Model, length: int) -> Tensor:
+        return torch.randint(1, model.items + 1, (batch, length), generator=generator).to(device)
+
     for batch in batches:
+        shortest = build(lengths[0]).to(device).eval()
+        grows = isinstance(shortest, IncrementalModel) and shortest.state_grows
+        modes = {"whole": _encoding, "step": _appending} if grows else {"whole": _encoding}
         medians: list[float] = []
+        exhausted: str | None = None
         for length in lengths:
-            if reason := _too_much(batch, length, medians):
-                result.skip(batch, length, reason)
+            if reason := exhausted or _too_much(batch, length, medians):
+                for mode in modes:
+                    result.skip(mode, batch, length, reason)
                 continue
             model = build(length).to(device).eval()
-            items = torch.randint(1, model.items + 1, (batch, length), generator=generator).to(device)
-            lasts = torch.full((batch,), length, device=device)
-
-            def encode(model: Model = model, items: Tensor = items, lasts: Tensor = lasts) -> None:
-                torch.topk(model.score(items, lasts), min(TOP, model.items))
-
-            try:
-                samples = _sample(encode, device, clock)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                for left in lengths[lengths.index(length) :]:
-                    result.skip(batch, left, f"out of memory at length {length:,}")
-                break
-            medians.append(statistics.median(samples))
-            result.add("whole", batch, length, samples)
-        model = build(lengths[0]).to(device).eval()
-        if isinstance(model, IncrementalModel):
-            items = torch.randint(1, model.items + 1, (STEPS_BEFORE, batch), generator=generator).to(device)
-            state = model.initial_state(batch)
-            for step in items:
-                _, state = model.step(step, state)
-
-            def append(model: IncrementalModel = model, state: Any = state, step: Any = items[-1]) -> None:
-                states, _ = model.step(step, state)
-                torch.topk(model.score_states(states), min(TOP, model.items))
-
-            result.add("step", batch, None, _sample(append, device, clock))
+            items = histories(model, length)
+            for mode, prepare in modes.items():
+                if exhausted:
+                    result.skip(mode, batch, length, exhausted)
+                    continue
+                try:
+                    samples = _sample(prepare(model, items), device, clock)
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    exhausted = f"out of memory at length {length:,}"
+                    result.skip(mode, batch, length, exhausted)
+                else:
+                    result.add(mode, batch, length, samples)
+                    if mode == "whole":
+                        medians.append(statistics.median(samples))
+        if isinstance(shortest, IncrementalModel) and shortest.config.causal and not grows:
+            items = histories(shortest, min(STEPS_BEFORE + 1, shortest.max_len))
+            result.add("step", batch, None, _sample(_appending(shortest, items), device, clock))
     return result
+
+
+def _encoding(model: Model, items: Tensor) -> Callable[[], None]:
+    """From histories (B, T) to the best items."""
+    lengths = torch.full((len(items),), items.shape[1], device=items.device)
+
+    def encode() -> None:
+        torch.topk(model.score(items, lengths), min(TOP, model.items))
+
+    return encode
+
+
+def _appending(model: Model, items: Tensor) -> Callable[[], None]:
+    """From the last item of histories (B, T), and the state of the items before it, to the best items."""
+    assert isinstance(model, IncrementalModel)
+    state = model.prefill(items[:, :-1])
+    last = items[:, -1]
+
+    def append() -> None:
+        states, _ = model.step(last, state)
+        torch.topk(model.score_states(states), min(TOP, model.items))
+
+    return append
 
 
 def _too_much(batch: int, length: int, medians: list[float]) -> str | None:
@@ -128,7 +152,7 @@ def _too_much(batch: int, length: int, medians: list[float]) -> str | None:
     if len(medians) >= 2:
         growth = medians[-1] / medians[-2]
         if medians[-1] * growth > SECONDS_PER_CALL:
-            return f"a call would take more than {SECONDS_PER_CALL:.0f} s"
+            return f"encoding the history would take more than {SECONDS_PER_CALL:.0f} s"
     return None
 
 

@@ -119,7 +119,7 @@ def configure(
             training = changed(training, training_fields)
             if epochs is not None:
                 training = dataclasses.replace(training, epochs=epochs)
-            check_objective(cls, training)
+            check_objective(config, training)
     except ValueError as error:
         raise UsageError(f"{name}: {error}.", hint=f"See `seqbench list models {name}`.") from None
     return dataclasses.asdict(config), None if training is None else dataclasses.asdict(training)

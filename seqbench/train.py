@@ -32,7 +32,7 @@ from seqbench.errors import Diverged, SeqbenchError, out_of_memory
 from seqbench.evaluate import rank
 from seqbench.files import replacing
 from seqbench.models.base import SequenceModel, TrainingConfig, check_objective
-from seqbench.ops.cross_entropy import linear_cross_entropy
+from seqbench.ops.linear_cross_entropy import linear_cross_entropy
 from seqbench.results import Protocol
 
 # Sequences are sorted by length within shuffled pools of this many batches: almost no padding, and still a new
@@ -118,7 +118,7 @@ class Trainer:
         emit: Callable[..., None],
         peak_memory: Callable[[], int],
     ) -> None:
-        check_objective(type(model), training)
+        check_objective(model.config, training)
         self.model = model
         self.sequences = sequences
         self.training = training
@@ -234,14 +234,14 @@ class Trainer:
         """One update on rows (B,): the mean loss, and the number of positions it is the mean of."""
         flat = self.sequences.flat
         inputs, _ = pad(flat, starts, starts + lengths)
+        rows = torch.from_numpy(inputs).to(self.device), torch.from_numpy(lengths).to(self.device)
         if self.by_prefix:
-            trained = np.arange(len(lengths)) * inputs.shape[1] + lengths - 1
             targets = flat[starts + lengths].astype(np.int64)
+            states = self.model.last_states(*rows)
         else:
-            trained = np.flatnonzero(inputs)
             targets = pad(flat, starts + 1, starts + lengths + 1)[0][inputs > 0]
-        states = self.model(torch.from_numpy(inputs).to(self.device), torch.from_numpy(lengths).to(self.device))
-        states = states.flatten(0, 1).index_select(0, torch.from_numpy(trained).to(self.device))
+            trained = torch.from_numpy(np.flatnonzero(inputs)).to(self.device)
+            states = self.model(*rows).flatten(0, 1).index_select(0, trained)
         loss = self._loss(states, torch.from_numpy(targets).to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -336,8 +336,10 @@ def derived_seed(*parts: int) -> int:
 
 
 def _optimizer(model: SequenceModel, training: TrainingConfig) -> torch.optim.Optimizer:
-    decayed = [p for name, p in model.named_parameters() if not ("bias" in name or "norm" in name)]
-    exempt = [p for name, p in model.named_parameters() if "bias" in name or "norm" in name]
+    decayed: list[Tensor] = []
+    exempt: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (exempt if any(part in name for part in model.no_weight_decay) else decayed).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": decayed, "weight_decay": training.weight_decay},

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seqbench import losses
 from seqbench.losses import Proposal, binary_cross_entropy, chosen_scores, gbce_beta, other_items, sampled_softmax
-from seqbench.ops.cross_entropy import linear_cross_entropy
+from seqbench.ops.linear_cross_entropy import linear_cross_entropy
 
 N, V, D, K = 7, 12, 5, 4
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from seqbench import measure
 from seqbench.data.sequences import Sequences
 from seqbench.measure import MAXIMUM_SAMPLES, MINIMUM_SAMPLES, POSITIONS, Latency, latency
-from seqbench.models import MODELS, load_model
 from seqbench.models.base import CountingModel, IncrementalModel, Model, ModelConfig
+from tests.models.forms import FORMS
 
 CPU = torch.device("cpu")
 
@@ -132,8 +132,8 @@ def test_a_call_that_would_take_too_long_is_not_tried() -> None:
     result = measured(quadratic, lengths=(64, 128, 256, 512, 1024), batches=(1,))
     assert tried == {64, 128, 256}  # 0.1, 0.4, 1.6 seconds; the next would take 6.4
     assert [(entry["length"], entry["reason"]) for entry in result.skipped] == [
-        (512, "a call would take more than 4 s"),
-        (1024, "a call would take more than 4 s"),
+        (512, "encoding the history would take more than 4 s"),
+        (1024, "encoding the history would take more than 4 s"),
     ]
 
 
@@ -176,6 +176,32 @@ def test_only_incremental_models_have_steps() -> None:
     assert points(measured(lambda *_: 0.1, lengths=(8,), batches=(1,))) == [("whole", 1, 8)]
 
 
+class Growing(Stepping):
+    """Its steps take a second per item in the state, which cannot have more than 16."""
+
+    state_grows = True
+
+    def step(self, items: Tensor, state: int) -> tuple[Tensor, int]:
+        if len(items) * state > 16:
+            raise MemoryError
+        self.clock.now += state
+        return torch.zeros(len(items), 2), state + 1
+
+
+def test_steps_of_a_growing_state_are_timed_at_every_length() -> None:
+    clock = Clock()
+    result = latency(lambda length: Growing(clock), CPU, lengths=(4, 8), batches=(1,), clock=clock)
+    assert {(p["length"], p["p50_ms"]) for p in result.points if p["mode"] == "step"} == {(4, 3000.0), (8, 7000.0)}
+
+
+def test_a_growing_state_that_does_not_fit_is_skipped_with_the_reason() -> None:
+    clock = Clock()
+    result = latency(lambda length: Growing(clock), CPU, lengths=(4, 8, 16), batches=(4,), clock=clock)
+    assert points(result) == [("whole", 4, 4), ("step", 4, 4), ("whole", 4, 8)]
+    assert [(entry["mode"], entry["length"]) for entry in result.skipped] == [("step", 8), ("whole", 16), ("step", 16)]
+    assert {entry["reason"] for entry in result.skipped} == {"out of memory at length 8"}
+
+
 def test_the_model_is_built_for_the_length() -> None:
     asked = []
 
@@ -185,15 +211,17 @@ def test_the_model_is_built_for_the_length() -> None:
 
     clock = Clock()
     latency(build, CPU, lengths=(8, 16), batches=(1,), clock=clock)
-    assert asked[:2] == [8, 16]
+    assert asked == [8, 8, 16]  # the first is for what does not depend on the length
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_can_be_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_every_model_can_be_measured(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "SECONDS_PER_POINT", 0.0)
-    cls = load_model(name)
-    result = latency(lambda length: cls(20, length, cls.Config()), CPU, lengths=(4, 32), batches=(1, 3))
-    steps = [("step", batch, None) for batch in (1, 3)] if issubclass(cls, IncrementalModel) else []
+    cls, config = FORMS[form]
+    result = latency(lambda length: cls(20, length, config), CPU, lengths=(4, 32), batches=(1, 3))
+    steps = []
+    if issubclass(cls, IncrementalModel) and config.causal:
+        steps = [("step", batch, length) for batch in (1, 3) for length in ((4, 32) if cls.state_grows else (None,))]
     whole = [("whole", batch, length) for batch in (1, 3) for length in (4, 32)]
     assert sorted(points(result), key=str) == sorted(whole + steps, key=str)
     assert all(0 < point["p50_ms"] <= point["p95_ms"] <= point["p99_ms"] for point in result.points)

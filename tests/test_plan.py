@@ -151,7 +151,7 @@ def test_the_default_objective_fits_the_model(name: str) -> None:
     cls = load_model(name)
     _, training = plan.configure(cls, name, {}, None)
     assert training is not None
-    assert cls.causal or training["objective"] == "prefix"
+    assert cls.Config().causal or training["objective"] == "prefix"
 
 
 def test_words_reach_the_training_config() -> None:
@@ -162,7 +162,7 @@ def test_words_reach_the_training_config() -> None:
 
 def test_all_positions_of_a_model_that_sees_the_future_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cls = load_model("sasrec")
-    monkeypatch.setattr(cls, "causal", False)
+    monkeypatch.setattr(cls.Config, "causal", False)
     with pytest.raises(UsageError, match=r"sasrec: objective must be prefix, not 'all-positions': .* not causal"):
         plan.configure(cls, "sasrec", {"objective": "all-positions"}, None)
     plan.configure(cls, "sasrec", {"objective": "prefix"}, None)

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 MODELS = {
     "lrurec": "seqbench.models.lrurec:LRURec",
+    "recblr": "seqbench.models.recblr:RecBLR",
+    "glintru": "seqbench.models.glintru:GLINTRU",
+    "linrec": "seqbench.models.linrec:LinRec",
+    "sigma": "seqbench.models.sigma:SIGMA",
     "sasrec": "seqbench.models.sasrec:SASRec",
+    "gru4rec": "seqbench.models.gru4rec:GRU4Rec",
+    "mamba4rec": "seqbench.models.mamba4rec:Mamba4Rec",
     "markov": "seqbench.models.markov:Markov",
     "popularity": "seqbench.models.popularity:Popularity",
 }

@@ -38,7 +38,7 @@ class TrainingConfig:
     patience: int = 20  # epochs without a better validation metric before stopping
     batch_size: int = 32  # all-positions: sequences, as many positions as so many hold on average; prefix: prefixes
     learning_rate: float = 1e-3
-    weight_decay: float = 0.0  # decoupled (AdamW); none on biases and norms
+    weight_decay: float = 0.0  # decoupled (AdamW); none on what `no_weight_decay` names
     clip_norm: float = 0.0  # of the whole gradient; 0 is off
     objective: str = "all-positions"  # or "prefix": every prefix is a row, trained at its last position alone
     loss: str = "cross-entropy"  # over the whole catalogue; or a sampled one: "sampled-softmax", "bce", "gbce"
@@ -64,6 +64,14 @@ class TrainingConfig:
 class ModelConfig:
     """Base of every model's own config dataclass."""
 
+    @property
+    def causal(self) -> bool:
+        """Whether position t depends on items up to t only; if not, the objective is "prefix".
+
+        A model that has both forms makes it a field.
+        """
+        return True
+
 
 @dataclass(frozen=True)
 class NeuralConfig(ModelConfig):
@@ -87,7 +95,6 @@ class Model(nn.Module, ABC):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # data set → field → value, where the paper tunes per data set
     summary: ClassVar[str]  # a few words
     paper: ClassVar[str]  # authors, venue, year
-    causal: ClassVar[bool] = True  # position t depends on items up to t only; if not, the objective is "prefix"
 
     def __init__(self, items: int, max_len: int, config: ModelConfig) -> None:
         super().__init__()
@@ -108,10 +115,10 @@ class Model(nn.Module, ABC):
         """
 
 
-def check_objective(model: type[Model], training: TrainingConfig) -> None:
+def check_objective(config: ModelConfig, training: TrainingConfig) -> None:
     """Raise ValueError if the objective would show a model the items that it is to predict."""
     require(
-        model.causal or training.objective == "prefix",
+        config.causal or training.objective == "prefix",
         f"objective must be prefix, not '{training.objective}': the model is not causal, so that a position sees the "
         "items after it, its own target among them",
     )
@@ -121,10 +128,16 @@ class SequenceModel(Model):
     """A neural model: `forward` gives a state per position, scores are products with the item embedding."""
 
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    no_weight_decay: ClassVar[tuple[str, ...]] = ("bias", "norm")  # for parameters with one of these in their names
 
     @abstractmethod
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         """States (B, T, D) for items (B, T) padded on the right with 0; states at padding are meaningless."""
+
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """States (B, D) at the last item of each row, as `forward` gives them; for models that need not compute all."""
+        states = self(items, lengths)
+        return states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
 
     @abstractmethod
     def item_weights(self) -> Tensor:
@@ -141,13 +154,17 @@ class SequenceModel(Model):
         return scores if bias is None else scores + bias
 
     def score(self, items: Tensor, lengths: Tensor) -> Tensor:
-        states = self(items, lengths)
-        last = states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
-        return self.score_states(last)
+        return self.score_states(self.last_states(items, lengths))
 
 
 class IncrementalModel(SequenceModel):
-    """A model that can also append one item at a time, at a cost that does not depend on the history."""
+    """A model that can also append one item at a time, without encoding the history again.
+
+    One that has a form that is not causal can do so only in the other.
+    """
+
+    state_grows: ClassVar[bool] = False  # with the history, and so does the cost of a step
+    ends_at_max_len: ClassVar[bool] = False  # no history can be longer, as where positions are learned
 
     @abstractmethod
     def initial_state(self, batch: int) -> Any:
@@ -155,7 +172,20 @@ class IncrementalModel(SequenceModel):
 
     @abstractmethod
     def step(self, items: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Append items (B,) to the histories: states (B, D) as `forward` gives them, and the new state."""
+        """Append items (B,) to the histories: states (B, D) as `forward` gives them, and the new state.
+
+        The state that was given is used up: the new one may share its memory.
+
+        Raises:
+            ValueError: the model ends at max_len, and the histories have as many items.
+        """
+
+    def prefill(self, items: Tensor) -> Any:
+        """The state of histories (B, T), equally long: what T steps lead to."""
+        state = self.initial_state(len(items))
+        for column in items.unbind(1):
+            _, state = self.step(column, state)
+        return state
 
 
 class CountingModel(Model):

@@ -11,16 +11,21 @@ learned positions from the oldest item, GELU, full softmax.
 Departure: trained on all positions of a sequence at once instead of on every prefix by itself; the attention is
 causal, so the targets and their contexts are the same.
 
-Shapes: B batch, T time, D width, V items plus padding.
+In steps, keys and values of the items so far are kept. Positions count from the oldest item, so a history ends at
+max_len items: without the oldest, every position would change, and with them all keys and values. The caller then
+starts anew from the items that it wants to keep.
+
+Shapes: B batch, T time, D width, E = D / heads, V items plus padding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import ModelConfig, NeuralConfig, SequenceModel, TrainingConfig, require
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
 from seqbench.ops.attention import causal_attention
 from seqbench.ops.dropout import Dropout
 
@@ -42,7 +47,22 @@ class SASRecConfig(NeuralConfig):
         require(self.heads >= 1 and self.hidden_size % self.heads == 0, "heads must divide hidden_size")
 
 
-class SASRec(SequenceModel):
+class Cache(NamedTuple):
+    """Keys and values of one block, in buffers that have room for max_len items; only the first `length` count."""
+
+    keys: Tensor  # (B, heads, max_len, E)
+    values: Tensor
+    length: int
+
+    def append(self, keys: Tensor, values: Tensor) -> "Cache":
+        """With the next (B, heads, T, E), written into the same buffers: to copy them takes longer than to attend."""
+        end = self.length + keys.shape[2]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        return self._replace(length=end)
+
+
+class SASRec(IncrementalModel):
     """Causal transformer over item and position embeddings, scored with tied weights."""
 
     Config: ClassVar[type[ModelConfig]] = SASRecConfig
@@ -56,10 +76,13 @@ class SASRec(SequenceModel):
     }
     summary: ClassVar[str] = "causal self-attention"
     paper: ClassVar[str] = "Kang and McAuley, ICDM 2018"
+    state_grows: ClassVar[bool] = True
+    ends_at_max_len: ClassVar[bool] = True
 
     def __init__(self, items: int, max_len: int, config: SASRecConfig) -> None:
         super().__init__(items, max_len, config)
         D = config.hidden_size
+        self.heads = config.heads
         self.embedding = nn.Embedding(items + 1, D)
         self.positions = nn.Embedding(max_len, D)
         self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
@@ -72,14 +95,36 @@ class SASRec(SequenceModel):
                 nn.init.zeros_(module.bias)
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        positions = self.positions.weight[: items.shape[1]]
-        x = self.dropout(self.embedding_norm(self.embedding(items) + positions))
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return self._encode(items, [None] * len(self.blocks))[0]
 
     def item_weights(self) -> Tensor:
         return self.embedding.weight
+
+    def initial_state(self, batch: int) -> list[Cache]:
+        """An empty cache per block."""
+        weight = self.embedding.weight
+        shape = (batch, self.heads, self.max_len, weight.shape[1] // self.heads)
+        return [Cache(weight.new_zeros(shape), weight.new_zeros(shape), 0) for _ in self.blocks]
+
+    def step(self, items: Tensor, state: list[Cache]) -> tuple[Tensor, list[Cache]]:
+        states, after = self._encode(items.unsqueeze(1), state)
+        return states.squeeze(1), after
+
+    def prefill(self, items: Tensor) -> list[Cache]:
+        return self._encode(items, self.initial_state(len(items)))[1]
+
+    def _encode(self, items: Tensor, caches: Sequence[Cache | None]) -> tuple[Tensor, list[Cache]]:
+        """States (B, T, D) of items that follow those in the caches, if there are caches, and the caches after them."""
+        start = caches[0].length if caches[0] is not None else 0
+        end = start + items.shape[1]
+        if end > self.max_len:
+            raise ValueError(f"SASRec with max_len {self.max_len} has no position for item {end} of a history")
+        x = self.dropout(self.embedding_norm(self.embedding(items) + self.positions.weight[start:end]))
+        after = []
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x, cache = block(x, cache)
+            after.append(cache)
+        return x, after
 
 
 class AttentionBlock(nn.Module):
@@ -101,12 +146,15 @@ class AttentionBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
+    def forward(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache | None]:
+        """(B, T, D) → (B, T, D), with the cache: a whole history into an empty one, or the one item that follows."""
         heads = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, D / heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
+        if cache is not None:
+            cache = cache.append(key, value)
+            key, value = cache.keys[:, :, : cache.length], cache.values[:, :, : cache.length]
         attended = causal_attention(query, key, value, dropout=self.attention_dropout, training=self.training)
         mixed = self.attention_out(attended.transpose(1, 2).flatten(-2))
         x = self.attention_norm(self.dropout(mixed) + x)
         inner = F.gelu(self.feed_forward_in(x))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x)
+        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x), cache

@@ -9,25 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqbench.ops.dropout import dropout_mask
+from seqbench.ops.dropout import dropout as apply_dropout
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, dropout: float, training: bool) -> Tensor:
     """softmax(Q Kᵀ / √E, keys up to the query's own position) V, with dropout on the probabilities.
 
     Args:
-        query, key, value: (B, heads, T, E).
+        query: (B, heads, T, E), or (B, heads, 1, E): of the last position only.
+        key, value: (B, heads, T, E).
 
     Returns:
-        (B, heads, T, E).
+        As `query`.
     """
+    causal = query.shape[-2] > 1  # the last position sees everything; is_causal would line it up with the first key
     if not training or dropout == 0:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, dropout_p=dropout)
     # With dropout torch's CPU attention is this very sequence of products, plus a mask that costs more than they do.
     T = query.shape[-2]
     later = torch.full((T, T), -math.inf, dtype=query.dtype).triu(1)
     scores = torch.matmul(query / math.sqrt(query.shape[-1]), key.transpose(-2, -1))
     probabilities = torch.softmax(scores + later, dim=-1)
-    return torch.matmul(probabilities * dropout_mask(probabilities.shape, dropout, probabilities), value)
+    return torch.matmul(apply_dropout(probabilities, dropout, training), value)

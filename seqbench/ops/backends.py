@@ -1,7 +1,8 @@
 """Which implementations of the operators exist, whether they can run here, and which one `auto` means.
 
 A backend is a package below seqbench.ops with `unavailable(operator, device)` and one module per operator, each with
-`forward` and `backward` (the reference, which autograd differentiates, has `forward` only).
+`forward` and `backward` (the reference, which autograd differentiates, and linear_cross_entropy, whose forward pass
+yields the gradients, have `forward` only).
 """
 
 import os
@@ -35,6 +36,7 @@ class Backend:
 BACKENDS = {
     backend.name: backend
     for backend in (
+        Backend("cuda", "seqbench.ops.cuda", "CUDA kernels, compiled at first use"),
         Backend("cpu", "seqbench.ops.cpu", "C++ kernels, compiled at first use"),
         Backend("torch", "seqbench.ops.pytorch", "PyTorch operations, any device"),
         Backend("reference", "seqbench.ops.reference", "plain loops, the truth that others are compared with"),

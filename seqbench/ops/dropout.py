@@ -1,8 +1,9 @@
 """Dropout whose random numbers do not dominate training on a CPU.
 
 torch draws a dropout mask on the CPU one element at a time from a serial Mersenne Twister: a third of a training
-step of the small models of this field. Here one 64-bit draw serves four elements, 16 bits each, about ten times
-faster. The probability is rounded to a multiple of 2⁻¹⁶, and the scale to match, so the expectation is exact.
+step of the small models of this field. The C++ kernel makes the mask of a seed and each element's index, in the pass
+that applies it and in the backward pass again. Without it one 64-bit draw serves four elements, 16 bits each. The
+probability is rounded (to a multiple of 2⁻³² or 2⁻¹⁶), and the scale to match, so the expectation is exact.
 """
 
 import math
@@ -11,14 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqbench.ops.backends import BACKENDS, resolve
 
-def dropout_mask(shape: torch.Size | tuple[int, ...], probability: float, like: Tensor) -> Tensor:
-    """A mask of zeros and 1 / (1 - probability), in the dtype of `like`, from torch's default CPU generator."""
-    count = math.prod(shape)
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    dropped = min(round(probability * 65536), 65535)  # of 65,536 equally likely values
-    kept = words.view(torch.int16)[:count] >= dropped - 32768
-    return kept.to(like.dtype).mul_(65536 / (65536 - dropped)).view(shape)
+OPERATOR = "dropout"
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
@@ -27,7 +23,40 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, probability)
-    return x * dropout_mask(x.shape, probability, x)
+    if resolve(OPERATOR, "auto", "cpu").name == "cpu":
+        return _dropout(x, torch.empty((), dtype=torch.int64).random_(-(2**63), None), probability)
+    return x * _mask(x.shape, probability, x)
+
+
+@torch.library.custom_op("seqbench::dropout", mutates_args=())
+def _dropout(x: Tensor, seed: Tensor, probability: float) -> Tensor:
+    return BACKENDS["cpu"].load(OPERATOR).forward(x, int(seed), probability)
+
+
+@_dropout.register_fake
+def _(x: Tensor, seed: Tensor, probability: float) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    _, seed, ctx.probability = inputs
+    ctx.save_for_backward(seed)
+
+
+def _differentiate(ctx, grad):  # type: ignore[no-untyped-def]
+    return _dropout(grad, *ctx.saved_tensors, ctx.probability), None, None
+
+
+torch.library.register_autograd("seqbench::dropout", _differentiate, setup_context=_save)
+
+
+def _mask(shape: torch.Size, probability: float, like: Tensor) -> Tensor:
+    """Zeros and 1 / (1 - probability), in the dtype of `like`, from torch's default CPU generator."""
+    count = math.prod(shape)
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    dropped = min(round(probability * 65536), 65535)  # of 65,536 equally likely values
+    kept = words.view(torch.int16)[:count] >= dropped - 32768
+    return kept.to(like.dtype).mul_(65536 / (65536 - dropped)).view(shape)
 
 
 class Dropout(nn.Module):

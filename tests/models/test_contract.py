@@ -1,23 +1,34 @@
-"""What every registered model must do. A model that is registered is tested by being registered."""
+"""What every registered model must do, in each of its forms. Being registered is being tested."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.errors import UsageError
 from seqbench.evaluate import rank
 from seqbench.models import MODELS, load_model
-from seqbench.models.base import CountingModel, IncrementalModel, Model, SequenceModel, TrainingConfig
+from seqbench.models.base import (
+    CountingModel,
+    IncrementalModel,
+    Model,
+    NeuralConfig,
+    SequenceModel,
+    TrainingConfig,
+)
 from seqbench.results import Protocol
 from seqbench.train import Trainer
+from tests.models.forms import FORMS
 
 ITEMS, MAX_LEN = 30, 12
-NEURAL = [name for name in MODELS if issubclass(load_model(name), SequenceModel)]
-CAUSAL = [name for name in NEURAL if load_model(name).causal]
-INCREMENTAL = [name for name in NEURAL if issubclass(load_model(name), IncrementalModel)]
+NEURAL = [form for form, (cls, _) in FORMS.items() if issubclass(cls, SequenceModel)]
+CAUSAL = [form for form in NEURAL if FORMS[form][1].causal]
+INCREMENTAL = [form for form in CAUSAL if issubclass(FORMS[form][0], IncrementalModel)]
 
 
 def cyclic(users: int = 60, items: int = ITEMS, length: int = 14) -> Sequences:
@@ -28,9 +39,9 @@ def cyclic(users: int = 60, items: int = ITEMS, length: int = 14) -> Sequences:
     return split_sequences(ids, flat.ravel().astype(np.int32), np.arange(ids.size), split="leave-one-out")
 
 
-def make(name: str, max_len: int = MAX_LEN) -> Model:
-    cls = load_model(name)
-    model = cls(ITEMS, max_len, cls.Config())
+def make(form: str, max_len: int = MAX_LEN) -> Model:
+    cls, config = FORMS[form]
+    model = cls(ITEMS, max_len, config)
     if isinstance(model, CountingModel):
         model.fit(cyclic())
     return model.eval()
@@ -43,23 +54,33 @@ def histories(batch: int = 5, length: int = MAX_LEN) -> tuple[torch.Tensor, torc
     return items * (torch.arange(length) < lengths.unsqueeze(1)), lengths
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "popularity"])
-def test_learns_that_item_i_is_followed_by_the_next(name: str, tmp_path: Path) -> None:
+def numbers(state: Any) -> int:
+    """How many numbers a state holds: a number, a tensor, or lists and tuples of them."""
+    if isinstance(state, int):
+        return 1
+    return state.numel() if isinstance(state, torch.Tensor) else sum(map(numbers, state))
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "popularity"])
+def test_learns_that_item_i_is_followed_by_the_next(form: str, tmp_path: Path) -> None:
     sequences = cyclic()
-    cls = load_model(name)
+    cls, config = FORMS[form]
+    if isinstance(config, NeuralConfig):
+        config = replace(config, hidden_size=min(config.hidden_size, 64))  # enough for this, and faster
     torch.manual_seed(0)
-    model = cls(ITEMS, MAX_LEN, cls.Config())
+    model = cls(ITEMS, MAX_LEN, config)
     protocol = Protocol(max_len=MAX_LEN)
     if isinstance(model, CountingModel):
         model.fit(sequences)
     else:
         assert isinstance(model, SequenceModel)
-        assert cls.training_defaults is not None
+        # As many targets in a batch either way.
+        objective, batch_size = ("all-positions", 16) if config.causal else ("prefix", 16 * MAX_LEN)
         Trainer(
             model,
             sequences,
             training=TrainingConfig(
-                epochs=60, patience=60, batch_size=16, learning_rate=3e-3, objective=cls.training_defaults.objective
+                epochs=60, patience=60, batch_size=batch_size, learning_rate=3e-3, objective=objective
             ),
             protocol=protocol,
             seed=0,
@@ -73,17 +94,17 @@ def test_learns_that_item_i_is_followed_by_the_next(name: str, tmp_path: Path) -
     assert (ranks.ties == 0).all()
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_padding_never_influences_scores(name: str) -> None:
-    model = make(name, max_len=2 * MAX_LEN)
+@pytest.mark.parametrize("form", FORMS)
+def test_padding_never_influences_scores(form: str) -> None:
+    model = make(form, max_len=2 * MAX_LEN)
     items, lengths = histories()
     more = torch.cat([items, torch.zeros_like(items)], dim=1)
     torch.testing.assert_close(model.score(more, lengths), model.score(items, lengths), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_batch_equals_its_rows_one_by_one(name: str) -> None:
-    model = make(name)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_equals_its_rows_one_by_one(form: str) -> None:
+    model = make(form)
     items, lengths = histories()
     together = model.score(items, lengths)
     for row, length in enumerate(lengths):
@@ -91,9 +112,19 @@ def test_a_batch_equals_its_rows_one_by_one(name: str) -> None:
         torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", CAUSAL)
-def test_later_items_never_change_earlier_states(name: str) -> None:
-    model = make(name)
+@pytest.mark.parametrize("form", NEURAL)
+def test_last_states_are_those_of_the_whole_sequence(form: str) -> None:
+    model = make(form)
+    assert isinstance(model, SequenceModel)
+    items, lengths = histories()
+    states = model(items, lengths)
+    expected = torch.stack([states[row, length - 1] for row, length in enumerate(lengths)])
+    torch.testing.assert_close(model.last_states(items, lengths), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", CAUSAL)
+def test_later_items_never_change_earlier_states(form: str) -> None:
+    model = make(form)
     items = torch.randint(1, ITEMS + 1, (3, MAX_LEN))
     lengths = torch.full((3,), MAX_LEN)
     before = model(items, lengths)
@@ -105,25 +136,51 @@ def test_later_items_never_change_earlier_states(name: str) -> None:
         assert not torch.allclose(after[:, position], before[:, position])
 
 
-@pytest.mark.parametrize("name", INCREMENTAL)
-def test_steps_equal_the_whole_sequence_with_a_state_of_constant_size(name: str) -> None:
-    model = make(name)
+@pytest.mark.parametrize("form", INCREMENTAL)
+def test_steps_equal_the_whole_sequence(form: str) -> None:
+    model = make(form)
     assert isinstance(model, IncrementalModel)
     items = torch.randint(1, ITEMS + 1, (3, MAX_LEN))
     whole = model(items, torch.full((3,), MAX_LEN))
     state = model.initial_state(3)
-    sizes = set()
     for t in range(MAX_LEN):
         states, state = model.step(items[:, t], state)
         torch.testing.assert_close(states, whole[:, t], rtol=1e-5, atol=1e-5)
-        sizes.add(sum(tensor.numel() for tensor in state))
-    assert len(sizes) == 1
 
 
-@pytest.mark.parametrize("name", NEURAL)
+@pytest.mark.parametrize("form", INCREMENTAL)
+def test_steps_go_on_from_a_history_that_was_encoded_at_once(form: str) -> None:
+    model = make(form)
+    assert isinstance(model, IncrementalModel)
+    items = torch.randint(1, ITEMS + 1, (3, MAX_LEN))
+    whole = model(items, torch.full((3,), MAX_LEN))
+    for known in (1, 2, MAX_LEN - 1):
+        states, _ = model.step(items[:, known], model.prefill(items[:, :known]))
+        torch.testing.assert_close(states, whole[:, known], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", INCREMENTAL)
+def test_a_state_has_a_constant_size_and_a_history_no_end_unless_the_model_says_so(form: str) -> None:
+    model = make(form)
+    assert isinstance(model, IncrementalModel)
+    items = torch.randint(1, ITEMS + 1, (3, 3 * MAX_LEN))
+    state = model.prefill(items[:, :MAX_LEN])
+    if not model.state_grows:
+        assert numbers(state) == numbers(model.initial_state(3))
+    if model.ends_at_max_len:
+        with pytest.raises(ValueError, match=f"max_len {MAX_LEN}"):
+            model.step(items[:, MAX_LEN], state)
+        return
+    for t in range(MAX_LEN, 3 * MAX_LEN):
+        states, state = model.step(items[:, t], state)
+    assert numbers(state) == numbers(model.initial_state(3))
+    torch.testing.assert_close(states, model(items, torch.full((3,), 3 * MAX_LEN))[:, -1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", NEURAL)
 @pytest.mark.parametrize("lengths", [[1, 1, 1], [MAX_LEN] * 3, [1, MAX_LEN, 5]], ids=str)
-def test_loss_and_gradients_are_finite_and_reach_every_parameter(name: str, lengths: list[int]) -> None:
-    model = make(name).train()
+def test_loss_and_gradients_are_finite_and_reach_every_parameter(form: str, lengths: list[int]) -> None:
+    model = make(form).train()
     assert isinstance(model, SequenceModel)
     rows = torch.tensor(lengths)
     items = torch.randint(1, ITEMS + 1, (3, max(lengths))) * (torch.arange(max(lengths)) < rows.unsqueeze(1))
@@ -135,34 +192,76 @@ def test_loss_and_gradients_are_finite_and_reach_every_parameter(name: str, leng
         assert torch.isfinite(parameter.grad).all(), parameter_name
 
 
-@pytest.mark.parametrize("name", NEURAL)
-def test_the_same_seed_builds_the_same_model(name: str) -> None:
+@pytest.mark.parametrize("form", NEURAL)
+def test_the_same_seed_builds_the_same_model(form: str) -> None:
     torch.manual_seed(7)
-    first = make(name).state_dict()
+    first = make(form).state_dict()
     torch.manual_seed(7)
-    second = make(name).state_dict()
+    second = make(form).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_survives_saving_and_loading_as_safetensors(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", NEURAL)
+def test_the_same_seed_gives_the_same_gradients(form: str) -> None:
+    model = make(form).train()
+    assert isinstance(model, SequenceModel)
+    items, lengths = histories()
+    found = []
+    for seed in (7, 7, 8):
+        torch.manual_seed(seed)
+        loss = model.score(items, lengths).logsumexp(dim=1).sum()
+        found.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert all(torch.equal(one, other) for one, other in zip(found[0], found[1], strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(found[0], found[2], strict=True))  # dropout
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_survives_saving_and_loading_as_safetensors(form: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    model = make(name)
+    model = make(form)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     stored = load_file(tmp_path / "model.safetensors")
     assert set(stored) == set(model.state_dict())
     assert all(torch.equal(stored[key], value) for key, value in model.state_dict().items())
+    other = make(form)
+    other.load_state_dict(stored)
+    items, lengths = histories()
+    assert torch.equal(other.score(items, lengths), model.score(items, lengths))
 
 
-@pytest.mark.parametrize("name", NEURAL)
-def test_runs_under_bfloat16_autocast(name: str) -> None:
-    model = make(name)
+@pytest.mark.parametrize("form", NEURAL)
+def test_runs_under_bfloat16_autocast(form: str) -> None:
+    model = make(form)
     items, lengths = histories()
     exact = model.score(items, lengths)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = model.score(items, lengths).float()
     assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("form", NEURAL)
+def test_matrices_and_embeddings_are_the_parameters_that_weight_decay_is_for(form: str) -> None:
+    model = make(form)
+    assert isinstance(model, SequenceModel)
+    modules = dict(model.named_modules())
+    for key, _ in model.named_parameters():
+        owner, _, kind = key.rpartition(".")
+        plain = kind == "weight" and isinstance(modules[owner], nn.Linear | nn.Embedding)
+        decays = not any(part in key for part in model.no_weight_decay)
+        assert decays or not plain, key
+        assert not (decays and (kind == "bias" or isinstance(modules[owner], nn.LayerNorm))), key
+
+
+@pytest.mark.parametrize(
+    ("name", "exempt"),
+    [("recblr", {"blocks.0.decay"}), ("mamba4rec", {"blocks.0.mamba.decay_log", "blocks.0.mamba.skip"})],
+)
+def test_recurrences_keep_their_decay_from_weight_decay(name: str, exempt: set[str]) -> None:
+    model = make(name)
+    assert isinstance(model, SequenceModel)
+    found = {key for key, _ in model.named_parameters() if any(part in key for part in model.no_weight_decay)}
+    assert {key for key in found if "blocks.0." in key and "bias" not in key and "norm" not in key} == exempt
 
 
 @pytest.mark.parametrize("name", MODELS)

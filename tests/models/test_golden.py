@@ -6,7 +6,7 @@ from torch import Tensor
 
 from seqbench.models.base import SequenceModel
 from seqbench.ops.backends import VARIABLE
-from seqbench.ops.cross_entropy import linear_cross_entropy
+from seqbench.ops.linear_cross_entropy import linear_cross_entropy
 from tests.conftest import Golden
 from tests.models.official import OFFICIAL, load_official_state, official_gradients
 

@@ -14,6 +14,7 @@ from seqbench.ops.backends import BACKENDS, resolve
 from seqbench.ops.linear_scan import OPERATOR, linear_scan
 from seqbench.ops.pytorch import linear_scan as torch_scan
 from tests.conftest import Golden
+from tests.ops.host_cuda import on_the_host
 
 # Largest deviation, relative to the largest value of the compared tensor.
 TOLERANCE = {
@@ -27,14 +28,21 @@ TOLERANCE = {
 REAL, COMPLEX = Golden("scan_real"), Golden("scan_complex")
 CASES = [(golden, case) for golden in (REAL, COMPLEX) for case in golden.config["cases"]]
 LENGTHS = (1, 2, 7, 8, 31, 63, 200, 1000, 1024, 4097)
-# The torch backend counts as two: either of its forms, forced.
-FAST = [name for name in BACKENDS if name not in ("torch", "reference")] + ["torch-sequential", "torch-chunked"]
+# These backends count as two: either of their forms, forced. The CUDA kernels run on the CPU here.
+FORMS = {"torch": ("sequential", "chunked"), "cuda": ("channels", "chunked")}
+FAST = [
+    f"{name}-{form}" if form else name for name in BACKENDS for form in FORMS.get(name, ("",)) if name != "reference"
+]
 
 
 @contextmanager
 def implementation(name: str) -> Iterator[str]:
     """Yields the backend that `name` stands for; skips the test if it cannot run here."""
     backend, _, form = name.partition("-")
+    if backend == "cuda":
+        with on_the_host(form):
+            yield backend
+        return
     if reason := BACKENDS[backend].unavailable(OPERATOR, "cpu"):
         pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch:

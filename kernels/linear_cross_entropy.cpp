@@ -1,0 +1,320 @@
+// Mean softmax cross entropy of states · itemsᵀ + bias on the CPU, and its gradients in the same pass, for float and double.
+//
+// Shapes: N positions, V items, D width. All matrices are contiguous; D is a multiple of 16 and there are 64 bytes behind
+// nothing: no array is read or written outside. Targets are within [0, V).
+//
+// Positions are taken in blocks, and for one block at a time the (V, block) exponentials exp(logit - maximum) are kept.
+// The items are cut into slices, which threads take one after the other, twice per block:
+//   1. logits of the slice, their maximum per position, exponentials, their sum;
+//   2. with the sums of all slices known, exponentials become the gradient of the logits, and two products of it are added
+//      to the gradients of states and items.
+// Items and not positions lie along the rows of a block: the maximum and the sum are then plain loops over positions, one
+// per lane, and all three products take states and items as they are (only the states of the block are transposed).
+//
+// A slice's rows of the items' gradient belong to it alone, and what it adds to the states' gradient is added up in the
+// order of the slices, so the bits do not depend on the number of threads.
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "parallel.h"
+#include "vector_math.h"
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int64_t VECTOR_BYTES = 64;
+#elif defined(__AVX__)
+constexpr int64_t VECTOR_BYTES = 32;
+#else
+constexpr int64_t VECTOR_BYTES = 16;
+#endif
+// A tile of a product is 4 rows of so many vectors; it stays in registers, of which there are 32 or 16.
+constexpr int TILE_ROWS = 4;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int TILE_VECTORS = 4;
+#else
+constexpr int TILE_VECTORS = 2;
+#endif
+// Columns of a product come in multiples of this.
+constexpr int64_t COLUMNS = 16;
+// Items whose logits are in the first- and second-level caches together.
+constexpr int64_t CHUNK = 64;
+constexpr int64_t MAX_BLOCK = 256;
+// With fewer multiplications per thread, waking another one costs more than it saves.
+constexpr int64_t PRODUCTS_PER_THREAD = 1 << 20;
+
+template <class R>
+struct Vector {
+    typedef R type __attribute__((vector_size(VECTOR_BYTES)));
+    static constexpr int64_t lanes = VECTOR_BYTES / sizeof(R);
+};
+
+template <class V, class R>
+inline V load(const R* from) {
+    V vector;
+    __builtin_memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+// In a register: a compiler would rather read it from memory again in every multiplication, of which there are more than
+// there are reads per cycle.
+template <class V>
+inline V keep(V vector) {
+#if defined(__x86_64__)
+    asm("" : "+v"(vector));
+#elif defined(__aarch64__)
+    asm("" : "+w"(vector));
+#endif
+    return vector;
+}
+
+// x * y + z, which compilers recognise as one instruction.
+template <class R, class V>
+inline V fma(V x, V y, V z) {
+    V result;
+    for (int64_t lane = 0; lane < Vector<R>::lanes; ++lane) result[lane] = math::fma(x[lane], y[lane], z[lane]);
+    return result;
+}
+
+// c = a · b + c, or a · b + initial where that is given: one value for each row, `initial_step` apart.
+//
+// Up to TILE_ROWS rows of a (row and column stride) times K rows of Vectors vectors of b.
+template <class R, int Vectors>
+void tile(const R* a, int64_t a_row, int64_t a_column, const R* b, int64_t b_row, int64_t K, R* c, int64_t c_row,
+          int64_t rows, const R* initial, int64_t initial_step) {
+    using V = typename Vector<R>::type;
+    constexpr int64_t lanes = Vector<R>::lanes;
+    const R* at[TILE_ROWS];
+    V sum[TILE_ROWS][Vectors];
+#pragma GCC unroll 4
+    for (int i = 0; i < TILE_ROWS; ++i) {
+        const int64_t row = i < rows ? i : rows - 1;  // rows that are missing repeat the last one
+        at[i] = a + row * a_row;
+#pragma GCC unroll 4
+        for (int j = 0; j < Vectors; ++j)
+            sum[i][j] = initial ? initial[row * initial_step] - V{} : load<V>(c + row * c_row + j * lanes);
+    }
+    for (int64_t k = 0; k < K; ++k) {
+        V y[Vectors];
+#pragma GCC unroll 4
+        for (int j = 0; j < Vectors; ++j) y[j] = keep(load<V>(b + k * b_row + j * lanes));
+#pragma GCC unroll 4
+        for (int i = 0; i < TILE_ROWS; ++i) {
+            const R x = at[i][k * a_column];
+#pragma GCC unroll 4
+            for (int j = 0; j < Vectors; ++j) sum[i][j] = fma<R>(x - V{}, y[j], sum[i][j]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < TILE_ROWS; ++i)
+        if (i < rows)
+#pragma GCC unroll 4
+            for (int j = 0; j < Vectors; ++j) __builtin_memcpy(c + i * c_row + j * lanes, &sum[i][j], sizeof(V));
+}
+
+// c = a · b + c, or a · b + initial: as in `tile`, for any number of rows and of columns (a multiple of COLUMNS).
+template <class R, int Vectors = TILE_VECTORS>
+void multiply(const R* a, int64_t a_row, int64_t a_column, const R* b, int64_t b_row, int64_t K, R* c, int64_t c_row,
+              int64_t rows, int64_t columns, const R* initial, int64_t initial_step) {
+    constexpr int64_t width = Vectors * Vector<R>::lanes;
+    // Rows innermost: so many columns of b stay in the first-level cache.
+    for (; columns >= width; columns -= width, b += width, c += width)
+        for (int64_t i = 0; i < rows; i += TILE_ROWS)
+            tile<R, Vectors>(a + i * a_row, a_row, a_column, b, b_row, K, c + i * c_row, c_row, rows - i,
+                             initial ? initial + i * initial_step : nullptr, initial_step);
+    if constexpr (width > COLUMNS)
+        multiply<R, Vectors / 2>(a, a_row, a_column, b, b_row, K, c, c_row, rows, columns, initial, initial_step);
+}
+
+template <class R>
+constexpr R ZERO = 0;
+
+template <class R>
+struct Arguments {
+    const R *states, *items, *bias;  // no bias: null
+    const int64_t* targets;
+    double* loss;
+    R *grad_states, *grad_items, *grad_bias;  // not wanted: null
+    // Room for the work, the last only needed for gradients.
+    R* exponentials;  // (V, stride)
+    R* transposed;    // (D, block)
+    R* maxima;        // (slices, block)
+    double* sums;     // (slices, block)
+    R* shares;        // (slices, block, D)
+    int64_t N, V, D;
+    // Positions of a block (a multiple of COLUMNS, at most MAX_BLOCK), distance of its rows, items of a slice.
+    int64_t block, stride, slice;
+};
+
+template <class R>
+class Pass {
+public:
+    explicit Pass(const Arguments<R>& arguments) : a(arguments), slices((a.V + a.slice - 1) / a.slice) {}
+
+    void run(int threads, Parallel parallel) {
+        const int64_t useful = (a.N < a.block ? a.N : a.block) * a.V * a.D / PRODUCTS_PER_THREAD + 1;
+        if (threads > useful) threads = static_cast<int>(useful);
+        if (threads > MAX_THREADS) threads = MAX_THREADS;
+        double loss = 0;
+        for (first = 0; first < a.N; first += a.block) {
+            rows = a.N - first < a.block ? a.N - first : a.block;
+            columns = (rows + COLUMNS - 1) / COLUMNS * COLUMNS;
+            transpose();
+            for_each(slices, threads, parallel, [&](int64_t index) { score(index); });
+            loss += normalise();
+            if (!a.grad_states) continue;
+            for_each(slices, threads, parallel, [&](int64_t index) { differentiate(index); });
+            for_each(rows, threads, parallel, [&](int64_t n) { add_shares(n); });
+        }
+        *a.loss = loss / a.N;
+    }
+
+private:
+    const Arguments<R> a;
+    const int64_t slices;
+    int64_t first, rows, columns;     // positions of the block, and the lanes they take
+    double target_logits[MAX_BLOCK];  // each written by the slice that the target is in
+    R target_gradients[MAX_BLOCK];
+
+    static constexpr R INFINITE = std::numeric_limits<R>::infinity();
+
+    int64_t end(int64_t index) const { return smaller((index + 1) * a.slice, a.V); }
+    static int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
+
+    // Positions beyond the last are zero, and scored like the others.
+    void transpose() {
+        for (int64_t d = 0; d < a.D; ++d)
+            for (int64_t n = 0; n < columns; ++n)
+                a.transposed[d * a.block + n] = n < rows ? a.states[(first + n) * a.D + d] : 0;
+    }
+
+    // Logits, maxima, exponentials and sums of a slice. The target's exponential is left out, and zero.
+    void score(int64_t index) {
+        const int64_t begin = index * a.slice, end = this->end(index), width = columns, stride = a.stride;
+        R maximum[MAX_BLOCK], sum[MAX_BLOCK];
+        for (int64_t n = 0; n < width; ++n) maximum[n] = -INFINITE;
+        for (int64_t v = begin; v < end; v += CHUNK) {
+            R* chunk = a.exponentials + v * stride;
+            const int64_t count = smaller(end - v, CHUNK);
+            multiply<R>(a.items + v * a.D, a.D, 1, a.transposed, a.block, a.D, chunk, stride, count, width,
+                        a.bias ? a.bias + v : &ZERO<R>, a.bias ? 1 : 0);
+            for (int64_t i = 0; i < count; ++i)
+                for (int64_t n = 0; n < width; ++n) {
+                    const R logit = chunk[i * stride + n];
+                    maximum[n] = logit > maximum[n] ? logit : maximum[n];
+                }
+        }
+        for (int64_t n = 0; n < rows; ++n) {
+            const int64_t target = a.targets[first + n];
+            if (target < begin || target >= end) continue;
+            target_logits[n] = a.exponentials[target * stride + n];
+            a.exponentials[target * stride + n] = -INFINITE;
+        }
+        R* maxima = a.maxima + index * a.block;
+        double* sums = a.sums + index * a.block;
+        for (int64_t n = 0; n < width; ++n) {
+            maxima[n] = maximum[n];
+            sums[n] = 0;
+            if (maximum[n] == -INFINITE) maximum[n] = 0;  // all of them are ruled out
+        }
+        for (int64_t v = begin; v < end; v += CHUNK) {
+            for (int64_t n = 0; n < width; ++n) sum[n] = 0;
+            for (int64_t i = v; i < smaller(v + CHUNK, end); ++i) {
+                R* row = a.exponentials + i * stride;
+                for (int64_t n = 0; n < width; ++n) {
+                    const R exponential = math::exp(row[n] - maximum[n]);
+                    row[n] = exponential;
+                    sum[n] += exponential;
+                }
+            }
+            for (int64_t n = 0; n < width; ++n) sums[n] += sum[n];
+        }
+    }
+
+    // The loss, summed over the block. Maxima become what makes a slice's exponentials gradients of the logits.
+    double normalise() {
+        R maximum[MAX_BLOCK], scale[MAX_BLOCK] = {};
+        double others[MAX_BLOCK], loss = 0;
+        for (int64_t n = 0; n < columns; ++n) maximum[n] = -INFINITE, others[n] = 0;
+        for (int64_t index = 0; index < slices; ++index) {
+            const R* maxima = a.maxima + index * a.block;
+            for (int64_t n = 0; n < columns; ++n) maximum[n] = maxima[n] > maximum[n] ? maxima[n] : maximum[n];
+        }
+        for (int64_t index = 0; index < slices; ++index) {
+            R* maxima = a.maxima + index * a.block;
+            const double* sums = a.sums + index * a.block;
+            for (int64_t n = 0; n < columns; ++n) {
+                maxima[n] = math::exp(maxima[n] - maximum[n]);
+                others[n] += maxima[n] * sums[n];
+            }
+        }
+        for (int64_t n = 0; n < rows; ++n) {
+            const double sum = others[n] + std::exp(target_logits[n] - maximum[n]);
+            loss += maximum[n] - target_logits[n] + std::log(sum);
+            scale[n] = static_cast<R>(1 / (sum * a.N));
+            // The target's probability minus one, without the cancellation.
+            target_gradients[n] = static_cast<R>(-others[n] / (sum * a.N));
+        }
+        for (int64_t index = 0; index < slices; ++index) {
+            R* maxima = a.maxima + index * a.block;
+            for (int64_t n = 0; n < columns; ++n) maxima[n] *= scale[n];
+        }
+        return loss;
+    }
+
+    // Gradients of a slice's logits, and what follows: those of its items and bias, its share in those of the states.
+    void differentiate(int64_t index) {
+        const int64_t begin = index * a.slice, end = this->end(index), stride = a.stride;
+        R* share = a.shares + index * a.block * a.D;
+        R scale[MAX_BLOCK];
+        for (int64_t n = 0; n < columns; ++n) scale[n] = a.maxima[index * a.block + n];
+        for (int64_t v = begin; v < end; v += CHUNK) {
+            R* chunk = a.exponentials + v * stride;
+            const int64_t count = smaller(end - v, CHUNK);
+            for (int64_t i = 0; i < count; ++i)
+                for (int64_t n = 0; n < columns; ++n) chunk[i * stride + n] *= scale[n];
+            for (int64_t n = 0; n < rows; ++n) {
+                const int64_t target = a.targets[first + n];
+                if (target >= v && target < v + count) chunk[(target - v) * stride + n] = target_gradients[n];
+            }
+            multiply<R>(chunk, 1, stride, a.items + v * a.D, a.D, count, share, a.D, rows, a.D,
+                        v == begin ? &ZERO<R> : nullptr, 0);
+            multiply<R>(chunk, stride, 1, a.states + first * a.D, a.D, rows, a.grad_items + v * a.D, a.D, count, a.D,
+                        first == 0 ? &ZERO<R> : nullptr, 0);
+            if (a.grad_bias)
+                for (int64_t i = 0; i < count; ++i) {
+                    R sum[COLUMNS] = {};
+                    for (int64_t n = 0; n < columns; n += COLUMNS)
+                        for (int64_t lane = 0; lane < COLUMNS; ++lane) sum[lane] += chunk[i * stride + n + lane];
+                    for (int64_t lane = 1; lane < COLUMNS; ++lane) sum[0] += sum[lane];
+                    a.grad_bias[v + i] = first == 0 ? sum[0] : a.grad_bias[v + i] + sum[0];
+                }
+        }
+    }
+
+    // The gradient of one state: the shares of all slices, in their order.
+    void add_shares(int64_t n) {
+        R* sum = a.grad_states + (first + n) * a.D;
+        for (int64_t index = 0; index < slices; ++index) {
+            const R* share = a.shares + (index * a.block + n) * a.D;
+            for (int64_t d = 0; d < a.D; ++d) sum[d] = index == 0 ? share[d] : sum[d] + share[d];
+        }
+    }
+};
+
+}  // namespace
+
+#define LINEAR_CROSS_ENTROPY(NAME, R)                                                                                  \
+    extern "C" void linear_cross_entropy_forward_##NAME(                                                               \
+        const R* states, const R* items, const R* bias, const int64_t* targets, double* loss, R* grad_states,          \
+        R* grad_items, R* grad_bias, R* exponentials, R* transposed, R* maxima, double* sums, R* shares, int64_t N,    \
+        int64_t V, int64_t D, int64_t block, int64_t stride, int64_t slice, int threads, Parallel parallel) {          \
+        Pass<R> pass({states, items, bias, targets, loss, grad_states, grad_items, grad_bias, exponentials,            \
+                      transposed, maxima, sums, shares, N, V, D, block, stride, slice});                               \
+        pass.run(threads, parallel);                                                                                   \
+    }
+
+LINEAR_CROSS_ENTROPY(float32, float)
+LINEAR_CROSS_ENTROPY(float64, double)

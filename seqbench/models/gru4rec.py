@@ -1,0 +1,72 @@
+"""GRU4Rec: a gated recurrent unit over item embeddings.
+
+Hidasi, Karatzoglou, Baltrunas, Tikk. "Session-based Recommendations with Recurrent Neural Networks", ICLR 2016; in the
+form of RecBole 1.2.1 (https://github.com/RUCAIBox/RecBole, gru4rec.py), which the compared papers use as their
+baseline: item embeddings instead of one-hot items, no biases in the GRU, full softmax.
+
+    r = σ(W_r x + U_r h),  z = σ(W_z x + U_z h)                  x = E[i]
+    h ← (1 - z) ⊙ tanh(W_n x + r ⊙ U_n h) + z ⊙ h
+    output = W h + b, scored against E
+
+Departure: trained on all positions of a sequence at once instead of on every prefix by itself; the network is causal,
+so the targets and their contexts are the same. The authors' own code trains with ranking losses on sampled items and
+reaches more than most other forms of it (Hidasi and Czapp, RecSys 2023); this is not that.
+
+Shapes: B batch, T time, D width of the embedding, H width of the GRU, V items plus padding.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.ops.dropout import Dropout
+
+
+@dataclass(frozen=True)
+class GRU4RecConfig(NeuralConfig):
+    """RecBole's defaults."""
+
+    embedding_size: int = 64
+    hidden_size: int = 128  # of the GRU
+    layers: int = 1
+    dropout: float = 0.3  # on the embeddings only
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.embedding_size >= 1, "embedding_size must be at least 1")
+
+
+class GRU4Rec(IncrementalModel):
+    """GRU between an item embedding and a linear map back to its width, scored with tied weights."""
+
+    Config: ClassVar[type[ModelConfig]] = GRU4RecConfig
+    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    summary: ClassVar[str] = "gated recurrent unit"
+    paper: ClassVar[str] = "Hidasi et al., ICLR 2016"
+
+    def __init__(self, items: int, max_len: int, config: GRU4RecConfig) -> None:
+        super().__init__(items, max_len, config)
+        self.embedding = nn.Embedding(items + 1, config.embedding_size)
+        self.dropout = Dropout(config.dropout)
+        self.gru = nn.GRU(config.embedding_size, config.hidden_size, config.layers, bias=False, batch_first=True)
+        self.output = nn.Linear(config.hidden_size, config.embedding_size)
+        nn.init.xavier_normal_(self.embedding.weight)
+        for name in ("weight_ih_l0", "weight_hh_l0"):  # deeper layers keep torch's initialisation, as in RecBole
+            nn.init.xavier_uniform_(self.gru.get_parameter(name))
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        hidden, _ = self.gru(self.dropout(self.embedding(items)))
+        return self.output(hidden)
+
+    def item_weights(self) -> Tensor:
+        return self.embedding.weight
+
+    def initial_state(self, batch: int) -> Tensor:
+        """Hidden states (layers, B, H)."""
+        return self.embedding.weight.new_zeros(self.gru.num_layers, batch, self.gru.hidden_size)
+
+    def step(self, items: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, state = self.gru(self.embedding(items).unsqueeze(1), state)
+        return self.output(hidden.squeeze(1)), state

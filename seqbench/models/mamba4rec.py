@@ -1,0 +1,124 @@
+"""Mamba4Rec: selective state spaces for sequential recommendation.
+
+Liu, Lin, Wang, Liu, Caverlee. "Mamba4Rec: Towards Efficient Sequential Recommendation with Selective State Space
+Models", 2024, arXiv 2403.03900. Official code: https://github.com/chengkai-liu/Mamba4Rec (mamba4rec.py).
+
+    x = LayerNorm(E[i])
+    u = LayerNorm(Mamba(x))                with one layer;  LayerNorm(Mamba(x) + x) when layers are stacked
+    x ← LayerNorm(W₂ gelu(W₁ u + b₁) + b₂ + u)
+
+A single layer, the setting that the authors chose, has no residual around the Mamba block: the code says that this is
+meant, so it is kept.
+
+Departures from the official code:
+- The Mamba block keeps its own initialisation, with step sizes softplus(b_Δ) between 0.001 and 0.1. There the
+  initialiser of the whole model reaches into the block: all its matrices are drawn with a standard deviation of 0.02
+  and b_Δ becomes 0, so that every step starts near ln 2, although Mamba marks b_Δ as not to be touched.
+  `official_quirks` does the same.
+- Trained on all positions of a sequence at once instead of on every prefix by itself; the network is causal, so the
+  targets and their contexts are the same.
+
+Shapes: B batch, T time, D width, V items plus padding; the Mamba block's in its own file.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
+from seqbench.ops.dropout import Dropout
+
+LAYER_NORM_EPS = 1e-12
+
+State = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Mamba4RecConfig(NeuralConfig):
+    """Defaults of the paper, but for dropout, which it tunes per data set."""
+
+    layers: int = 1
+    dropout: float = 0.2
+    d_state: int = 32  # states per channel
+    d_conv: int = 4  # width of the convolution
+    expand: int = 2  # channels per unit of hidden_size
+    official_quirks: bool = False  # initialise the Mamba block as the official code does
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.d_state >= 1, "d_state must be at least 1")
+        require(self.d_conv >= 1, "d_conv must be at least 1")
+        require(self.expand >= 1, "expand must be at least 1")
+
+
+class Mamba4Rec(IncrementalModel):
+    """Mamba blocks and feed-forward layers over item embeddings, scored with tied weights."""
+
+    Config: ClassVar[type[ModelConfig]] = Mamba4RecConfig
+    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"ml-1m": {"dropout": 0.2}, "amazon-beauty": {"dropout": 0.4}}
+    no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, *NO_WEIGHT_DECAY)
+    summary: ClassVar[str] = "selective state spaces (Mamba)"
+    paper: ClassVar[str] = "Liu et al., arXiv 2024"
+
+    def __init__(self, items: int, max_len: int, config: Mamba4RecConfig) -> None:
+        super().__init__(items, max_len, config)
+        D = config.hidden_size
+        self.embedding = nn.Embedding(items + 1, D)
+        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(MambaLayer(config) for _ in range(config.layers))
+        for name, module in self.named_modules():
+            if ".mamba." in name and not config.official_quirks:
+                continue
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        x = self.embedding_norm(self.dropout(self.embedding(items)))
+        for block in self.blocks:
+            x, _ = block(x)
+        return x
+
+    def item_weights(self) -> Tensor:
+        return self.embedding.weight
+
+    def initial_state(self, batch: int) -> State:
+        """The Mamba block's window and scan state, per layer."""
+        return [cast(MambaLayer, block).mamba.initial_state(batch) for block in self.blocks]
+
+    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
+        x = self.embedding_norm(self.embedding(items)).unsqueeze(1)
+        after = []
+        for block, before in zip(self.blocks, state, strict=True):
+            x, last = block(x, before)
+            after.append(last)
+        return x.squeeze(1), after
+
+
+class MambaLayer(nn.Module):
+    """Mamba block and feed-forward layer, each with LayerNorm and, but for a lone Mamba block, residual."""
+
+    def __init__(self, config: Mamba4RecConfig) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.residual = config.layers > 1
+        self.mamba = Mamba(D, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
+        self.mamba_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward_in = nn.Linear(D, 4 * D)
+        self.feed_forward_out = nn.Linear(4 * D, D)
+        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(B, T, D) → (B, T, D), and the Mamba block's state after the last step."""
+        mixed, state = self.mamba(x, state)
+        mixed = self.dropout(mixed)
+        x = self.mamba_norm(mixed + x if self.residual else mixed)
+        inner = self.dropout(F.gelu(self.feed_forward_in(x)))
+        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x), state

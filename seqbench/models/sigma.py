@@ -1,0 +1,196 @@
+"""SIGMA: a Mamba block that reads a history twice, forwards and partly reversed, beside a gated recurrent unit.
+
+Liu, Liu, Wang, Wang, Jia, Wang, Liu, Chang, Zhao. "SIGMA: Selective Gated Mamba for Sequential Recommendation",
+AAAI 2025, arXiv 2408.11451 (first called "Bidirectional Gated Mamba for Sequential Recommendation").
+Official code: https://github.com/ziwliu-cityu/SIMGA (model/gated_mamba.py).
+
+    x = LayerNorm(E[i]), x' = x with all but the last r items of the history in reverse order
+    v = x + W_a x + b_a,                       v' = x' + W_b x' + b_b
+    g = W_s silu(v) + W_t σ(v) + b,            g' = W_s silu(v') + W_t σ(v') + b
+    y = c₂ Mamba(x) ⊙ (1 + g) + c₁ Mamba(x') ⊙ (1 + g') + c₀ GRU(conv(x))         one Mamba block for both
+    u = LayerNorm(W_p y + b_p)                 with one layer;  LayerNorm(W_p y + b_p + x) when layers are stacked
+    x ← LayerNorm(W₂ gelu(W₁ u + b₁) + b₂ + u)
+
+The convolution has three taps: the positions before, at and after. A position thus sees items after it, and the model
+is trained on prefixes. Reading x' is not undone: Mamba(x') is added position by position. The positions of the last
+r ≥ 1 items, the scored one among them, are the same in x and x', so with one layer nothing depends on that.
+
+A single layer, the setting that the authors chose, has no residual around what is mixed: the code says that this is
+meant, so it is kept.
+
+Departures from the official code, which `official_quirks` undoes:
+- What is reversed is all but the last `kept` items of each history, by default 5. There it is the first 45 positions of
+  the padded window whatever its length: 50 - 5 at the length that the authors used, but a history of up to 45 items
+  is reversed together with the padding behind it, and at the scored position of one of up to 22 items the reversed
+  reading has met padding only.
+- Padding is left out: the convolution sees zeros behind the last item, and no padding is moved before an item.
+- g' is a function of v' alone; there W_t σ(g) stands where W_t σ(v') is meant.
+- The Mamba block keeps its own initialisation; there the initialiser of the whole model reaches into it
+  (seqbench/models/mamba4rec.py).
+
+And, always: batches of 256 prefixes instead of 2048. The code's dropout of 0.2 on the gates, a constant there, is
+`gate_dropout`.
+
+Shapes: B batch, T time, D width, V items plus padding; the Mamba block's in its own file.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqbench.models.base import ModelConfig, NeuralConfig, SequenceModel, TrainingConfig, require
+from seqbench.models.mamba import Mamba
+from seqbench.ops.dropout import Dropout
+
+LAYER_NORM_EPS = 1e-12
+OFFICIAL_FLIP = 45  # positions
+
+
+@dataclass(frozen=True)
+class SIGMAConfig(NeuralConfig):
+    """Defaults of the official code."""
+
+    layers: int = 1
+    dropout: float = 0.2
+    gate_dropout: float = 0.2
+    kept: int = 5  # r, the number of last items that stay in place
+    d_state: int = 32  # states per channel
+    d_conv: int = 4  # width of the Mamba block's convolution
+    expand: int = 2  # channels per unit of hidden_size
+    official_quirks: bool = False  # flip, gate, padding and initialisation as in the official code
+
+    @property
+    def causal(self) -> bool:
+        """A position sees items after it."""
+        return False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.gate_dropout < 1, "gate_dropout must be in [0, 1)")
+        require(self.kept >= 0, "kept must not be negative")
+        require(self.d_state >= 1, "d_state must be at least 1")
+        require(self.d_conv >= 1, "d_conv must be at least 1")
+        require(self.expand >= 1, "expand must be at least 1")
+
+
+class SIGMA(SequenceModel):
+    """Mamba blocks that read both ways, over item embeddings, scored with tied weights."""
+
+    Config: ClassVar[type[ModelConfig]] = SIGMAConfig
+    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(patience=10, batch_size=256, objective="prefix")
+    summary: ClassVar[str] = "partly reversed Mamba and a gated recurrence"
+    paper: ClassVar[str] = "Liu et al., AAAI 2025"
+
+    def __init__(self, items: int, max_len: int, config: SIGMAConfig) -> None:
+        super().__init__(items, max_len, config)
+        D = config.hidden_size
+        self.kept = config.kept
+        self.official = config.official_quirks
+        self.embedding = nn.Embedding(items + 1, D, padding_idx=0)
+        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(SIGMALayer(config) for _ in range(config.layers))
+        for name, module in self.named_modules():
+            if ".mamba." in name and not config.official_quirks:
+                continue
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        x, order, valid = self._input(items, lengths)
+        for block in self.blocks:
+            x = block(x, order, valid)
+        return x
+
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        x, order, valid = self._input(items, lengths)
+        *before, final = list(self.blocks)
+        for block in before:
+            x = block(x, order, valid)
+        return final(x, order, valid, lengths - 1)
+
+    def item_weights(self) -> Tensor:
+        return self.embedding.weight
+
+    def _input(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What enters the first layer (B, T, D), the partly reversed order of its positions (B, T), and which of them
+        are seen (B, T), all if None."""
+        x = self.embedding_norm(self.dropout(self.embedding(items)))
+        if self.official:
+            reversed_first = torch.full_like(lengths, min(OFFICIAL_FLIP, items.shape[1]))
+            return x, flipped_order(items.shape[1], reversed_first), None
+        return x, flipped_order(items.shape[1], (lengths - self.kept).clamp_min(0)), items > 0
+
+
+class SIGMALayer(nn.Module):
+    """Mixer and feed-forward layer, each with LayerNorm and, but for a lone mixer, residual."""
+
+    def __init__(self, config: SIGMAConfig) -> None:
+        super().__init__()
+        D = config.hidden_size
+        self.residual = config.layers > 1
+        self.mixed_up_gate = config.official_quirks
+        self.mamba = Mamba(D, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
+        self.gate_input = nn.Linear(D, D)  # W_a
+        self.flipped_gate_input = nn.Linear(D, D)  # W_b
+        self.gate_silu = nn.Linear(D, D)  # W_s
+        self.gate_sigmoid = nn.Linear(D, D)  # W_t
+        self.gate_dropout = Dropout(config.gate_dropout)
+        self.convolution = nn.Conv1d(D, D, 3, padding=1)
+        self.gru = nn.GRU(D, D, bias=False, batch_first=True)
+        self.shares = nn.Parameter(torch.tensor([0.1, 0.1, 0.8]))  # of GRU, flipped and forward reading
+        self.projection = nn.Linear(D, D)
+        self.mixer_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward_in = nn.Linear(D, 4 * D)
+        self.feed_forward_out = nn.Linear(4 * D, D)
+        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, order: Tensor, valid: Tensor | None, last: Tensor | None = None) -> Tensor:
+        """(B, T, D) → (B, T, D); with `last`, the index (B,) of each row's last item, only there: (B, D).
+
+        Args:
+            x: (B, T, D).
+            order: (B, T), the position that each position of the flipped reading takes its input from.
+            valid: (B, T) bool, which positions the convolution sees; all if None.
+            last: (B,).
+        """
+        flipped = x.flatten(0, 1).index_select(0, _flat(order)).view_as(x)
+        forwards, backwards = self.mamba(torch.cat([x, flipped]))[0].chunk(2)
+        seen = x if valid is None else x * valid.unsqueeze(-1)
+        recurrent, _ = self.gru(self.convolution(seen.transpose(1, 2)).transpose(1, 2))
+        if last is not None:  # the rest is done position by position
+            at = torch.arange(len(x), device=x.device), last
+            x, flipped, forwards, backwards, recurrent = (
+                tensor[at] for tensor in (x, flipped, forwards, backwards, recurrent)
+            )
+        gated, flipped_gated = x + self.gate_input(x), flipped + self.flipped_gate_input(flipped)
+        gate = self._gate(gated, gated)
+        flipped_gate = self._gate(flipped_gated, gate if self.mixed_up_gate else flipped_gated)
+        mixed = self.shares[2] * forwards * (1 + gate) + self.shares[1] * backwards * (1 + flipped_gate)
+        mixed = self.dropout(self.projection(mixed + self.shares[0] * recurrent))
+        x = self.mixer_norm(mixed + x if self.residual else mixed)
+        inner = self.dropout(F.gelu(self.feed_forward_in(x)))
+        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x)
+
+    def _gate(self, through_silu: Tensor, through_sigmoid: Tensor) -> Tensor:
+        gate = self.gate_silu(F.silu(through_silu)) + self.gate_sigmoid(torch.sigmoid(through_sigmoid))
+        return self.gate_dropout(gate)
+
+
+def flipped_order(T: int, count: Tensor) -> Tensor:
+    """(B, T) positions, of which the first `count` (B,) of each row are in reverse order."""
+    positions = torch.arange(T, device=count.device)
+    count = count.unsqueeze(1)
+    return torch.where(positions < count, count - 1 - positions, positions)
+
+
+def _flat(order: Tensor) -> Tensor:
+    """Indices (B · T,) into (B · T, D) of positions (B, T) within rows."""
+    B, T = order.shape
+    return (order + T * torch.arange(B, device=order.device).unsqueeze(1)).flatten()

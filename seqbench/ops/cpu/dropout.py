@@ -1,0 +1,28 @@
+"""Dropout in C++: kernels/dropout.cpp."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from seqbench.ops.cpu.binding import INTEGER, POINTER, THREADS, function, plain, threads
+from seqbench.ops.precision import widened
+
+KERNEL = "dropout"
+_ARGUMENTS = (POINTER, POINTER, INTEGER, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_double, *THREADS)
+
+
+@widened
+def forward(x: Tensor, seed: int, probability: float) -> Tensor:
+    """Elements of x zeroed with the given probability (rounded to a multiple of 2⁻³²), the others scaled to match.
+
+    Which ones is decided by the seed (64 bits, signed or not) and the element's index alone.
+    """
+    x = plain(x)
+    out = torch.empty(x.shape, dtype=x.dtype)
+    dropped = min(round(probability * 2**32), 2**32 - 1)
+    function(KERNEL, "forward", x.dtype, _ARGUMENTS)(
+        *(x.data_ptr(), out.data_ptr(), x.numel(), seed & (2**64 - 1), dropped, 2**32 / (2**32 - dropped)),
+        *threads(),
+    )
+    return out

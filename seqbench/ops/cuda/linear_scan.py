@@ -1,0 +1,107 @@
+"""The scan in CUDA: kernels/linear_scan.cu behind the signatures of every backend.
+
+Shapes: B batch, T time, D channels, C chunks of time.
+"""
+
+import torch
+from torch import Tensor
+
+from seqbench.ops.cpu.binding import plain, rows
+from seqbench.ops.cuda import launch as gpu
+from seqbench.ops.cuda.cutting import BLOCK, cut
+from seqbench.ops.cuda.launch import address, strided
+
+SOURCE = "linear_scan"
+
+
+def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tensor | None) -> Tensor:
+    """States of h[t] = gates[t] * h[t-1] + inputs[t].
+
+    Args:
+        gates: (B, T, D), or (D,) when constant over time.
+        inputs: (B, T, D).
+        initial_state: (B, D).
+        lengths: (B,) steps of each row, or None for all T.
+
+    Returns:
+        (B, T, D) contiguous states; zero from `lengths` on.
+    """
+    B, T, D = inputs.shape
+    states = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
+    if states.numel() == 0:
+        return states
+    gates, inputs, initial_state = rows(gates), rows(inputs), plain(initial_state)
+    lengths = None if lengths is None else lengths.contiguous()
+    pieces = cut(B * D, T, gpu.processors(inputs.device))
+    sizes = (B, T, D, pieces.chunks, pieces.size)
+    entering = None
+    if pieces.chunks > 1:
+        products, entering = pieces.buffers(inputs)
+        _launch(
+            *("forward_reduce", inputs, B * pieces.chunks * D),
+            *(*strided(gates), *strided(inputs), address(lengths), address(products), address(entering), *sizes),
+        )
+        _launch(
+            *("forward_carry", inputs, B * D),
+            *(address(products), address(entering), address(initial_state), B, pieces.chunks, D),
+        )
+    _launch(
+        *("forward", inputs, B * pieces.chunks * D),
+        *(*strided(gates), *strided(inputs), address(initial_state), address(entering), address(lengths)),
+        *(address(states), *sizes),
+    )
+    return states
+
+
+def backward(
+    gates: Tensor, states: Tensor, initial_state: Tensor, lengths: Tensor | None, grad_states: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `forward`, by the adjoint recurrence g[t] = grad[t] + conj(gates[t+1]) * g[t+1].
+
+    Args:
+        gates: as given to `forward`.
+        states: (B, T, D), what `forward` returned.
+        initial_state: (B, D).
+        lengths: as given to `forward`.
+        grad_states: (B, T, D), gradient of the loss with respect to `states`.
+
+    Returns:
+        Gradients with respect to gates (in their shape), inputs (B, T, D) and initial state (B, D).
+    """
+    B, T, D = states.shape
+    dtype, device = states.dtype, states.device
+    grad_inputs = torch.empty(states.shape, dtype=dtype, device=device)
+    if states.numel() == 0:
+        return gates.new_zeros(gates.shape), grad_inputs, initial_state.new_zeros(initial_state.shape)
+    grad_initial = torch.empty(initial_state.shape, dtype=dtype, device=device)
+    pieces = cut(B * D, T, gpu.processors(device))
+    sizes = (B, T, D, pieces.chunks, pieces.size)
+    constant = gates.dim() == 1
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    # Sums over a chunk, for constant gates. Torch adds them up in one order, so the result does not depend on timing.
+    partial = torch.empty((B, pieces.chunks, D), dtype=wide, device=device) if constant else None
+    grad_gates = None if constant else torch.empty(gates.shape, dtype=dtype, device=device)
+    gates, states, grad_states, initial_state = rows(gates), rows(states), rows(grad_states), plain(initial_state)
+    lengths = None if lengths is None else lengths.contiguous()
+    entering = None
+    if pieces.chunks > 1:
+        products, entering = pieces.buffers(states)
+        _launch(
+            *("backward_reduce", states, B * pieces.chunks * D),
+            *(*strided(gates), *strided(grad_states), address(lengths), address(products), address(entering), *sizes),
+        )
+        _launch("backward_carry", states, B * D, address(products), address(entering), B, pieces.chunks, D)
+    _launch(
+        *("backward", states, B * pieces.chunks * D),
+        *(*strided(gates), *strided(states), address(initial_state), *strided(grad_states), address(entering)),
+        *(address(tensor) for tensor in (lengths, grad_gates, grad_inputs, grad_initial, partial)),
+        *sizes,
+    )
+    if grad_gates is None:
+        assert partial is not None
+        grad_gates = partial.sum(dim=(0, 1)).to(dtype)
+    return grad_gates, grad_inputs, grad_initial
+
+
+def _launch(kernel: str, like: Tensor, threads: int, *arguments: int) -> None:
+    gpu.launch(SOURCE, f"{SOURCE}_{kernel}", like, threads=threads, block=BLOCK, arguments=arguments)

@@ -1,0 +1,104 @@
+"""RecBLR's recurrence in CUDA: kernels/rg_lru.cu behind the signatures of every backend.
+
+Shapes: B batch, T time, D channels, C chunks of time.
+"""
+
+import torch
+from torch import Tensor
+
+from seqbench.ops.cpu.binding import plain, rows
+from seqbench.ops.cuda import launch as gpu
+from seqbench.ops.cuda.cutting import BLOCK, cut
+from seqbench.ops.cuda.launch import address, strided
+
+SOURCE = "rg_lru"
+
+
+def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor) -> Tensor:
+    """States of the gated recurrence.
+
+    Args:
+        inputs: (B, T, D).
+        gates: (B, T, 2D) pre-activations.
+        decay: (D,).
+        initial_state: (B, D).
+
+    Returns:
+        (B, T, D) contiguous states.
+    """
+    B, T, D = inputs.shape
+    states = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
+    if states.numel() == 0:
+        return states
+    inputs, gates, decay, initial_state = rows(inputs), rows(gates), plain(decay), plain(initial_state)
+    pieces = cut(B * D, T, gpu.processors(inputs.device))
+    sizes = (B, T, D, pieces.chunks, pieces.size)
+    entering = None
+    if pieces.chunks > 1:
+        products, entering = pieces.buffers(inputs)
+        _launch(
+            *("forward_reduce", inputs, B * pieces.chunks * D),
+            *(*strided(inputs), *strided(gates), address(decay), address(products), address(entering), *sizes),
+        )
+        _launch(
+            *("forward_carry", inputs, B * D),
+            *(address(products), address(entering), address(initial_state), B, pieces.chunks, D),
+        )
+    _launch(
+        *("forward", inputs, B * pieces.chunks * D),
+        *(*strided(inputs), *strided(gates)),
+        *(address(tensor) for tensor in (decay, initial_state, entering, states)),
+        *sizes,
+    )
+    return states
+
+
+def backward(
+    inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor, states: Tensor, grad_states: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `forward`.
+
+    Args:
+        inputs: as given to `forward`, and so are gates, decay and initial_state.
+        gates: (B, T, 2D).
+        decay: (D,).
+        initial_state: (B, D).
+        states: (B, T, D), what `forward` returned.
+        grad_states: (B, T, D), gradient of the loss with respect to `states`.
+
+    Returns:
+        Gradients with respect to inputs (B, T, D), gates (B, T, 2D), decay (D,) and initial state (B, D).
+    """
+    B, T, D = inputs.shape
+    dtype, device = inputs.dtype, inputs.device
+    grad_inputs = torch.empty(inputs.shape, dtype=dtype, device=device)
+    grad_gates = torch.empty(gates.shape, dtype=dtype, device=device)
+    if inputs.numel() == 0:
+        return grad_inputs, grad_gates, decay.new_zeros(decay.shape), initial_state.new_zeros(initial_state.shape)
+    grad_initial = torch.empty(initial_state.shape, dtype=dtype, device=device)
+    inputs, gates, decay, initial_state = rows(inputs), rows(gates), plain(decay), plain(initial_state)
+    states, grad_states = rows(states), rows(grad_states)
+    pieces = cut(B * D, T, gpu.processors(device))
+    sizes = (B, T, D, pieces.chunks, pieces.size)
+    # Sums over a chunk. Torch adds them up in one order, so the result does not depend on timing.
+    partial = torch.empty((B, pieces.chunks, D), dtype=torch.float64, device=device)
+    entering = None
+    if pieces.chunks > 1:
+        products, entering = pieces.buffers(inputs)
+        _launch(
+            *("backward_reduce", inputs, B * pieces.chunks * D),
+            *(*strided(gates), address(decay), *strided(grad_states), address(products), address(entering), *sizes),
+        )
+        _launch("backward_carry", inputs, B * D, address(products), address(entering), B, pieces.chunks, D)
+    _launch(
+        *("backward", inputs, B * pieces.chunks * D),
+        *(*strided(inputs), *strided(gates), address(decay), address(initial_state), *strided(states)),
+        *strided(grad_states),
+        *(address(tensor) for tensor in (entering, grad_inputs, grad_gates, grad_initial, partial)),
+        *sizes,
+    )
+    return grad_inputs, grad_gates, partial.sum(dim=(0, 1)).to(dtype), grad_initial
+
+
+def _launch(kernel: str, like: Tensor, threads: int, *arguments: int) -> None:
+    gpu.launch(SOURCE, f"{SOURCE}_{kernel}", like, threads=threads, block=BLOCK, arguments=arguments)

@@ -1,0 +1,98 @@
+"""Softmax cross entropy over the whole catalogue without ever holding all the logits.
+
+    loss = mean over n of  log Σ_v exp(z[n, v]) - z[n, targets[n]],    z = states @ items.T + bias
+
+Its gradient with respect to z[n, v] is (softmax(z[n])[v] - [v = targets[n]]) / N, known as soon as the row's normaliser
+is, so the forward pass computes the gradients while it has the logits at hand, and the backward pass only scales them
+by the gradient of the loss. Memory grows with N + V and not with N · V, and each logit is computed once.
+
+Shapes: N positions, V items, D width.
+"""
+
+import torch
+from torch import Tensor
+
+from seqbench.ops.backends import BACKENDS, resolve
+
+OPERATOR = "linear_cross_entropy"
+
+
+def linear_cross_entropy(
+    states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, backend: str = "auto"
+) -> Tensor:
+    """Mean over positions of -log softmax(states @ items.T + bias)[target].
+
+    Args:
+        states: (N, D), N ≥ 1.
+        items: (V, D), same dtype and device as `states`.
+        bias: (V,), or None.
+        targets: (N,) int64 in [0, V).
+        backend: name of a backend, or "auto".
+
+    Returns:
+        Scalar mean loss in nats, in the dtype of `states`, differentiable (once) in states, items and bias; half
+        precision is accumulated in float32.
+
+    Raises:
+        ValueError: there are no positions, or shapes, dtypes or devices do not fit.
+        UsageError: the backend is unknown or cannot run on this device.
+    """
+    if states.dim() != 2 or states.shape[0] == 0:
+        raise ValueError(f"states must be (N, D) with at least one position, got {tuple(states.shape)}")
+    N, D = states.shape
+    if items.dim() != 2 or items.shape[1] != D:
+        raise ValueError(f"items must be (V, {D}), got {tuple(items.shape)}")
+    if bias is not None and bias.shape != items.shape[:1]:
+        raise ValueError(f"bias must be {tuple(items.shape[:1])}, got {tuple(bias.shape)}")
+    for name, tensor in (("items", items), ("bias", bias)):
+        if tensor is not None and (tensor.dtype != states.dtype or tensor.device != states.device):
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, states are {states.dtype} on {states.device}"
+            )
+    if targets.shape != (N,) or targets.dtype != torch.int64 or targets.device != states.device:
+        raise ValueError(
+            f"targets must be int64 of shape {(N,)} on {states.device}, "
+            f"got {targets.dtype} of {tuple(targets.shape)} on {targets.device}"
+        )
+    chosen = resolve(OPERATOR, backend, states.device.type)
+    if chosen.name == "reference":
+        return chosen.load(OPERATOR).forward(states, items, bias, targets)
+    leaves = (states, items, bias)
+    wanted = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves)
+    return _linear_cross_entropy(states, items, bias, targets, wanted, chosen.name)[0]
+
+
+@torch.library.custom_op("seqbench::linear_cross_entropy", mutates_args=())
+def _linear_cross_entropy(
+    states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, gradients: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return BACKENDS[backend].load(OPERATOR).forward(states, items, bias, targets, gradients)
+
+
+@_linear_cross_entropy.register_fake
+def _(
+    states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, gradients: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def like(tensor: Tensor | None) -> Tensor:
+        return states.new_empty(tensor.shape if gradients and tensor is not None else (0,))
+
+    return states.new_empty(()), like(states), like(items), like(bias)
+
+
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    _, *gradients = output
+    ctx.mark_non_differentiable(*gradients)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*gradients)
+
+
+@torch.autograd.function.once_differentiable
+def _differentiate(ctx, grad_loss, *_):  # type: ignore[no-untyped-def]
+    scaled = (
+        gradient * grad_loss if wanted and grad_loss is not None else None
+        for gradient, wanted in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
+    )
+    return *scaled, None, None, None
+
+
+torch.library.register_autograd("seqbench::linear_cross_entropy", _differentiate, setup_context=_save)

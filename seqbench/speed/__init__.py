@@ -1,0 +1,1 @@
+"""How fast the operators are: `seqbench kernels` times every backend, and peers that are installed, after a check."""

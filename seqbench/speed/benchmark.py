@@ -1,0 +1,291 @@
+"""Check, then time: every backend and peer, on every shape, forward and forward plus backward."""
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from seqbench import console
+from seqbench.environment import cores
+from seqbench.errors import UsageError, out_of_memory
+from seqbench.ops.backends import BACKENDS
+from seqbench.speed.gate import Deviation, deviation, truth
+from seqbench.speed.peers import PEERS, Peer
+from seqbench.speed.request import Request
+from seqbench.speed.timing import Call, Sampler, compete, sampler
+from seqbench.speed.workloads import OUTPUT, WORKLOADS, Inputs, Shape, Workload, leaves
+
+PASSES = ("forward", "forward+backward")
+COPIES = COPY, FRESH_COPY = "copy", "fresh copy"
+PLAIN, TORCH = "plain", "torch"
+
+
+BUSY = 0.2  # of the cores: from here on a warning
+LISTENING_SECONDS = 0.3
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """One way to compute an operator; conversions to its layout and back are not timed."""
+
+    name: str
+    kind: str  # "backend", "peer", or "baseline"
+    run: Callable[[Inputs], Tensor]
+    prepare: Callable[[Inputs], Inputs] = _same
+    finish: Callable[[Tensor], Tensor] = _same
+
+
+@dataclass
+class Entry:
+    """What one competitor gave in one case."""
+
+    name: str
+    kind: str
+    status: str = "measured"  # or "wrong", "failed", "skipped"
+    reason: str | None = None  # where there is no time
+    deviation: Deviation | None = None  # None for copies and for what did not run
+    seconds: list[float] = field(default_factory=list)  # per call, by round
+    ratios: list[float] = field(default_factory=list)  # to the baseline, by round
+    speedups: list[float] = field(default_factory=list)  # against the torch backend, by round
+
+
+@dataclass
+class Case:
+    """One operator, shape and pass."""
+
+    workload: Workload
+    shape: Shape
+    passes: str
+    bytes: int
+    entries: list[Entry]
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the matrix products; 0 for an operator without any."""
+        forward = 0 if self.workload.plain is None else 2 * math.prod(self.shape)
+        return forward if self.passes == PASSES[0] else 3 * forward
+
+    def named(self, name: str) -> Entry | None:
+        """The entry of a competitor."""
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A competitor that cannot take part in an operator's cases."""
+
+    name: str
+    workload: str
+    reason: str
+
+
+@dataclass
+class Benchmark:
+    """All cases, and who is absent from which."""
+
+    request: Request
+    busy_cores: float  # that others kept busy just before
+    cases: list[Case] = field(default_factory=list)
+    absent: list[Absent] = field(default_factory=list)
+
+    def timed(self, name: str) -> bool:
+        """Whether this competitor took part in any case."""
+        return any(case.named(name) is not None for case in self.cases)
+
+
+def run(request: Request) -> Benchmark:
+    """Check and time everything.
+
+    Raises:
+        UsageError: nothing that was asked for can run here.
+    """
+    benchmark = Benchmark(request, _busy_cores())
+    if benchmark.busy_cores > BUSY * cores():
+        console.warn(
+            f"Other processes keep {benchmark.busy_cores:.1f} of {cores()} cores busy: times will be noisy. "
+            "Threads that wait for each other suffer most; OMP_NUM_THREADS=1 measures one."
+        )
+    ready = {name: list(_competitors(WORKLOADS[name], benchmark)) for name in request.shapes}
+    if not any(ready.values()):
+        reasons = dict.fromkeys(f"{absent.name} {absent.reason}" for absent in benchmark.absent)
+        raise UsageError(
+            f"Nothing can be timed on {request.device}: {'; '.join(reasons) or 'no backend has these operators'}.",
+            hint="See `seqbench env`.",
+        )
+    sample = sampler(request.device)
+    for name, shapes in request.shapes.items():
+        for shape in shapes if ready[name] else ():
+            console.note(f"{name} {'x'.join(map(str, shape))}")
+            benchmark.cases += _time(_Problem(WORKLOADS[name], shape, request), ready[name], sample, request.seconds)
+    return benchmark
+
+
+def _competitors(workload: Workload, benchmark: Benchmark) -> Iterator[Competitor]:
+    """Those of the request that can run the operator here; the others' reasons are kept."""
+    request = benchmark.request
+    device = request.device.type
+    for name in request.competitors:
+        peer = PEERS.get(name)
+        if peer is not None and workload.name not in peer.workloads:
+            continue
+        competitor = None
+        if workload.dtype(request.dtype) is None:
+            reason: str | None = f"there is no complex {str(request.dtype).removeprefix('torch.')}"
+        elif peer is None:
+            reason = BACKENDS[name].unavailable(workload.operator, device)
+            competitor = Competitor(name, "backend", partial(workload.run, backend=name))
+        elif not peer.installed:
+            reason = "not installed"
+        elif device not in peer.devices:
+            reason = f"it runs on {' and '.join(peer.devices)} only"
+        else:
+            competitor, reason = _import(peer, request.device)
+        if competitor is not None and reason is None:
+            yield competitor
+        elif reason is not None:
+            benchmark.absent.append(Absent(name, workload.name, reason))
+
+
+def _import(peer: Peer, device: torch.device) -> tuple[Competitor | None, str | None]:
+    """The peer, or why it cannot be had. Some compile when they are imported, and say so on stdout."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            run = peer.load(device)
+    except Exception as error:
+        return None, f"cannot be imported: {_words(error)}"
+    return Competitor(peer.name, "peer", run, peer.prepare, peer.finish), None
+
+
+class _Problem:
+    """The tensors of one operator and shape."""
+
+    def __init__(self, workload: Workload, shape: Shape, request: Request) -> None:
+        generator = torch.Generator(request.device).manual_seed(0)
+        dtype = workload.dtype(request.dtype)
+        assert dtype is not None
+        self.workload, self.shape, self.dtype = workload, shape, request.dtype
+        self.device = request.device
+        self.inputs = workload.make(shape, dtype, generator)
+        output = workload.output_shape(shape)
+        real = torch.randn((*output, 2) if dtype.is_complex else output, generator=generator, device=self.device)
+        self.cotangent = (torch.view_as_complex(real) if dtype.is_complex else real).to(dtype)
+
+    def check(self, competitor: Competitor, true: Inputs) -> list[Entry]:
+        """An entry for each pass; nothing is timed yet."""
+        entries = []
+        for compute in (self._outputs, self._gradients):
+            entry = Entry(competitor.name, competitor.kind)
+            entries.append(entry)
+            if competitor.kind == "peer" and (reason := PEERS[competitor.name].refuses(self.shape)):
+                entry.status, entry.reason = "skipped", reason
+                continue
+            try:
+                entry.deviation = deviation(compute(competitor), true, self.dtype)
+            except Exception as error:
+                entry.status, entry.reason = "failed", _words(error)
+                continue
+            if entry.deviation.wrong:
+                entry.status = "wrong"
+                entry.reason = (
+                    f"{entry.deviation.tensor} differs by {entry.deviation.error:.1e} of its largest value, "
+                    f"{entry.deviation.tolerance:.0e} is allowed"
+                )
+        return entries
+
+    def _outputs(self, competitor: Competitor) -> Inputs:
+        return {OUTPUT: competitor.finish(competitor.run(competitor.prepare(self.inputs)))}
+
+    def _gradients(self, competitor: Competitor) -> Inputs:
+        inputs = _differentiable(self.inputs)
+        output = competitor.finish(competitor.run(competitor.prepare(inputs)))
+        wanted = leaves(inputs)
+        gradients = torch.autograd.grad(output, list(wanted.values()), self.cotangent)
+        return {OUTPUT: output.detach(), **dict(zip(wanted, gradients, strict=True))}
+
+    def calls(self, competitor: Competitor) -> tuple[Call, Call]:
+        """What is timed: forward, and forward plus backward, on tensors in the competitor's layout."""
+        own = {name: tensor.detach() for name, tensor in competitor.prepare(self.inputs).items()}
+        output = competitor.run(own).requires_grad_()
+        (pull,) = torch.autograd.grad(competitor.finish(output), output, self.cotangent)
+        pull = pull.contiguous()
+        trained = _differentiable(own)
+        wanted = list(leaves(trained).values())
+        return (
+            lambda: competitor.run(own),
+            lambda: torch.autograd.grad(competitor.run(trained), wanted, pull),
+        )
+
+    def copies(self, moved: int) -> dict[str, Call]:
+        """Copies that move as many bytes, half of them read and half written: into memory that exists, and into new."""
+        source = torch.ones(max(1, moved // 8), dtype=torch.float32, device=self.device)
+        target = source.clone()
+        return {COPY: lambda: target.copy_(source), FRESH_COPY: lambda: source.clone()}
+
+
+def _time(problem: _Problem, competitors: list[Competitor], sample: Sampler, seconds: float) -> list[Case]:
+    """The two cases of a problem."""
+    workload = problem.workload
+    if workload.plain is not None:
+        competitors = [Competitor(PLAIN, "baseline", workload.plain), *competitors]
+    try:
+        true = truth(workload, problem.shape, problem.inputs, problem.cotangent)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        console.warn(f"{workload.name} {problem.shape}: no memory for the reference in float64; skipped.")
+        return []
+    checked = [problem.check(competitor, true) for competitor in competitors]
+    moved = workload.bytes_moved(problem.inputs, true[OUTPUT].to(problem.cotangent.dtype))
+    del true
+    cases = []
+    for index, passes in enumerate(PASSES):
+        entries = [both[index] for both in checked]
+        calls = {}
+        if workload.plain is None:
+            calls.update(problem.copies(moved[index]))
+            entries = [*(Entry(name, "baseline") for name in calls), *entries]
+        for competitor, both in zip(competitors, checked, strict=True):
+            if both[index].status == "measured":
+                calls[competitor.name] = problem.calls(competitor)[index]
+        samples = compete(calls, workload.baseline, sample, seconds)
+        for entry in entries:
+            if entry.status == "measured":
+                entry.seconds = samples[entry.name]
+                entry.ratios = _by_round(entry.seconds, samples.get(workload.baseline, []))
+                entry.speedups = _by_round(samples.get(TORCH, []), entry.seconds)
+        cases.append(Case(workload, problem.shape, passes, moved[index], entries))
+    return cases
+
+
+def _busy_cores() -> float:
+    """Cores that are busy while this process waits."""
+    return psutil.cpu_percent(LISTENING_SECONDS) / 100 * (psutil.cpu_count() or 1)
+
+
+def _by_round(numerators: list[float], denominators: list[float]) -> list[float]:
+    """Ratios of the rounds that both took part in."""
+    return [a / b for a, b in zip(numerators, denominators, strict=False)]
+
+
+def _differentiable(inputs: Inputs) -> Inputs:
+    wanted = leaves(inputs)
+    return {n: t.detach().requires_grad_() if n in wanted else t for n, t in inputs.items()}
+
+
+def _words(error: BaseException) -> str:
+    """The first line of an error."""
+    if out_of_memory(error):
+        return "out of memory"
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -1,0 +1,98 @@
+"""Summaries of the samples, and the JSON that has all of them."""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqbench.environment import cpu_name, describe
+from seqbench.speed.benchmark import Benchmark, Case, Entry
+from seqbench.speed.peers import PEERS
+from seqbench.speed.request import Request
+
+SCHEMA_VERSION = 1
+QUANTILES = {"best": 0, "p25": 25, "median": 50, "p75": 75, "p95": 95, "worst": 100}
+SPREAD = 0.3  # a ratio whose quartiles lie further apart, as a share of its median, is called unsteady
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float] | None:
+    """QUANTILES of the values; None if there are none."""
+    if not values:
+        return None
+    return {
+        name: float(value) for name, value in zip(QUANTILES, np.percentile(values, [*QUANTILES.values()]), strict=True)
+    }
+
+
+def median(values: Sequence[float]) -> float | None:
+    """The middle of the values; None if there are none."""
+    return float(np.median(values)) if values else None
+
+
+def unsteady(entry: Entry) -> bool:
+    """Whether the middle half of an entry's ratios is so wide that its median says little."""
+    spread = quantiles(entry.ratios)
+    return spread is not None and spread["p75"] - spread["p25"] > SPREAD * spread["median"]
+
+
+def machine(request: Request) -> str:
+    """What the figures were measured on, in a line."""
+    if request.device.type == "cuda":
+        name = torch.cuda.get_device_name(request.device)
+    else:
+        threads = torch.get_num_threads()
+        name = f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{name}; torch {torch.__version__}, {str(request.dtype).removeprefix('torch.')}"
+
+
+def document(benchmark: Benchmark) -> dict[str, Any]:
+    """Everything, as plain values."""
+    request = benchmark.request
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": describe(str(request.device)),
+        "busy_cores": benchmark.busy_cores,
+        "device": str(request.device),
+        "dtype": str(request.dtype).removeprefix("torch."),
+        "seconds": request.seconds,
+        "peers": {name: PEERS[name].version for name in request.competitors if name in PEERS},
+        "absent": [vars(absent) for absent in benchmark.absent],
+        "cases": [_case(case) for case in benchmark.cases],
+    }
+
+
+def _case(case: Case) -> dict[str, Any]:
+    return {
+        "operator": case.workload.name,
+        "axes": case.workload.axes,
+        "shape": list(case.shape),
+        "pass": case.passes,
+        "bytes": case.bytes,
+        "flops": case.flops,
+        "baseline": case.workload.baseline,
+        "entries": [_entry(entry) for entry in case.entries],
+    }
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    found = entry.deviation
+    return {
+        "name": entry.name,
+        "kind": entry.kind,
+        "status": entry.status,
+        "reason": entry.reason,
+        "deviation": found
+        and {
+            "tensor": found.tensor,
+            "error": found.error if math.isfinite(found.error) else str(found.error),
+            "tolerance": found.tolerance,
+        },
+        "rounds": len(entry.seconds),
+        "seconds": quantiles(entry.seconds),
+        "ratio": quantiles(entry.ratios),
+        "speedup": quantiles(entry.speedups),
+    }

@@ -1,0 +1,97 @@
+"""Timing of competitors that take turns.
+
+Noise on a shared machine comes in spells: another process, a lower clock. So competitors take turns, in rounds of
+random order, and what is compared is time within a round, where both sides had the same spell; the ratio that is
+reported is the median over the rounds. The ratio of the best times asks for one quiet moment on either side, which a
+short call finds and a long one does not: beside a process that took half of the processor it varied three to ten times
+as much from one measurement to the next ((128, 200, 128), a scan against a copy). Both are kept in the JSON.
+
+A turn is one call, or as many as fill TURN_SECONDS; its sample is the median of its calls. Results are allocated by
+every call and dropped after it, as in a model. Nobody's data is in the caches by favour: before a turn others had
+theirs.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+import torch
+
+Call = Callable[[], object]
+Sampler = Callable[[Call, int], float]
+
+MINIMUM_ROUNDS = 5
+TURN_SECONDS = 0.01
+CACHE_BYTES = 256 << 20  # more than any second-level cache of a GPU holds
+
+
+def sampler(device: torch.device) -> Sampler:
+    """A function from (call, number of calls) to the median seconds of a call on this device."""
+    return _cuda_sampler(device) if device.type == "cuda" else _cpu_sample
+
+
+def _cpu_sample(call: Call, calls: int) -> float:
+    times = [time.perf_counter()]
+    for _ in range(calls):
+        call()
+        times.append(time.perf_counter())
+    return statistics.median(ended - started for started, ended in pairwise(times))
+
+
+def _cuda_sampler(device: torch.device) -> Sampler:
+    """Events around each call on the current stream. Before each, the second-level cache is overwritten."""
+    evicting = torch.empty(CACHE_BYTES, dtype=torch.int8, device=device)
+
+    def sample(call: Call, calls: int) -> float:
+        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
+        for started, ended in pairs:
+            evicting.zero_()
+            started.record()
+            call()
+            ended.record()
+        torch.cuda.synchronize(device)
+        return statistics.median(started.elapsed_time(ended) for started, ended in pairs) / 1000
+
+    return sample
+
+
+def compete(calls: Mapping[str, Call], baseline: str, sample: Sampler, seconds: float) -> dict[str, list[float]]:
+    """Time calls in rounds until each has had `seconds`, and MINIMUM_ROUNDS turns at least.
+
+    Whoever has had both leaves, and the others go on with the baseline.
+
+    Args:
+        calls: by name, warmed up.
+        baseline: the name that takes part in all rounds.
+        sample: what `sampler` gave.
+        seconds: time for each.
+
+    Returns:
+        Seconds per call, one for each round from the first to the last that a call took part in: entries of the
+        same index are of the same round.
+    """
+    order = random.Random(0)  # noqa: S311 - an order of turns, not a secret
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    repeats = {name: _calls_in_a_turn(call, sample) for name, call in calls.items()}
+    spent = dict.fromkeys(calls, 0.0)
+
+    def wants_more(name: str) -> bool:
+        return len(samples[name]) < MINIMUM_ROUNDS or spent[name] < seconds
+
+    while going := [name for name in calls if wants_more(name)]:
+        names = list({baseline, *going})
+        for name in order.sample(sorted(names), len(names)):
+            value = sample(calls[name], repeats[name])
+            samples[name].append(value)
+            spent[name] += value * repeats[name]
+    return samples
+
+
+def _calls_in_a_turn(call: Call, sample: Sampler) -> int:
+    """By the best of a few calls: one that was interrupted says little."""
+    tried: list[float] = []
+    while len(tried) < MINIMUM_ROUNDS and sum(tried) < TURN_SECONDS:
+        tried.append(sample(call, 1))
+    return max(1, round(TURN_SECONDS / max(min(tried), 1e-9)))

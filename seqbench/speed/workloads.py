@@ -1,0 +1,224 @@
+"""What is timed: each operator as the models use it, with shapes, inputs, and the bytes that it must move.
+
+Bytes: the forward pass reads every input and writes the output. The backward pass reads what it needs of both
+(`saved`) and the output's gradient, and writes a gradient for every input that has one. No implementation can move
+less, unless it takes from the caches what the forward pass left there.
+
+Shapes: B batch, T time, D channels, N states per channel; for the loss N positions, V items.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from seqbench.ops import linear_cross_entropy, linear_scan, rg_lru, selective_scan
+
+Shape = tuple[int, ...]
+Inputs = dict[str, Tensor]
+OUTPUT = "output"
+REFERENCE_ELEMENTS = 1 << 24  # states whose float64 graph, about 1 GiB, the reference holds at once
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One operator under one use of it."""
+
+    name: str
+    operator: str  # in the registry of backends
+    axes: str
+    shapes: dict[str, tuple[Shape, ...]]  # by type of device
+    make: Callable[[Shape, torch.dtype, Generator], Inputs]
+    run: Callable[..., Tensor]  # (inputs, backend=name) -> output
+    saved: tuple[str, ...]  # what the backward pass needs: inputs, or OUTPUT
+    rows: tuple[str, ...]  # inputs with a batch dimension; rows do not depend on each other
+    plain: Callable[[Inputs], Tensor] | None = None  # torch's own form, where that and no copy is the baseline
+    is_complex: bool = False
+
+    @property
+    def baseline(self) -> str:
+        """What times are compared with: a copy of as many bytes, or the plain form."""
+        return "copy" if self.plain is None else "plain"
+
+    def dtype(self, real: torch.dtype) -> torch.dtype | None:
+        """The dtype of its tensors for a real one; None if there is none."""
+        if not self.is_complex:
+            return real
+        return {torch.float32: torch.complex64, torch.float64: torch.complex128}.get(real)
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether the shape has as many numbers as the operator takes."""
+        return len(shape) == len(self.axes.split("x"))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """(B, T, D), or that of a scalar."""
+        return shape[:3] if self.rows else ()
+
+    def bytes_moved(self, inputs: Inputs, output: Tensor) -> tuple[int, int]:
+        """Bytes of the forward pass, and of both."""
+        tensors = {**inputs, OUTPUT: output}
+        forward = sum(tensor.nbytes for tensor in tensors.values())
+        backward = sum(tensors[name].nbytes for name in self.saved) + output.nbytes
+        return forward, forward + backward + sum(tensor.nbytes for tensor in leaves(inputs).values())
+
+    def rows_at_once(self, shape: Shape) -> int:
+        """Batch rows of which the reference can hold the graph."""
+        return max(1, REFERENCE_ELEMENTS // math.prod(shape[1:])) if self.rows else shape[0]
+
+
+def leaves(inputs: Inputs) -> Inputs:
+    """The inputs that have a gradient."""
+    return {name: tensor for name, tensor in inputs.items() if tensor.is_floating_point() or tensor.is_complex()}
+
+
+def _normal(generator: Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)
+
+
+def _uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
+
+
+def _scan_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
+    gates = torch.sigmoid(_normal(generator, *shape))
+    return {"gates": gates.to(dtype), "inputs": _normal(generator, *shape).to(dtype)}
+
+
+def _complex_scan_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
+    B, T, D = shape
+    gates = torch.polar(_uniform(generator, 0.8, 0.99, D), _uniform(generator, 0, 2 * math.pi, D))
+    inputs = torch.complex(_normal(generator, B, T, D), _normal(generator, B, T, D))
+    return {"gates": gates.to(dtype), "inputs": inputs.to(dtype)}
+
+
+def _run_scan(inputs: Inputs, backend: str) -> Tensor:
+    return linear_scan.linear_scan(inputs["gates"], inputs["inputs"], backend=backend)
+
+
+def _selective_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
+    """Step sizes of 0.001 to 0.1 and decays of -1 to -N: what Mamba starts with."""
+    B, T, D, N = shape
+    steps = torch.exp(_uniform(generator, math.log(1e-3), math.log(1e-1), B, T, D))
+    values = {
+        "inputs": _normal(generator, B, T, D),
+        "deltas": torch.log(torch.expm1(steps)),
+        "decay": -torch.arange(1.0, N + 1, device=generator.device).repeat(D, 1),
+        "drive": _normal(generator, B, T, N),
+        "readout": _normal(generator, B, T, N),
+        "skip": torch.ones(D, device=generator.device),
+        "gate": _normal(generator, B, T, D),
+    }
+    return {name: value.to(dtype) for name, value in values.items()}
+
+
+def _run_selective(inputs: Inputs, backend: str) -> Tensor:
+    return selective_scan.selective_scan(**inputs, delta_softplus=True, backend=backend)[0]
+
+
+def _gated_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
+    B, T, D = shape
+    values = {
+        "inputs": _normal(generator, B, T, D),
+        "gates": _normal(generator, B, T, 2 * D),
+        "decay": _normal(generator, D),
+    }
+    return {name: value.to(dtype) for name, value in values.items()}
+
+
+def _run_gated(inputs: Inputs, backend: str) -> Tensor:
+    return rg_lru.rg_lru(**inputs, backend=backend)
+
+
+def _loss_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
+    N, D, V = shape
+    return {
+        "states": _normal(generator, N, D).to(dtype),
+        "items": (_normal(generator, V, D) / math.sqrt(D)).to(dtype),
+        "bias": _normal(generator, V).to(dtype),
+        "targets": torch.randint(0, V, (N,), generator=generator, device=generator.device),
+    }
+
+
+def _run_loss(inputs: Inputs, backend: str) -> Tensor:
+    return linear_cross_entropy.linear_cross_entropy(**inputs, backend=backend)
+
+
+def _plain_loss(inputs: Inputs) -> Tensor:
+    return F.cross_entropy(F.linear(inputs["states"], inputs["items"], inputs["bias"]), inputs["targets"])
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            name="linear_scan",
+            operator=linear_scan.OPERATOR,
+            axes="BxTxD",
+            shapes={
+                "cpu": ((128, 200, 128), (32, 1024, 128), (1, 16384, 128), (2048, 50, 64)),
+                "cuda": ((2048, 200, 128), (8192, 50, 64), (1, 65536, 1536), (8, 8192, 1536)),
+            },
+            make=_scan_inputs,
+            run=_run_scan,
+            saved=("gates", OUTPUT),
+            rows=("gates", "inputs"),
+        ),
+        Workload(
+            name="linear_scan_complex",  # constant gates, as in LRURec
+            operator=linear_scan.OPERATOR,
+            axes="BxTxD",
+            shapes={
+                "cpu": ((32, 200, 128), (128, 50, 128)),
+                "cuda": ((2048, 200, 128), (8192, 50, 64)),
+            },
+            make=_complex_scan_inputs,
+            run=_run_scan,
+            saved=("gates", OUTPUT),
+            rows=("inputs",),
+            is_complex=True,
+        ),
+        Workload(
+            name="selective_scan",
+            operator=selective_scan.OPERATOR,
+            axes="BxTxDxN",
+            shapes={
+                "cpu": ((16, 200, 128, 32), (1, 4096, 128, 16)),
+                "cuda": ((2048, 200, 128, 32), (8, 8192, 1536, 16)),
+            },
+            make=_selective_inputs,
+            run=_run_selective,
+            saved=("inputs", "deltas", "decay", "drive", "readout", "skip", "gate"),
+            rows=("inputs", "deltas", "drive", "readout", "gate"),
+        ),
+        Workload(
+            name="rg_lru",
+            operator=rg_lru.OPERATOR,
+            axes="BxTxD",
+            shapes={
+                "cpu": ((128, 200, 128), (2048, 50, 64)),
+                "cuda": ((2048, 200, 128), (8192, 50, 64), (8, 8192, 1536)),
+            },
+            make=_gated_inputs,
+            run=_run_gated,
+            saved=("inputs", "gates", "decay", OUTPUT),
+            rows=("inputs", "gates"),
+        ),
+        Workload(
+            name="linear_cross_entropy",
+            operator=linear_cross_entropy.OPERATOR,
+            axes="NxDxV",
+            shapes={
+                "cpu": ((1024, 64, 23716), (2048, 64, 57289)),
+                "cuda": ((16384, 64, 57289), (4096, 64, 350000)),
+            },
+            make=_loss_inputs,
+            run=_run_loss,
+            saved=("states", "items", "bias", "targets"),
+            rows=(),
+            plain=_plain_loss,
+        ),
+    )
+}

@@ -1,0 +1,132 @@
+"""What surrounds the CUDA kernels: reasons why there are none, the cache, and how time is cut. No GPU is needed."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from seqbench import paths
+from seqbench.errors import UsageError
+from seqbench.ops.backends import BACKENDS, resolve
+from seqbench.ops.cpu.native import CACHE_VARIABLE
+from seqbench.ops.cuda import cutting, nvrtc
+from tests.kit import Bench
+
+
+class Compiler:
+    """Stands for cuda.core and counts what is compiled."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.compiled: list[str] = []
+
+    def ProgramOptions(self, **options: str) -> dict[str, str]:  # noqa: N802
+        return options
+
+    def Program(self, source: str, language: str, options: dict[str, str]) -> SimpleNamespace:  # noqa: N802
+        def compile(kind: str) -> SimpleNamespace:
+            if self.error:
+                raise self.error
+            self.compiled.append(options["arch"])
+            return SimpleNamespace(code=f"{kind} of {source}".encode())
+
+        return SimpleNamespace(compile=compile)
+
+    class ObjectCode:
+        @staticmethod
+        def from_cubin(code: bytes) -> SimpleNamespace:
+            return SimpleNamespace(code=code, handle=1)
+
+
+@pytest.fixture
+def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the sources, where "small.cu" is the only one; nothing has been compiled yet."""
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    (folder / "small.cu").write_text("a kernel")
+    monkeypatch.setattr(paths, "shipped", lambda name: folder)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(nvrtc, "_version", lambda: "13.0")
+    monkeypatch.setattr(nvrtc, "load", nvrtc.load.__wrapped__)
+    return folder
+
+
+def use(monkeypatch: pytest.MonkeyPatch, compiler: Compiler) -> Compiler:
+    monkeypatch.setattr(nvrtc, "core", lambda: compiler)
+    return compiler
+
+
+def test_without_a_gpu_the_reason_is_named_and_listed(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"runs on NVIDIA GPUs only, and torch .* sees none"):
+        resolve("linear_scan", "cuda", "cpu")
+    assert "runs on NVIDIA GPUs only, and torch" in " ".join(bench.call("env").out.split())
+    assert resolve("linear_scan", "auto", "cpu").name != "cuda"
+
+
+def test_it_does_not_run_on_the_cpu_of_a_machine_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert BACKENDS["cuda"].unavailable("linear_scan", "cpu") == "it runs on NVIDIA GPUs only"
+
+
+def test_without_cuda_core_the_extra_is_named(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named '{name}'")
+
+    monkeypatch.setattr(nvrtc, "import_module", missing)
+    monkeypatch.setattr(nvrtc, "core", nvrtc.core.__wrapped__)
+    assert "pip install 'seqbench[cuda]'" in (nvrtc.load("small", "sm_90").reason or "")
+
+
+def test_an_older_cuda_core_has_its_classes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = {"cuda.core": SimpleNamespace(), "cuda.core.experimental": SimpleNamespace(Program=1)}
+    monkeypatch.setattr(nvrtc, "import_module", modules.__getitem__)
+    assert nvrtc.core.__wrapped__() is modules["cuda.core.experimental"]
+
+
+def test_what_nvrtc_says_is_the_reason_and_nothing_is_kept(
+    kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Compiler(RuntimeError("NVRTC_ERROR_COMPILATION\n\nsmall.cu(3): error: expected a ;\n")))
+    reason = nvrtc.load("small", "sm_90").reason or ""
+    assert reason == "NVRTC 13.0 could not compile small.cu for sm_90: small.cu(3): error: expected a ;"
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+
+
+def test_a_cache_that_cannot_be_written_is_a_reason(
+    kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Compiler())
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert CACHE_VARIABLE in (nvrtc.load("small", "sm_90").reason or "")
+
+
+def test_an_operator_without_a_source_is_a_reason(kernels: Path) -> None:
+    assert nvrtc.load("large", "sm_90").reason == "there is no CUDA kernel for large"
+
+
+def test_what_is_compiled_is_used_again_until_something_changes(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = use(monkeypatch, Compiler())
+    for _ in range(2):
+        assert nvrtc.load("small", "sm_90").code.code == b"cubin of a kernel"
+    assert compiler.compiled == ["sm_90"]
+    nvrtc.load("small", "sm_80")
+    (kernels / "common.cuh").write_text("a header")
+    nvrtc.load("small", "sm_90")
+    monkeypatch.setattr(nvrtc, "_version", lambda: "13.1")
+    nvrtc.load("small", "sm_90")
+    assert compiler.compiled == ["sm_90", "sm_80", "sm_90", "sm_90"]
+
+
+@pytest.mark.parametrize("T", [1, 511, 512, 1000, 4097, 10**6])
+@pytest.mark.parametrize("channels", [1, 64, 1000, 8447, 8448, 10**6])
+def test_time_is_cut_only_if_it_is_long_and_channels_are_few(channels: int, T: int) -> None:
+    cut = cutting.cut(channels, T, 132)
+    assert (cut.chunks - 1) * cut.size < T <= cut.chunks * cut.size
+    assert (cut.chunks > 1) == (T >= 512 and channels < 64 * 132)
+    assert cut.chunks <= math.isqrt(2 * T)
+    if cut.chunks > 1:
+        assert cut.size % cutting.STEPS == 0
