@@ -118,7 +118,10 @@ def prepare(
 def run(
     models: Annotated[
         str | None,
-        typer.Option(help="Comma-separated models; see `seqbench list models`.", show_default="all"),
+        typer.Option(
+            help="Comma-separated models (see `seqbench list models`), or path/to/file.py:ClassName for one of yours.",
+            show_default="all",
+        ),
     ] = None,
     datasets: Annotated[
         str | None, typer.Option(help="Comma-separated data sets.", show_default="all that are prepared")
@@ -128,12 +131,23 @@ def run(
     split: Annotated[
         str, typer.Option(help="leave-one-out, or temporal (one point in time for all users).")
     ] = "leave-one-out",
-    keep_seen: Annotated[
-        bool, typer.Option("--keep-seen", help="Let items of the user's history be recommended again.")
-    ] = False,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="fair (items the user has met cannot be recommended, NDCG@10 chooses the epoch), lrurec (windows, "
+            "removed items and choice by Recall@10 as in its code) or recbole (nothing is removed)."
+        ),
+    ] = "fair",
     max_len: Annotated[
         int | None,
         typer.Option(min=1, help="Most recent items that a model sees.", show_default="per data set"),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="paper: what a model's paper sets for each data set, where it says so.",
+            show_default="each model's defaults on all data sets",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -170,7 +184,8 @@ def run(
             prepared,
             names,
             numbers,
-            protocol=plan.protocol(split, exclude_seen=not keep_seen, max_len=max_len or prepared.max_len),
+            protocol=plan.protocol(protocol, split=split, max_len=max_len or prepared.max_len),
+            preset=preset,
             overrides=overrides,
             epochs=epochs,
             device=target,
@@ -181,7 +196,7 @@ def run(
         console.out.print(plan.plan_table(cells, results))
         return
     try:
-        failures = run_cells(cells, home=root, results=results, device=target)
+        failures = run_cells(cells, models=names, home=root, results=results, device=target)
     except KeyboardInterrupt:
         console.err.print("Interrupted. Finished runs are kept; repeat the command to resume.")
         raise typer.Exit(130) from None
@@ -296,7 +311,9 @@ def kernels(
 
 @listing.command("models")
 def list_models(
-    name: Annotated[str | None, typer.Argument(help="Show the settings of this model.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show the settings of this model; a name, or path/to/file.py:ClassName.")
+    ] = None,
 ) -> None:
     """Models, or the settings of one with their defaults."""
     from seqbench.listing import models_table, settings_table

@@ -1,6 +1,7 @@
 """The command line itself: help, listings, reports, streams and exit codes."""
 
 import csv
+import dataclasses
 import errno
 import io
 import json
@@ -18,7 +19,9 @@ from typer.testing import CliRunner
 import seqbench
 from seqbench import plan
 from seqbench.cli import app
+from seqbench.listing import POSITIONS, WIDTH, parameter_words
 from seqbench.models import MODELS, load_model
+from seqbench.models.base import SequenceModel
 from seqbench.ops.backends import BACKENDS
 from seqbench.results import SCHEMA_VERSION, Definition, Protocol, Record, write_record
 from tests.kit import Bench
@@ -112,6 +115,18 @@ def test_all_models_are_listed(bench: Bench) -> None:
     for name in MODELS:
         (line,) = [line for line in outcome.out.splitlines() if line.startswith(f"{name} ")]
         assert load_model(name).summary in line
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_listed_number_of_parameters_is_right_for_any_catalogue(name: str) -> None:
+    cls = load_model(name)
+    words = parameter_words(cls)
+    fixed, table = re.fullmatch(r"([\d,]+)?(?: \+ )?(?:(\d+) V)?", words).groups()  # type: ignore[union-attr]
+    width = {"hidden_size": WIDTH} if issubclass(cls, SequenceModel) else {}
+    for items in (5, 1000):
+        model = cls(items, POSITIONS, dataclasses.replace(cls.Config(), **width))
+        expected = int((fixed or "0").replace(",", "")) + int(table or 0) * (items + 1)
+        assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -215,6 +230,7 @@ def test_the_metrics_of_a_report_can_be_chosen(stored: Bench) -> None:
         (("run", "--datasets", ","), "--datasets names no data set"),
         (("run", "--seeds", "zero"), "--seeds takes numbers such as 0,1,2, not 'zero'"),
         (("run", "--split", "temporel"), "Split 'temporel' is unknown. Did you mean temporal?"),
+        (("run", "--protocol", "recbol"), "Protocol 'recbol' is unknown. Did you mean recbole?"),
         (("run", "--epochs", "0"), "--epochs"),
         (("run", "--max-len", "0"), "--max-len"),
         (("run", "--device", "cuda:99"), "Device 'cuda:99' is not available; this machine has cpu"),

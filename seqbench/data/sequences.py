@@ -75,6 +75,24 @@ class Sequences:
         starts = np.where(nth == 0, ends - newest[user], np.maximum(self.offsets[user], stops - max_len))
         return starts, stops - starts
 
+    def lrurec_windows(self, max_len: int) -> tuple[Ints, Ints]:
+        """Training windows as the official code of LRURec cuts them: starts (W,) and lengths (W,).
+
+        A sequence of fewer than 2 · max_len items gives its newest max_len transitions, a longer one windows of
+        max_len items, and so max_len - 1 transitions, from its end; what is left over at its beginning is dropped,
+        and so are the transitions between windows. (There, the first item of a window is a label as well, predicted
+        from padding; here it is not.)
+
+        Args:
+            max_len: at least 2.
+        """
+        items = self.train_stops - self.offsets[:-1]
+        counts = np.where(items < 2 * max_len, items > 1, items // max_len)
+        user = np.repeat(np.arange(len(items)), counts)
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # 0 is the newest
+        lengths = np.where(items[user] < 2 * max_len, np.minimum(items[user] - 1, max_len), max_len - 1)
+        return self.train_stops[user] - nth * max_len - 1 - lengths, lengths
+
     def prefixes(self, max_len: int) -> tuple[Ints, Ints]:
         """Every history before a training target: starts (P,) and lengths (P,), the newest `max_len` items of each.
 

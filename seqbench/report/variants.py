@@ -33,6 +33,16 @@ class Variant:
         """Whether the seed matters; models that only count have no training section."""
         return self.records[0].definition.training is not None
 
+    def training_words(self) -> str:
+        """How it was trained, where that is not at all positions with the softmax over the whole catalogue."""
+        training = self.records[0].definition.training or {}
+        words = []
+        if training.get("objective", "all-positions") != "all-positions":
+            words.append(f"trained on {training['objective']}es")
+        if (loss := training.get("loss", "cross-entropy")) != "cross-entropy":
+            words.append(f"loss {loss} with {training['negatives']} negatives")
+        return ", ".join(words)
+
     def failure_words(self) -> str:
         """What failed, with equal failures named once."""
         seeds: dict[str, list[int]] = {}
@@ -73,7 +83,7 @@ def seed_list(seeds: Sequence[int]) -> str:
 def _settings(definition: Definition) -> dict[str, Any]:
     """What defines a variant, flat: "config.dropout" → 0.2."""
     fields = asdict(definition)
-    return _flat({name: fields[name] for name in ("config", "training", "device", "backend", "revision")})
+    return _flat({name: fields[name] for name in ("config", "training", "device", "backend", "source", "revision")})
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
