@@ -77,7 +77,7 @@ def _caption(benchmark: Benchmark) -> str:
     if any(workload.plain is None for workload in workloads):
         lines.append(
             "× copy: time relative to torch copying as many bytes as the operator must read and write, into memory "
-            "that exists. fresh copy: into new memory, as operators write to."
+            "that exists. fresh copy: into new memory, in one piece."
         )
     if any(workload.plain is not None for workload in workloads):
         lines.append("× plain: time relative to torch's own operations over all logits at once.")

@@ -7,8 +7,8 @@ short call finds and a long one does not: beside a process that took half of the
 as much from one measurement to the next ((128, 200, 128), a scan against a copy). Both are kept in the JSON.
 
 A turn is one call, or as many as fill TURN_SECONDS; its sample is the median of its calls. Results are allocated by
-every call and dropped after it, as in a model. Nobody's data is in the caches by favour: before a turn others had
-theirs.
+every call and dropped after it, as in a model. On a CPU a call that is repeated finds in the caches what the one before
+left there, so that what fits them is timed there, copies too; on a GPU the cache is overwritten before each call.
 """
 
 import random
