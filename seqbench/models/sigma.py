@@ -81,7 +81,7 @@ class SIGMA(SequenceModel):
 
     Config: ClassVar[type[ModelConfig]] = SIGMAConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(patience=10, batch_size=256, objective="prefix")
-    summary: ClassVar[str] = "partly reversed Mamba and a gated recurrence"
+    summary: ClassVar[str] = "Mamba in two directions and a GRU"
     paper: ClassVar[str] = "Liu et al., AAAI 2025"
 
     def __init__(self, items: int, max_len: int, config: SIGMAConfig) -> None:

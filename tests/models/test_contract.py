@@ -80,7 +80,7 @@ def test_learns_that_item_i_is_followed_by_the_next(form: str, tmp_path: Path) -
             model,
             sequences,
             training=TrainingConfig(
-                epochs=60, patience=60, batch_size=batch_size, learning_rate=3e-3, objective=objective
+                epochs=60, patience=15, batch_size=batch_size, learning_rate=3e-3, objective=objective
             ),
             protocol=protocol,
             seed=0,
