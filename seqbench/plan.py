@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqbench import console
-from seqbench.data.catalog import SPLITS
+from seqbench.data.catalog import GIVEN, SPLITS
 from seqbench.data.prepared import PreparedDataset
 from seqbench.errors import UsageError, unknown_name
 from seqbench.models import MODELS, load_model
@@ -148,8 +148,8 @@ def protocol(split: str, *, exclude_seen: bool, max_len: int) -> Protocol:
     Raises:
         UsageError: no such split.
     """
-    if split not in SPLITS:
-        raise unknown_name("Split", split, SPLITS, "seqbench run --help")
+    if split not in (*SPLITS, GIVEN):
+        raise unknown_name("Split", split, (*SPLITS, GIVEN), "seqbench run --help")
     return Protocol(split=split, exclude_seen=exclude_seen, max_len=max_len)
 
 

@@ -15,7 +15,8 @@ ML100K = get_spec("ml-100k")
 GROUPLENS, RECBOLE = ML100K.sources
 
 # The real files, where a developer has them. They may not be redistributed, so they are never committed.
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "raw" / "ml-100k"
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+REAL = SHARED / "raw" / "ml-100k"
 
 
 def small_rows(users: int = 50, items: int = 60, seed: int = 3) -> list[Row]:
@@ -80,9 +81,9 @@ def source_of(source: Source, content: bytes, **changes: object) -> Source:
     """`source` with the size and checksums of `content`, and no checksum of the members."""
     fields: dict[str, object] = {
         "size": len(content),
-        "md5": hashlib.md5(content).hexdigest() if source.md5 else None,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "interactions": dataclasses.replace(source.interactions, sha256=None),
+        "md5": (hashlib.md5(content).hexdigest(),) if source.md5 else (),
+        "sha256": (hashlib.sha256(content).hexdigest(),),
+        "interactions": dataclasses.replace(source.interactions, sha256=()),
     }
     return dataclasses.replace(source, **(fields | changes))  # type: ignore[arg-type]
 
@@ -96,6 +97,6 @@ def spec_of(*sources: Source, **changes: object) -> DatasetSpec:
 def local_sources() -> tuple[Source, ...]:
     """Both sources without member checksums: for generated files that a user gives with --raw."""
     return tuple(
-        dataclasses.replace(source, interactions=dataclasses.replace(source.interactions, sha256=None))
+        dataclasses.replace(source, interactions=dataclasses.replace(source.interactions, sha256=()))
         for source in ML100K.sources
     )
