@@ -39,10 +39,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Counts:
-    """The size of a data set. Interactions are None where only a rounded figure is published."""
+    """The size of a data set. None: no exact figure is published."""
 
-    users: int
-    items: int
+    users: int | None
+    items: int | None
     interactions: int | None
 
 
@@ -463,10 +463,9 @@ def _expected(fields: _Fields) -> Expected:
 
 
 def _counts(fields: _Fields) -> Counts:
-    counts = Counts(
-        fields.count("users"),
-        fields.count("items"),
-        fields.count("interactions") if fields.has("interactions") else None,
-    )
+    names = ("users", "items", "interactions")
+    if not any(fields.has(name) for name in names):
+        fields.wrong("users", "is missing, and so are items and interactions")
+    counts = Counts(*(fields.count(name) if fields.has(name) else None for name in names))
     fields.done()
     return counts

@@ -4,7 +4,8 @@ from typing import BinaryIO
 
 from seqbench.data.parsers import delimited, objects
 from seqbench.data.parsers.delimited import Lines
-from seqbench.data.parsers.rows import Fields, RawInteractions
+from seqbench.data.parsers.rows import Fields, RawInteractions, empty
+from seqbench.errors import SeqbenchError
 
 
 def user_first(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
@@ -23,11 +24,19 @@ def benchmark(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInte
     Files from before 2024-02-25 have no header.
     """
     lines = Lines(stream, where)
+    known = ["user_id", "parent_asin", "rating", "timestamp", "history"]
+    if not lines.peek().strip():
+        raise empty(where)
     names = lines.peek().split(",")
-    if "user_id" not in names:
-        names = ["user_id", "parent_asin", "rating", "timestamp", "history"][: len(names)]
-    else:
+    if "user_id" in names:
         lines.header()
+    elif 4 <= len(names) <= 5:
+        names = known[: len(names)]
+    if missing := [name for name in known[:4] if name not in names]:
+        raise SeqbenchError(
+            f"{where}: its header has no column {' nor '.join(missing)} (it has {', '.join(names)[:200]}).",
+            hint="Give a file as the publisher has it: user_id,parent_asin,rating,timestamp.",
+        )
     fields = Fields("user_id", "parent_asin", time="timestamp", rating="rating" if ratings else None)
     return delimited.interactions(lines, where, names, fields, delimiter=",")
 

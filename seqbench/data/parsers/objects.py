@@ -48,7 +48,7 @@ def json_lines(lines: Lines, where: str, fields: Fields, *, whole_ids: tuple[str
         if (columns := _at_once(block, schema, roles, fields)) is not None:
             collector.add(columns)
         else:
-            one_by_one(block, roles, fields, _json, "not JSON", lines.lines, collector)
+            one_by_one(block, roles, fields, json.loads, "not JSON", lines.lines, collector)
             collector.check_hope()
     return collector.finish()
 
@@ -84,8 +84,8 @@ def literal(line: str) -> Any:
         return ast.literal_eval(line)
     except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
         try:
-            return _json(line)
-        except ValueError:
+            return json.loads(line)
+        except (ValueError, RecursionError):
             raise ValueError(str(error)) from error
 
 
@@ -149,10 +149,6 @@ def _at_once(block: bytes, schema: pa.Schema, roles: dict[str, str], fields: Fie
         return None
 
 
-def _json(line: str) -> Any:
-    return json.loads(line)
-
-
 def _text(written: str) -> str:
     return written.removeprefix("u")[1:-1]
 
@@ -183,7 +179,7 @@ def titles(stream: BinaryIO) -> dict[str, str]:
             for line in block.split(b"\n"):
                 try:
                     text = line.decode("utf-8", errors="replace")
-                    entry = _json(text) if text.startswith('{"') else literal(text)
+                    entry = json.loads(text) if text.startswith('{"') else literal(text)
                 except (ValueError, RecursionError):
                     continue
                 if isinstance(entry, dict):

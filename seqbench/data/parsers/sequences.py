@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seqbench.data.parsers.delimited import Lines
-from seqbench.data.parsers.rows import WHOLE_NUMBER, Collector, RawInteractions
+from seqbench.data.parsers.rows import Collector, RawInteractions
 
 XLONG_FIELDS = 7  # of which the row, the user, the history and the next item are read
 
@@ -25,17 +25,18 @@ def read(source: Lines, where: str) -> RawInteractions:
     collector = Collector(where)
     for block in source:
         texts, numbers = _texts(block, source.lines, collector)
-        words = pc.ascii_split_whitespace(pc.utf8_trim_whitespace(texts))
+        texts = pc.utf8_trim_whitespace(texts)
+        fits = pc.match_substring_regex(texts, r"^[0-9]{1,18}( +[0-9]{1,18})+$").to_numpy(zero_copy_only=False)
+        blank = pc.equal(texts, "").to_numpy(zero_copy_only=False)
+        collector.reject("not a user and its items", numbers[~fits & ~blank])
+        words = pc.ascii_split_whitespace(texts.filter(pa.array(fits)))
+        ids = pc.list_flatten(words).cast(pa.int64()).to_numpy()
         counts = pc.list_value_length(words).to_numpy()
-        blank = pc.equal(pc.utf8_trim_whitespace(texts), "").to_numpy(zero_copy_only=False)
-        enough = counts >= 2
-        collector.reject("wrong number of fields", numbers[~enough & ~blank])
-        words = words.filter(pa.array(enough))
-        flat, counts = pc.list_flatten(words), counts[enough]
-        first = np.zeros(len(flat), bool)
+        first = np.zeros(len(ids), bool)
         first[np.cumsum(counts) - counts] = True
-        users = flat.filter(pa.array(first)).take(pa.array(np.repeat(np.arange(len(counts)), counts - 1)))
-        _add(collector, users, flat.filter(pa.array(~first)))
+        if len(ids):
+            collector.add({"user": np.repeat(ids[first], counts - 1), "item": ids[~first]})
+        collector.check_hope()
     return collector.finish()
 
 
@@ -66,6 +67,7 @@ def xlong(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteract
                     "item": pc.list_flatten(items).cast(pa.int64()).to_numpy(),
                 }
             )
+        collector.check_hope()
     return collector.finish()
 
 
@@ -84,14 +86,3 @@ def _texts(block: bytes, before: int, collector: Collector) -> tuple[pa.Array, n
                 bad.append(number)
         collector.reject("not UTF-8", bad)
         return pa.array(good, pa.string()), np.array(numbers, np.int64)
-
-
-def _add(collector: Collector, users: pa.Array, items: pa.Array) -> None:
-    if not len(users):
-        return
-
-    def ids(texts: pa.Array) -> pa.Array | np.ndarray:
-        whole = pc.all(pc.match_substring_regex(texts, WHOLE_NUMBER)).as_py()
-        return texts.cast(pa.int64()).to_numpy() if whole else texts
-
-    collector.add({"user": ids(users), "item": ids(items)})
