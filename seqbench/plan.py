@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqbench import console
-from seqbench.data.catalog import SPLITS
+from seqbench.data.catalog import GIVEN, SPLITS
 from seqbench.data.prepared import PreparedDataset
 from seqbench.errors import UsageError, unknown_name
 from seqbench.models import load_model, model_name, model_names, model_source
@@ -189,8 +189,8 @@ def protocol(name: str, *, split: str, max_len: int) -> Protocol:
     """
     if name not in PROTOCOLS:
         raise unknown_name("Protocol", name, PROTOCOLS, "seqbench run --help")
-    if split not in SPLITS:
-        raise unknown_name("Split", split, SPLITS, "seqbench run --help")
+    if split not in (*SPLITS, GIVEN):
+        raise unknown_name("Split", split, (*SPLITS, GIVEN), "seqbench run --help")
     chosen = dataclasses.replace(PROTOCOLS[name], split=split, max_len=max_len)
     if chosen.windows == "lrurec" and max_len < 2:
         raise UsageError(
