@@ -15,7 +15,7 @@ from seqbench.ops.precision import HALF
 from seqbench.ops.rg_lru import rg_lru
 from seqbench.ops.selective_scan import selective_scan
 from tests.ops.host_cuda import on_the_host
-from tests.ops.test_linear_scan import LENGTHS, assert_close
+from tests.ops.opskit import LENGTHS, assert_close
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # Half precision differs at the ends only.

@@ -1,7 +1,6 @@
 """Every scan backend against the golden recurrences and the plain loop: states and every gradient."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,22 +11,11 @@ from torch import Tensor
 from seqbench.errors import UsageError
 from seqbench.ops.backends import BACKENDS, resolve
 from seqbench.ops.linear_scan import OPERATOR, linear_scan
-from seqbench.ops.pytorch import linear_scan as torch_scan
 from tests.conftest import Golden
-from tests.ops.host_cuda import on_the_host
+from tests.ops.opskit import LENGTHS, assert_close, implementation
 
-# Largest deviation, relative to the largest value of the compared tensor.
-TOLERANCE = {
-    torch.float64: 1e-12,
-    torch.complex128: 1e-12,
-    torch.float32: 2e-6,
-    torch.complex64: 2e-6,
-    torch.bfloat16: 2e-2,
-    torch.float16: 2e-3,
-}
 REAL, COMPLEX = Golden("scan_real"), Golden("scan_complex")
 CASES = [(golden, case) for golden in (REAL, COMPLEX) for case in golden.config["cases"]]
-LENGTHS = (1, 2, 7, 8, 31, 63, 200, 1000, 1024, 4097)
 # These backends count as two: either of their forms, forced. The CUDA kernels run on the CPU here.
 FORMS = {"torch": ("sequential", "chunked"), "cuda": ("channels", "chunked")}
 FAST = [
@@ -35,41 +23,18 @@ FAST = [
 ]
 
 
-@contextmanager
-def implementation(name: str) -> Iterator[str]:
-    """Yields the backend that `name` stands for; skips the test if it cannot run here."""
-    backend, _, form = name.partition("-")
-    if backend == "cuda":
-        with on_the_host(form):
-            yield backend
-        return
-    if reason := BACKENDS[backend].unavailable(OPERATOR, "cpu"):
-        pytest.skip(reason)
-    with pytest.MonkeyPatch.context() as patch:
-        if form:
-            patch.setitem(torch_scan.SEQUENTIAL_FROM, "cpu", 0 if form == "sequential" else 1 << 40)
-        yield backend
-
-
 @pytest.fixture(params=[*FAST, "reference"])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every implementation."""
-    with implementation(request.param) as name:
+    with implementation(request.param, OPERATOR) as name:
         yield name
 
 
 @pytest.fixture(params=FAST)
 def fast(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every implementation but the reference, to be compared with it."""
-    with implementation(request.param) as name:
+    with implementation(request.param, OPERATOR) as name:
         yield name
-
-
-def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str) -> None:
-    expected = expected.to(torch.complex128 if expected.is_complex() else torch.float64)
-    error = (actual.to(expected.dtype) - expected).abs().max().item() if expected.numel() else 0.0
-    scale = max(expected.abs().max().item(), torch.finfo(dtype).tiny) if expected.numel() else 1.0
-    assert error <= TOLERANCE[dtype] * scale, f"{what}: error {error:.2e} of {scale:.2e} in {dtype}"
 
 
 def narrow(dtype: torch.dtype) -> torch.dtype:
@@ -147,7 +112,7 @@ def test_equals_reference_for_any_shape(
     inputs = torch.randn(shape, dtype=draw, generator=generator)
     initial = torch.randn((B, D), dtype=draw, generator=generator)
     cotangent = torch.randn(shape, dtype=draw, generator=generator)
-    with implementation(name) as backend:
+    with implementation(name, OPERATOR) as backend:
         ours = gradients(gates, inputs, initial, cotangent, backend)
     if T == 0:
         assert ours[0].shape == shape

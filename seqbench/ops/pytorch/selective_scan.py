@@ -64,6 +64,7 @@ def backward(
         grad_final: (B, D, N), the same for the final state.
     """
     T = inputs.shape[1]
+    decay = decay.contiguous()  # results of elementwise operations have the layout of their operands
     x, raw, B, C = (tensor.transpose(0, 1) for tensor in (inputs, deltas, drive, readout))
     steps = F.softplus(raw) if delta_softplus else raw
     driven = steps * x
@@ -83,7 +84,7 @@ def backward(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     grad_steps, grad_driven = torch.empty_like(y), torch.empty_like(y)
     grad_drive, grad_readout = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (B, C))
-    grad_decay = torch.zeros_like(decay, memory_format=torch.contiguous_format)
+    grad_decay = torch.zeros_like(decay)
     grad_state = grad_final.clone(memory_format=torch.contiguous_format)
     for chunk, state in zip(reversed(chunks), reversed(checkpoints), strict=True):
         decays = torch.exp(steps[chunk].unsqueeze(3) * decay)  # (K, B, D, N), as all of a chunk
