@@ -10,7 +10,6 @@
 // walked in one direction, the forward pass upwards, the backward pass downwards, which prefetchers rely on.
 
 #include <cstdint>
-#include <type_traits>
 
 #include "parallel.h"
 #include "pieces.h"
