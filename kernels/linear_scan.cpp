@@ -10,20 +10,13 @@
 // walked in one direction, the forward pass upwards, the backward pass downwards, which prefetchers rely on.
 
 #include <cstdint>
-#include <type_traits>
 
 #include "parallel.h"
+#include "pieces.h"
 #include "vector_math.h"
 
 namespace {
 
-// Rows are cut to this many bytes, so that the rows of all arrays of one step stay in the first-level cache.
-constexpr int64_t ROW_BYTES = 4096;
-constexpr int64_t LINE_BYTES = 64;
-// What the backward pass takes from a row at a time. Whole rows, upwards within while time runs down, are twice as slow.
-constexpr int64_t CHUNK_BYTES = 128;
-// With fewer elements per thread, waking another one costs more than it saves.
-constexpr int64_t ELEMENTS_PER_THREAD = 65536;
 // Steps whose products are added in the precision of the data before they go into a double.
 constexpr int64_t FLUSH = 64;
 
@@ -76,41 +69,6 @@ template <class R>
 inline void clear(R* out, int64_t width) {
     for (int64_t i = 0; i < width; ++i) out[i] = 0;
 }
-
-// Calls body(first channel, channels) for the chunks of a row, from the last to the first.
-template <int64_t Chunk, class Body>
-inline void downwards(int64_t width, const Body& body) {
-    int64_t first = width / Chunk * Chunk;
-    if (first < width) body(first, width - first);
-    while (first > 0) body(first -= Chunk, std::integral_constant<int64_t, Chunk>());  // a constant: unrolled
-}
-
-int64_t gcd(int64_t x, int64_t y) { return y ? gcd(y, x % y) : x; }
-
-// Cuts (batch, channels) into pieces: whole rows if there are plenty, else as many pieces of rows as balance threads.
-struct Pieces {
-    int threads;
-    int64_t D, width, per_row, count;
-
-    Pieces(int64_t B, int64_t T, int64_t D_, int64_t element_bytes, int threads_) : D(D_) {
-        int64_t useful = B * T * D / ELEMENTS_PER_THREAD;
-        if (useful > threads_) useful = threads_;
-        if (useful > MAX_THREADS) useful = MAX_THREADS;
-        threads = useful < 1 ? 1 : static_cast<int>(useful);
-        const int64_t line = LINE_BYTES / element_bytes;
-        const int64_t cuts = B >= 8 * threads ? 1 : threads / gcd(B, threads);
-        width = ((D + cuts - 1) / cuts + line - 1) / line * line;
-        if (width > ROW_BYTES / element_bytes) width = ROW_BYTES / element_bytes;
-        per_row = (D + width - 1) / width;
-        count = B * per_row;
-    }
-    int64_t row(int64_t piece) const { return piece / per_row; }
-    int64_t first(int64_t piece) const { return piece % per_row * width; }
-    int64_t size(int64_t piece) const {
-        const int64_t rest = D - first(piece);
-        return rest < width ? rest : width;
-    }
-};
 
 template <class R, bool Complex>
 void forward(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, int64_t inputs_b, int64_t inputs_t,

@@ -135,8 +135,12 @@ struct Block {
     void read(int64_t b, int64_t t) {
         load(scan.inputs.at(b, t) + first, x, count);
         load(scan.deltas.at(b, t) + first, raw, count);
-        for (int64_t i = 0; i < width; ++i) delta[i] = scan.softplus ? math::softplus(raw[i]) : raw[i];
-        for (int64_t i = count; i < width; ++i) delta[i] = 0;  // softplus(0) is not
+        if (scan.softplus) {
+            for (int64_t i = 0; i < width; ++i) delta[i] = math::softplus(raw[i]);
+            for (int64_t i = count; i < width; ++i) delta[i] = 0;  // softplus(0) is not
+        } else {
+            load(raw, delta, width);
+        }
         for (int64_t i = 0; i < width; ++i) driven[i] = delta[i] * x[i];
     }
 
@@ -327,11 +331,10 @@ struct Backward {
             grad_delta[i] = fma(grad_driven[i], block.x[i], static_cast<R>(LN_2) * grad_delta[i]);
             grad_driven[i] = fma(grad_driven[i], block.delta[i], grad_y[i] * block.skip[i]);
         }
-        R *__restrict to_inputs = out.inputs + at, *__restrict to_deltas = out.deltas + at;
-        for (int64_t i = 0; i < count; ++i) {
-            to_inputs[i] = grad_driven[i];
-            to_deltas[i] = scan.softplus ? grad_delta[i] * math::sigmoid(block.raw[i]) : grad_delta[i];
-        }
+        if (scan.softplus)
+            for (int64_t i = 0; i < width; ++i) grad_delta[i] *= math::sigmoid(block.raw[i]);
+        std::memcpy(out.inputs + at, grad_driven, count * sizeof(R));
+        std::memcpy(out.deltas + at, grad_delta, count * sizeof(R));
     }
 
     static inline void update(R drive, R readout, const R* __restrict decay, const R* __restrict delta,

@@ -13,7 +13,6 @@ from seqbench.data.prepared import PreparedDataset
 from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.evaluate import Ranks, rank
 from seqbench.measure import PeakMemory, latency
-from seqbench.models import load_model
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
 from seqbench.results import CHECKPOINT, RANKS, SAMPLES, Definition, Protocol, Record, write_record
 from seqbench.train import Trainer, derived_seed
@@ -21,6 +20,7 @@ from seqbench.train import Trainer, derived_seed
 
 def run_cell(
     definition: Definition,
+    cls: type[Model],
     prepared: PreparedDataset,
     results: Path,
     device: str,
@@ -29,6 +29,7 @@ def run_cell(
     """Run one cell and store its record, ranks and samples.
 
     Args:
+        cls: the class of the definition's model.
         device: where to run, such as "cpu" or "cuda:1".
         emit: called with an event's name and its fields as things happen.
 
@@ -42,7 +43,6 @@ def run_cell(
     target = torch.device(device)
     protocol = definition.protocol
     sequences = split_sequences(*prepared.load(), split=protocol.split)
-    cls = load_model(definition.model)
     config = cls.Config(**definition.config)
 
     def build(max_len: int) -> Model:
@@ -84,7 +84,7 @@ def run_cell(
 
     emit("phase", name="evaluating")
     ranks = {
-        name: rank(model, sequences, examples, max_len=protocol.max_len, exclude_seen=protocol.exclude_seen)
+        name: rank(model, sequences, examples, protocol)
         for name, examples in (("valid", sequences.valid()), ("test", sequences.test()))
     }
     cost.setdefault("peak_memory_bytes", peak())
@@ -123,16 +123,9 @@ def describe_dataset(
         "users": prepared.users,
         "items": prepared.items,
         "interactions": prepared.interactions,
-        "filters": _filter_words(meta["filters"]),
+        "filters": prepared.filter_words(),
         "evaluated_users": len(test.users),
         "training_pairs": len(sequences.training_pairs()[0]),
         "count_mismatch": meta["count_mismatch"],
-        "ceiling": meta.get("ceiling") if protocol.split == "leave-one-out" and protocol.exclude_seen else None,
+        "ceiling": meta.get("ceiling") if (protocol.split, protocol.removed) == ("leave-one-out", "history") else None,
     }
-
-
-def _filter_words(filters: dict[str, Any]) -> str:
-    least_user, least_item = filters["min_user"], filters["min_item"]
-    if least_user == least_item:
-        return f"{least_user}-core"
-    return f"users with {least_user}, items with {least_item} interactions or more"

@@ -18,6 +18,7 @@ from seqbench.data.sequences import Examples, Sequences, pad
 from seqbench.errors import Diverged
 from seqbench.files import replacing
 from seqbench.models.base import Model
+from seqbench.results import Protocol
 
 # Scores of one batch, (B, V), are kept below this many elements.
 BATCH_ELEMENTS = 1 << 24
@@ -65,13 +66,14 @@ class Ranks:
 
 
 @torch.inference_mode()
-def rank(model: Model, sequences: Sequences, examples: Examples, *, max_len: int, exclude_seen: bool) -> Ranks:
+def rank(model: Model, sequences: Sequences, examples: Examples, protocol: Protocol) -> Ranks:
     """Rank each example's target among the whole catalogue.
 
-    Args:
-        max_len: the model sees this many most recent items of each history.
-        exclude_seen: items anywhere in the user's history (not only the last `max_len`) cannot be recommended;
-            a target that is itself in the history stays.
+    The model sees the `protocol.max_len` most recent items of each history. What cannot be recommended ranks behind
+    everything else, `protocol.removed`:
+        "history": items anywhere in the user's history, but for a target that is itself in it.
+        "window": items that the model sees, even the target, as in the code of LRURec.
+        "nothing": the whole catalogue competes.
 
     Raises:
         Diverged: the model gives a score that is not a number, or infinite.
@@ -87,7 +89,7 @@ def rank(model: Model, sequences: Sequences, examples: Examples, *, max_len: int
     for at in range(0, len(examples), size):
         rows = by_length[at : at + size]
         starts, stops = examples.starts[rows], examples.stops[rows]
-        items, lengths = pad(sequences.flat, starts, stops, max_len)
+        items, lengths = pad(sequences.flat, starts, stops, protocol.max_len)
         targets = torch.from_numpy(examples.targets[rows]).to(device).unsqueeze(1)
         scores = model.score(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device)).float()
         if not torch.isfinite(scores[:, 1:]).all():
@@ -95,10 +97,13 @@ def rank(model: Model, sequences: Sequences, examples: Examples, *, max_len: int
         target_scores = scores.gather(1, targets)
         scores = scores.clone()  # may be an expanded view
         scores[:, 0] = -torch.inf
-        if exclude_seen:
+        if protocol.removed == "window":
+            scores.scatter_(1, torch.from_numpy(items).to(device), -torch.inf)
+            target_scores = scores.gather(1, targets)
+        elif protocol.removed == "history":
             seen, _ = pad(sequences.flat, starts, stops)
             scores.scatter_(1, torch.from_numpy(seen).to(device), -torch.inf)
-        scores.scatter_(1, targets, target_scores)
+            scores.scatter_(1, targets, target_scores)
         better[rows] = (scores > target_scores).sum(dim=1).cpu().numpy()
         ties[rows] = (scores == target_scores).sum(dim=1).cpu().numpy() - 1
     model.train(was_training)

@@ -11,36 +11,62 @@ import seqbench
 from seqbench import environment, paths
 from seqbench.data.catalog import load_catalog
 from seqbench.data.prepared import list_prepared
-from seqbench.models import MODELS, load_model
-from seqbench.models.base import IncrementalModel
+from seqbench.errors import SeqbenchError
+from seqbench.models import load_model, model_name, model_names
+from seqbench.models.base import IncrementalModel, Model
 from seqbench.ops.backends import BACKENDS, resolve
+
+# What `seqbench list models` counts parameters for.
+WIDTH = 64
+POSITIONS = 50
 
 
 def models_table() -> Table:
     """One line per registered model."""
-    table = _table("Model", "What it is", "Causal", "Incremental", "Paper")
-    for name in MODELS:
-        cls = load_model(name)
+    table = _table("Model", "What it is", "Causal", "Incremental", f"Parameters, D = {WIDTH}", "Paper")
+    for name in model_names():
+        try:
+            cls = load_model(name)
+        except SeqbenchError as error:  # of another package; ours can always be loaded
+            table.add_row(name, error.message)
+            continue
         # A model that has both forms is causal, and then perhaps incremental, if --set NAME.causal=true says so.
         optional = any(field.name == "causal" for field in dataclasses.fields(cls.Config))
         causal = "optional" if optional else _yes(cls.Config().causal)
         incremental = causal if issubclass(cls, IncrementalModel) else "no"
         if issubclass(cls, IncrementalModel) and cls.state_grows:
             incremental = "growing state"
-        table.add_row(name, cls.summary, causal, incremental, cls.paper)
-    table.caption = "`seqbench list models NAME` shows a model's settings."
+        table.add_row(name, cls.summary, causal, incremental, parameter_words(cls), cls.paper)
+    table.caption = (
+        f"Parameters for V = items + 1 and sequences of at most {POSITIONS} items; the part with V is the item table.\n"
+        "`seqbench list models NAME` shows a model's settings."
+    )
     return table
 
 
+def parameter_words(cls: type[Model]) -> str:
+    """The number of parameters as a function of the catalogue: "99,840 + 64 V"."""
+    config = cls.Config()
+    if "hidden_size" in dataclasses.asdict(config):
+        config = dataclasses.replace(config, **{"hidden_size": WIDTH})
+    small, large = (
+        sum(parameter.numel() for parameter in cls(items, POSITIONS, config).parameters()) for items in (9, 19)
+    )
+    per_item = (large - small) // 10
+    words = [f"{small - 10 * per_item:,}" if small - 10 * per_item else "", f"{per_item} V" if per_item else ""]
+    return " + ".join(word for word in words if word) or "0"
+
+
 def settings_table(name: str) -> Table | Text:
-    """The fields that --set can change, with their defaults."""
-    cls = load_model(name)
-    table = _table("Setting", "Default")
+    """The fields that --set can change, with their defaults, and what --preset paper changes."""
+    cls, name = load_model(name), model_name(name)
+    table = _table("Setting", "Default", *(["--preset paper"] if cls.presets else []))
     defaults = dataclasses.asdict(cls.Config())
     if cls.training_defaults is not None:
         defaults |= dataclasses.asdict(cls.training_defaults)
     for field, value in defaults.items():
-        table.add_row(f"{name}.{field}", str(value))
+        papers = [f"{dataset}: {fields[field]}" for dataset, fields in cls.presets.items() if field in fields]
+        table.add_row(f"{name}.{field}", str(value), *(["\n".join(papers)] if cls.presets else []))
     return table if table.row_count else Text(f"{name} has nothing to set.")
 
 

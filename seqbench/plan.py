@@ -2,22 +2,25 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqbench import console
-from seqbench.data.catalog import SPLITS
+from seqbench.data.catalog import GIVEN, SPLITS
 from seqbench.data.prepared import PreparedDataset
 from seqbench.errors import UsageError, unknown_name
-from seqbench.models import MODELS, load_model
+from seqbench.models import load_model, model_name, model_names, model_source
 from seqbench.models.base import Model, TrainingConfig, check_objective
 from seqbench.ops.backends import resolve
-from seqbench.results import CHECKPOINT, RECORD, Definition, Protocol, UnreadableRecord, read_record
+from seqbench.results import CHECKPOINT, PROTOCOLS, RECORD, Definition, Protocol, UnreadableRecord, read_record
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+PRESETS = ("paper",)
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,23 @@ class Cell:
     state: str  # "finished", "resumable", "new", or "forced"
 
 
-def parse_models(names: str | None) -> list[str]:
-    """Comma-separated model names, checked, at least one; all registered models if None."""
-    chosen = list(MODELS) if names is None else words(names)
-    for name in chosen:
-        if name not in MODELS:
-            raise unknown_name("Model", name, MODELS, "seqbench list models")
+def parse_models(text: str | None) -> dict[str, str]:
+    """Comma-separated references as name → reference, each loaded once; all registered models if None.
+
+    Raises:
+        UsageError: none at all, one that cannot be loaded, or two of the same name.
+    """
+    chosen: dict[str, str] = {}
+    for reference in model_names() if text is None else words(text):
+        load_model(reference)
+        name = model_name(reference)
+        if name in chosen:
+            raise UsageError(
+                f"Two models are called {name}: {chosen[name]} and {reference}.", hint="Rename one of the classes."
+            )
+        chosen[name] = reference
     if not chosen:
-        raise UsageError(f"--models names no model: '{names}'.", hint="See `seqbench list models`.")
+        raise UsageError(f"--models names no model: '{text}'.", hint="See `seqbench list models`.")
     return chosen
 
 
@@ -50,7 +62,7 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def parse_overrides(settings: Sequence[str], models: Sequence[str]) -> dict[str, dict[str, str]]:
+def parse_overrides(settings: Sequence[str], models: Collection[str]) -> dict[str, dict[str, str]]:
     """`model.field=value` words as model → field → text.
 
     Raises:
@@ -65,9 +77,10 @@ def parse_overrides(settings: Sequence[str], models: Sequence[str]) -> dict[str,
                 f"--set takes model.field=value, not '{setting}'.",
                 hint="For example --set lrurec.dropout=0.5",
             )
-        if model not in MODELS:
-            raise unknown_name("Model", model, MODELS, "seqbench list models")
         if model not in overrides:
+            registered = model_names()
+            if model not in registered:
+                raise unknown_name("Model", model, [*models, *registered], "seqbench list models")
             raise UsageError(
                 f"--set {setting}: {model} is not among the models of this run.", hint="Add it to --models."
             )
@@ -76,13 +89,23 @@ def parse_overrides(settings: Sequence[str], models: Sequence[str]) -> dict[str,
 
 
 def configure(
-    cls: type[Model], name: str, overrides: dict[str, str], epochs: int | None
+    cls: type[Model],
+    reference: str,
+    overrides: dict[str, str],
+    epochs: int | None,
+    preset: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The model's config and training config as plain dicts: its defaults, changed by overrides and --epochs.
+    """The model's config and training config as plain dicts.
+
+    They are its defaults, changed by the preset, then by the overrides (as text), then by --epochs.
+
+    Args:
+        reference: what the class was loaded from.
 
     Raises:
         UsageError: a field that the model does not have, or a value that does not fit it.
     """
+    name = model_name(reference)
     training = cls.training_defaults
     model_fields = {field.name for field in dataclasses.fields(cls.Config)}
     training_fields = {field.name for field in dataclasses.fields(TrainingConfig)} if training else set()
@@ -91,25 +114,32 @@ def configure(
             known = sorted(model_fields | training_fields)
             if not known:
                 raise UsageError(f"{name} has nothing to set.", hint="Leave it out of --set.")
-            raise unknown_name(f"Setting of {name}", field, known, f"seqbench list models {name}")
+            raise unknown_name(f"Setting of {name}", field, known, f"seqbench list models {reference}")
+    preset = preset or {}
+
+    def changed(defaults: Any, fields: set[str]) -> Any:
+        tuned = dataclasses.replace(defaults, **{f: v for f, v in preset.items() if f in fields})
+        return _replace(tuned, {f: v for f, v in overrides.items() if f in fields})
+
     try:
-        config = _replace(cls.Config(), {f: v for f, v in overrides.items() if f in model_fields})
+        config = changed(cls.Config(), model_fields)
         if training is not None:
-            training = _replace(training, {f: v for f, v in overrides.items() if f in training_fields})
+            training = changed(training, training_fields)
             if epochs is not None:
                 training = dataclasses.replace(training, epochs=epochs)
             check_objective(config, training)
     except ValueError as error:
-        raise UsageError(f"{name}: {error}.", hint=f"See `seqbench list models {name}`.") from None
+        raise UsageError(f"{name}: {error}.", hint=f"See `seqbench list models {reference}`.") from None
     return dataclasses.asdict(config), None if training is None else dataclasses.asdict(training)
 
 
 def define(
     prepared: PreparedDataset,
-    models: Sequence[str],
+    models: Mapping[str, str],
     seeds: Sequence[int],
     *,
     protocol: Protocol,
+    preset: str | None,
     overrides: dict[str, dict[str, str]],
     epochs: int | None,
     device: str,
@@ -118,14 +148,21 @@ def define(
     """All cells of one data set, model by model. A model without anything random has one cell, of seed 0.
 
     Args:
+        models: name → reference.
+        preset: "paper" for the values that a model's paper gives for this data set, or None for its defaults.
         device: such as "cpu" or "cuda:1"; its kind is part of the definition, its number is not.
         backend: name of a backend of the operators, or "auto".
     """
+    if preset not in (None, *PRESETS):
+        raise unknown_name("Preset", str(preset), PRESETS, "seqbench run --help")
     kind = device.partition(":")[0]
     definitions = []
-    for name in models:
-        cls = load_model(name)
-        config, training = configure(cls, name, overrides.get(name, {}), epochs)
+    for name, reference in models.items():
+        cls = load_model(reference)
+        tuned = cls.presets.get(prepared.name) if preset else None
+        if preset and cls.training_defaults and tuned is None:
+            console.note(f"The paper of {name} gives no values for {prepared.name}; its defaults are used there.")
+        config, training = configure(cls, reference, overrides.get(name, {}), epochs, tuned)
         definitions += [
             Definition(
                 dataset=prepared.name,
@@ -137,21 +174,30 @@ def define(
                 seed=seed,
                 device=kind,
                 backend=None if training is None else resolve("linear_cross_entropy", backend, kind).name,
+                source=model_source(reference),
             )
             for seed in (seeds if training is not None else [0])
         ]
     return definitions
 
 
-def protocol(split: str, *, exclude_seen: bool, max_len: int) -> Protocol:
+def protocol(name: str, *, split: str, max_len: int) -> Protocol:
     """The protocol of a run.
 
     Raises:
-        UsageError: no such split.
+        UsageError: no such protocol or split, or a length that leaves nothing to train on.
     """
-    if split not in SPLITS:
-        raise unknown_name("Split", split, SPLITS, "seqbench run --help")
-    return Protocol(split=split, exclude_seen=exclude_seen, max_len=max_len)
+    if name not in PROTOCOLS:
+        raise unknown_name("Protocol", name, PROTOCOLS, "seqbench run --help")
+    if split not in (*SPLITS, GIVEN):
+        raise unknown_name("Split", split, (*SPLITS, GIVEN), "seqbench run --help")
+    chosen = dataclasses.replace(PROTOCOLS[name], split=split, max_len=max_len)
+    if chosen.windows == "lrurec" and max_len < 2:
+        raise UsageError(
+            f"Protocol {name} cuts sequences into windows of {max_len} item, which leaves no next item to train on.",
+            hint="Use --max-len 2 or more.",
+        )
+    return chosen
 
 
 def resolve_device(text: str) -> str:

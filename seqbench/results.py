@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqbench import paths
 from seqbench.errors import SeqbenchError
 from seqbench.files import write_json
 
@@ -32,13 +33,24 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a model is judged. Figures of different protocols never share a column."""
+    """How a model is trained and judged. Figures of different protocols never share a column."""
 
-    name: str = "fair"
+    name: str = "fair"  # a key of PROTOCOLS
     split: str = "leave-one-out"  # or "temporal"
-    exclude_seen: bool = True  # items of the user's history cannot be recommended
+    removed: str = "history"  # what cannot be recommended: items of the whole "history", of the "window" that the model
+    # sees, or "nothing"
     selection: str = "ndcg@10"  # the validation metric that picks the epoch
+    windows: str = "drawn"  # how long sequences are cut for training: anew in every epoch, or as "lrurec" does
     max_len: int = 50  # most recent items that a model sees
+
+
+# `fair` is ours. The others follow the code that published figures come from, so that they can be compared with:
+# `lrurec` that of LRURec, `recbole` that of RecBole, which the papers of the other architectures use.
+PROTOCOLS = {
+    "fair": Protocol(),
+    "lrurec": Protocol("lrurec", removed="window", selection="hr@10", windows="lrurec"),
+    "recbole": Protocol("recbole", removed="nothing"),
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class Definition:
     seed: int
     device: str  # "cpu" or "cuda"
     backend: str | None  # of the operators; None for models that are not trained by gradient
+    source: str | None = None  # of a model that is not part of seqbench: hash of its file, or package and version
     revision: int = REVISION
 
     @property
@@ -64,7 +77,7 @@ class Definition:
 
     def folder(self, results: Path) -> Path:
         """Where the cell's files live below the results folder."""
-        return results / self.dataset / self.model / self.key
+        return results / paths.folder_name(self.dataset) / self.model / self.key
 
     def label(self) -> str:
         """Short words for progress lines."""

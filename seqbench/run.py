@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,13 @@ def check_writable(results: Path) -> None:
         raise storage_error(error, results) from error
 
 
-def run_cells(cells: Sequence[Cell], *, home: Path, results: Path, device: str) -> list[str]:
+def run_cells(cells: Sequence[Cell], *, models: Mapping[str, str], home: Path, results: Path, device: str) -> list[str]:
     """Run every cell that is not finished.
 
     A cell that fails is recorded as failed and the others go on; a full disk ends the run.
+
+    Args:
+        models: name → reference, from which the worker loads the class.
 
     Returns:
         One line for each cell that failed.
@@ -67,6 +70,7 @@ def run_cells(cells: Sequence[Cell], *, home: Path, results: Path, device: str) 
         label = cell.definition.label()
         order = {
             "definition": dataclasses.asdict(cell.definition),
+            "model": models[cell.definition.model],
             "home": str(home),
             "results": str(results),
             "device": device,

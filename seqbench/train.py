@@ -163,13 +163,7 @@ class Trainer:
         number = self.state.epoch + 1
         loss, timed = self._pass(number)
         trained = time.perf_counter()
-        valid = rank(
-            self.model,
-            self.sequences,
-            self.sequences.valid(),
-            max_len=self.protocol.max_len,
-            exclude_seen=self.protocol.exclude_seen,
-        )
+        valid = rank(self.model, self.sequences, self.sequences.valid(), self.protocol)
         value = float(valid.per_user(self.protocol.selection).mean())
         evaluated = time.perf_counter()
         entry = Epoch(number, loss, value, trained - started, evaluated - trained, *timed)
@@ -232,6 +226,8 @@ class Trainer:
         """Starts and lengths of one epoch's rows, as ranges of the flat item array."""
         if self.by_prefix:
             return self.sequences.prefixes(self.protocol.max_len)
+        if self.protocol.windows == "lrurec":
+            return self.sequences.lrurec_windows(self.protocol.max_len)
         return self.sequences.windows(self.protocol.max_len, generator)
 
     def _step(self, starts: Ints, lengths: Ints) -> tuple[Tensor, int]:

@@ -63,10 +63,13 @@ def _run(order: dict[str, Any], emit: Any) -> None:
     from seqbench.cell import run_cell
     from seqbench.data.prepared import open_prepared
     from seqbench.locking import locked
+    from seqbench.models import load_model, model_source
     from seqbench.ops.backends import VARIABLE
     from seqbench.results import CHECKPOINT, Definition, finished_record
 
     definition = Definition.from_dict(order["definition"])
+    if model_source(order["model"]) != definition.source:
+        raise SeqbenchError(f"{order['model']} has changed since the run began.", hint="Repeat the command.")
     results = Path(order["results"])
     if definition.backend:
         os.environ[VARIABLE] = definition.backend
@@ -80,7 +83,7 @@ def _run(order: dict[str, Any], emit: Any) -> None:
         record = None if order["force"] else finished_record(results, definition)
         if record is None:
             prepared = open_prepared(definition.dataset, Path(order["home"]))
-            record = run_cell(definition, prepared, results, order["device"], emit)
+            record = run_cell(definition, load_model(order["model"]), prepared, results, order["device"], emit)
     emit("finished", accuracy=record.accuracy, seconds=record.seconds)
 
 

@@ -204,9 +204,10 @@ def test_a_damaged_record_is_measured_again(bench: Bench) -> None:
 def test_a_damaged_checkpoint_fails_its_cell_and_force_starts_over(bench: Bench) -> None:
     (definition,) = plan.define(
         open_prepared("synthetic", bench.home),
-        ["lrurec"],
+        {"lrurec": "lrurec"},
         [0],
-        protocol=plan.protocol("leave-one-out", exclude_seen=True, max_len=20),
+        protocol=plan.protocol("fair", split="leave-one-out", max_len=20),
+        preset=None,
         overrides=plan.parse_overrides(SMALL[1::2], ["lrurec"]),
         epochs=1,
         device="cpu",

@@ -1,6 +1,7 @@
 """The command line itself: help, listings, reports, streams and exit codes."""
 
 import csv
+import dataclasses
 import errno
 import io
 import json
@@ -18,12 +19,14 @@ from typer.testing import CliRunner
 import seqbench
 from seqbench import plan
 from seqbench.cli import app
+from seqbench.listing import POSITIONS, WIDTH, parameter_words
 from seqbench.models import MODELS, load_model
+from seqbench.models.base import SequenceModel
 from seqbench.ops.backends import BACKENDS
 from seqbench.results import SCHEMA_VERSION, Definition, Protocol, Record, write_record
 from tests.kit import Bench
 
-COMMANDS = ("", "prepare", "run", "report", "env", "list", "list models", "list datasets", "list runs")
+COMMANDS = ("", "prepare", "run", "report", "kernels", "env", "list", "list models", "list datasets", "list runs")
 HEAVY = ("torch", "pandas", "pyarrow", "numpy", "scipy", "yaml", "httpx", "safetensors")
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*\b(3[0-8]|4[0-8]|9[0-7])[0-9;]*m")
@@ -60,7 +63,7 @@ def test_help_says_what_a_command_does_and_exits_cleanly(command: str) -> None:
     assert f"Usage: seqbench {command}".strip() in outcome.output.replace("Usage: root", "Usage: seqbench")
 
 
-@pytest.mark.parametrize("command", ["prepare", "run", "report"])
+@pytest.mark.parametrize("command", ["prepare", "run", "report", "kernels"])
 def test_help_of_the_main_commands_has_two_examples_that_parse(command: str) -> None:
     (epilog,) = [info.epilog for info in app.registered_commands if info.callback.__name__ == command]  # type: ignore[union-attr]
     examples = epilog.removeprefix("Examples: ").split("  •  ")
@@ -112,6 +115,18 @@ def test_all_models_are_listed(bench: Bench) -> None:
     for name in MODELS:
         (line,) = [line for line in outcome.out.splitlines() if line.startswith(f"{name} ")]
         assert load_model(name).summary in line
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_listed_number_of_parameters_is_right_for_any_catalogue(name: str) -> None:
+    cls = load_model(name)
+    words = parameter_words(cls)
+    fixed, table = re.fullmatch(r"([\d,]+)?(?: \+ )?(?:(\d+) V)?", words).groups()  # type: ignore[union-attr]
+    width = {"hidden_size": WIDTH} if issubclass(cls, SequenceModel) else {}
+    for items in (5, 1000):
+        model = cls(items, POSITIONS, dataclasses.replace(cls.Config(), **width))
+        expected = int((fixed or "0").replace(",", "")) + int(table or 0) * (items + 1)
+        assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -203,7 +218,7 @@ def test_the_metrics_of_a_report_can_be_chosen(stored: Bench) -> None:
         (("reprot",), "No such command 'reprot'"),
         (("list", "modles"), "No such command 'modles'"),
         (("list", "models", "lrurek"), "Model 'lrurek' is unknown. Did you mean lrurec?"),
-        (("prepare",), "Missing argument 'NAME...'"),
+        (("prepare",), "There is nothing to prepare: give the NAME of a data set, or --raw FILE and --name NAME."),
         (("prepare", "ml100k"), "Data set 'ml100k' is unknown. Did you mean ml-100k?"),
         (("prepare", "synthetic", "--users", "many"), "--users"),
         (("prepare", "synthetic", "--users", "0"), "--users must be at least 1"),
@@ -215,6 +230,7 @@ def test_the_metrics_of_a_report_can_be_chosen(stored: Bench) -> None:
         (("run", "--datasets", ","), "--datasets names no data set"),
         (("run", "--seeds", "zero"), "--seeds takes numbers such as 0,1,2, not 'zero'"),
         (("run", "--split", "temporel"), "Split 'temporel' is unknown. Did you mean temporal?"),
+        (("run", "--protocol", "recbol"), "Protocol 'recbol' is unknown. Did you mean recbole?"),
         (("run", "--epochs", "0"), "--epochs"),
         (("run", "--max-len", "0"), "--max-len"),
         (("run", "--device", "cuda:99"), "Device 'cuda:99' is not available; this machine has cpu"),

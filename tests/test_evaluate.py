@@ -20,6 +20,7 @@ from seqbench.errors import Diverged
 from seqbench.evaluate import Ranks, rank
 from seqbench.metrics import CUTOFFS, METRICS
 from seqbench.models.base import CountingModel, Model, ModelConfig
+from seqbench.results import Protocol
 
 ITEMS = 30
 
@@ -61,8 +62,8 @@ def random_sequences(users: int = 40, seed: int = 1) -> Sequences:
     return sequences_of(*((rng.permutation(ITEMS)[: rng.integers(3, 16)] + 1).tolist() for _ in range(users)))
 
 
-def ranked(model: Model, sequences: Sequences, *, exclude_seen: bool = True, max_len: int = 50) -> Ranks:
-    return rank(model, sequences, sequences.test(), max_len=max_len, exclude_seen=exclude_seen)
+def ranked(model: Model, sequences: Sequences, *, removed: str = "history", max_len: int = 50) -> Ranks:
+    return rank(model, sequences, sequences.test(), Protocol(removed=removed, max_len=max_len))
 
 
 def ranks_of(better: list[int], ties: list[int]) -> Ranks:
@@ -119,16 +120,16 @@ def test_ties_are_the_mean_over_all_orders(scores: list[int]) -> None:
             assert ranks.per_user(f"{name}@{k}")[0] == pytest.approx(mean, abs=1e-12)
 
 
-@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("removed", ["history", "nothing"])
 @pytest.mark.parametrize("value", [0.0, -3.5, 1e30])
-def test_a_constant_scorer_gets_exactly_the_chance_level(exclude_seen: bool, value: float) -> None:
+def test_a_constant_scorer_gets_exactly_the_chance_level(removed: str, value: float) -> None:
     sequences = random_sequences()
-    ranks = ranked(constant(value), sequences, exclude_seen=exclude_seen)
+    ranks = ranked(constant(value), sequences, removed=removed)
     examples = sequences.test()
     for k in CUTOFFS:
         expected = []
         for start, stop, target in zip(examples.starts, examples.stops, examples.targets, strict=True):
-            hidden = set(sequences.flat[start:stop].tolist()) - {int(target)} if exclude_seen else set()
+            hidden = set(sequences.flat[start:stop].tolist()) - {int(target)} if removed == "history" else set()
             expected.append(min(k, ITEMS - len(hidden)) / (ITEMS - len(hidden)))
         np.testing.assert_allclose(ranks.per_user(f"hr@{k}"), expected, rtol=1e-15)
 
@@ -138,9 +139,9 @@ def test_seen_items_are_excluded_or_kept() -> None:
     table = torch.zeros(ITEMS + 1, ITEMS + 1)
     table[4, 1:6] = torch.tensor([7.0, 7.0, 8.0, 1.0, 9.0])
     sequences = sequences_of([2, 3, 4, 1])
-    kept = ranked(Fixed(table), sequences, exclude_seen=False)
+    kept = ranked(Fixed(table), sequences, removed="nothing")
     assert (kept.better[0], kept.ties[0]) == (2, 1)
-    excluded = ranked(Fixed(table), sequences, exclude_seen=True)
+    excluded = ranked(Fixed(table), sequences, removed="history")
     assert (excluded.better[0], excluded.ties[0]) == (1, 0)
 
 
@@ -149,6 +150,25 @@ def test_items_before_what_the_model_sees_are_excluded_too() -> None:
     table[4, 2] = 9.0
     ranks = ranked(Fixed(table), sequences_of([2, 3, 4, 1]), max_len=1)
     assert ranks.better[0] == 0
+
+
+def test_only_what_the_model_sees_is_removed_as_in_the_code_of_lrurec() -> None:
+    table = torch.zeros(ITEMS + 1, ITEMS + 1)
+    table[4, 1:6] = torch.tensor([1.0, 9.0, 9.0, 9.0, 9.0])
+    sequences = sequences_of([2, 3, 4, 1])
+    found = ranked(Fixed(table), sequences, removed="window", max_len=2)
+    assert (found.better[0], found.ties[0]) == (2, 0)  # items 2 and 5; 3 and 4 are removed
+    assert ranked(Fixed(table), sequences, removed="window", max_len=3).better[0] == 1
+
+
+def test_a_target_that_the_model_sees_cannot_be_hit_in_the_code_of_lrurec() -> None:
+    table = torch.zeros(ITEMS + 1, ITEMS + 1)
+    table[4, 2] = 9.0
+    sequences = sequences_of([2, 3, 4, 2])
+    ranks = ranked(Fixed(table), sequences, removed="window")
+    assert ranks.better[0] == ITEMS - 3
+    assert ranks.per_user("hr@20")[0] == 0
+    assert ranked(Fixed(table), sequences, removed="window", max_len=2).better[0] == 0  # it is not in the window
 
 
 def test_the_model_sees_the_newest_items_only() -> None:

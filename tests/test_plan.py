@@ -28,18 +28,19 @@ def define(prepared: PreparedDataset, models: list[str], **changes: Any) -> list
     defaults: dict[str, Any] = {
         "seeds": [0],
         "protocol": Protocol(max_len=20),
+        "preset": None,
         "overrides": {},
         "epochs": None,
         "device": "cpu",
         "backend": "torch",
     }
     options = defaults | changes
-    return plan.define(prepared, models, options.pop("seeds"), **options)
+    return plan.define(prepared, {name: name for name in models}, options.pop("seeds"), **options)
 
 
 def test_models_are_all_or_the_chosen_ones_in_order() -> None:
-    assert plan.parse_models(None) == list(MODELS)
-    assert plan.parse_models("markov, lrurec,markov,") == ["markov", "lrurec"]
+    assert list(plan.parse_models(None)) == list(MODELS)
+    assert list(plan.parse_models("markov, lrurec,markov,")) == ["markov", "lrurec"]
 
 
 def test_an_unknown_model_is_refused_with_the_nearest() -> None:
@@ -205,11 +206,23 @@ def test_an_unknown_backend_is_refused(prepared: PreparedDataset) -> None:
 
 
 def test_protocol() -> None:
-    assert plan.protocol("temporal", exclude_seen=False, max_len=7) == Protocol(
-        split="temporal", exclude_seen=False, max_len=7
-    )
+    assert plan.protocol("fair", split="temporal", max_len=7) == Protocol(split="temporal", max_len=7)
     with pytest.raises(UsageError, match="Did you mean leave-one-out"):
-        plan.protocol("leave-on-out", exclude_seen=True, max_len=7)
+        plan.protocol("fair", split="leave-on-out", max_len=7)
+    with pytest.raises(UsageError, match="Did you mean recbole"):
+        plan.protocol("recbol", split="temporal", max_len=7)
+    with pytest.raises(UsageError, match="no next item to train on"):
+        plan.protocol("lrurec", split="temporal", max_len=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "removed", "selection"),
+    [("fair", "history", "ndcg@10"), ("lrurec", "window", "hr@10"), ("recbole", "nothing", "ndcg@10")],
+)
+def test_protocols_are_what_their_sources_do(name: str, removed: str, selection: str) -> None:
+    found = plan.protocol(name, split="leave-one-out", max_len=50)
+    assert (found.name, found.removed, found.selection) == (name, removed, selection)
+    assert (found.windows == "lrurec") == (name == "lrurec")
 
 
 @pytest.mark.parametrize(
@@ -261,3 +274,44 @@ def test_what_the_store_holds_decides_the_state(
     with pytest.raises(UnreadableRecord, match="newer seqbench"):
         state()
     assert state(force=True) == "forced"
+
+
+# Presets
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_presets_are_settings_of_their_model(name: str) -> None:
+    cls = load_model(name)
+    defaults = plan.configure(cls, name, {}, None)
+    for fields in cls.presets.values():
+        config, training = plan.configure(cls, name, {}, None, fields)
+        merged = config | (training or {})
+        assert {field: merged[field] for field in fields} == fields
+        assert {k: type(v) for k, v in merged.items()} == {
+            k: type(v) for part in defaults for k, v in (part or {}).items()
+        }
+
+
+def test_a_preset_is_what_the_paper_sets_and_the_command_line_wins(
+    prepared: PreparedDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(load_model("lrurec"), "presets", {"synthetic": {"dropout": 0.6, "batch_size": 128}})
+
+    def settings(name: str, preset: str | None, **overrides: str) -> tuple[float, int]:
+        (found,) = define(prepared, [name], preset=preset, overrides={name: overrides})
+        assert found.training is not None
+        return found.config["dropout"], found.training["batch_size"]
+
+    assert settings("lrurec", None) == (0.5, 32)
+    assert settings("lrurec", "paper") == (0.6, 128)
+    assert settings("lrurec", "paper", dropout="0.1") == (0.1, 128)
+    assert capsys.readouterr().err == ""
+    assert settings("sasrec", "paper") == settings("sasrec", None)
+    assert "The paper of sasrec gives no values for synthetic" in " ".join(capsys.readouterr().err.split())
+    define(prepared, ["popularity"], preset="paper")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unknown_preset_is_refused(prepared: PreparedDataset) -> None:
+    with pytest.raises(UsageError, match=r"Preset 'papper' is unknown\. Did you mean paper"):
+        define(prepared, ["lrurec"], preset="papper")

@@ -48,8 +48,8 @@ def names(folder: Path) -> list[str]:
 
 def test_the_key_is_what_it_always_was() -> None:
     """A change of this value makes every stored result look unfinished."""
-    assert DEFINITION.key == "ef3b46587d0c6958"
-    assert DEFINITION.folder(Path("results")) == Path("results/ml-100k/lrurec/ef3b46587d0c6958")
+    assert DEFINITION.key == "ce246364b8892344"
+    assert DEFINITION.folder(Path("results")) == Path("results/ml-100k/lrurec/ce246364b8892344")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,8 @@ def test_the_key_is_what_it_always_was() -> None:
         {"dataset": "ml-1m"},
         {"fingerprint": "0"},
         {"protocol": Protocol(split="temporal")},
-        {"protocol": Protocol(exclude_seen=False)},
+        {"protocol": Protocol(removed="nothing")},
+        {"protocol": Protocol(windows="lrurec")},
         {"protocol": Protocol(max_len=51)},
         {"protocol": Protocol(selection="hr@10")},
         {"protocol": Protocol(name="paper")},
@@ -71,6 +72,7 @@ def test_the_key_is_what_it_always_was() -> None:
         {"device": "cuda"},
         {"backend": "reference"},
         {"backend": None},
+        {"source": "sha256:0123456789abcdef"},
         {"revision": 0},
     ],
     ids=str,
@@ -80,8 +82,8 @@ def test_every_field_is_part_of_the_key(changes: dict[str, Any]) -> None:
 
 
 def test_the_fields_that_are_tested_are_all_there_are() -> None:
-    assert len(dataclasses.fields(Definition)) == 10
-    assert len(dataclasses.fields(Protocol)) == 5
+    assert len(dataclasses.fields(Definition)) == 11
+    assert len(dataclasses.fields(Protocol)) == 6
 
 
 def test_the_key_does_not_depend_on_the_order_of_settings() -> None:

@@ -190,11 +190,12 @@ def test_another_protocol_is_another_cell(bench: Bench) -> None:
     def keys(*words: str) -> str:
         return bench.run("--models", "popularity", *words, "--dry-run").out
 
-    assert len({keys(), keys("--keep-seen"), keys("--split", "temporal"), keys("--max-len", "19")}) == 4
-    assert bench.run("--models", "popularity", "--split", "temporal", "--keep-seen").code == 0
+    changes = ("--protocol recbole", "--protocol lrurec", "--split temporal", "--max-len 19")
+    assert len({keys(), *(keys(*words.split()) for words in changes)}) == 5
+    assert bench.run("--models", "popularity", "--split", "temporal", "--protocol", "recbole").code == 0
     record = bench.record("popularity")
     protocol = record["definition"]["protocol"]
-    assert (protocol["split"], protocol["exclude_seen"], protocol["max_len"]) == ("temporal", False, 20)
+    assert (protocol["name"], protocol["split"], protocol["max_len"]) == ("recbole", "temporal", 20)
     assert 0 < record["dataset"]["evaluated_users"] < 50
     assert record["dataset"]["ceiling"] is None, "the ceiling is that of the leave-one-out targets"
 

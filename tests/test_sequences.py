@@ -183,6 +183,29 @@ def test_prefixes_are_the_histories_of_every_training_target(users: list[History
     assert windows == {target for _, target in expected}
 
 
+@plainly
+@given(users=histories, max_len=st.integers(2, 4))
+def test_windows_as_lrurec_cuts_them(users: list[History], max_len: int) -> None:
+    """Its rules in plain Python, without the label that is predicted from padding."""
+    try:
+        sequences = split(users)
+    except SeqbenchError:
+        return
+    expected = []
+    for start, stop in zip(sequences.offsets[:-1].tolist(), sequences.train_stops.tolist(), strict=True):
+        whole = list(range(start, stop))
+        pieces = [whole]
+        if len(whole) >= 2 * max_len:
+            pieces = [whole[at : at + max_len] for at in range(len(whole) - max_len, -1, -max_len)]
+        for piece in pieces:
+            targets = piece[-max_len:]
+            inputs = piece[:-1][-max_len:]
+            expected += [(inputs[0], len(inputs))] if inputs else []
+            assert inputs == [target - 1 for target in targets[-len(inputs) :]] or not inputs
+    starts, lengths = sequences.lrurec_windows(max_len)
+    assert list(zip(starts.tolist(), lengths.tolist(), strict=True)) == expected
+
+
 def test_short_sequences_are_not_cut() -> None:
     sequences = split([at(0, 1, 2, 3, 4, 5, 6, 7, 8)])  # trains on 1 … 6, so on 5 transitions
     starts, lengths = sequences.windows(5, np.random.default_rng(0))

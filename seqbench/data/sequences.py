@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqbench.data.catalog import SPLITS
-from seqbench.errors import SeqbenchError, unknown_name
+from seqbench.data.catalog import GIVEN, SPLITS
+from seqbench.errors import SeqbenchError, UsageError, unknown_name
 
 # The temporal split: the share of all interactions that lies before the validation and the test period.
 TEMPORAL_QUANTILES = (0.8, 0.9)
@@ -75,6 +75,24 @@ class Sequences:
         starts = np.where(nth == 0, ends - newest[user], np.maximum(self.offsets[user], stops - max_len))
         return starts, stops - starts
 
+    def lrurec_windows(self, max_len: int) -> tuple[Ints, Ints]:
+        """Training windows as the official code of LRURec cuts them: starts (W,) and lengths (W,).
+
+        A sequence of fewer than 2 · max_len items gives its newest max_len transitions, a longer one windows of
+        max_len items, and so max_len - 1 transitions, from its end; what is left over at its beginning is dropped,
+        and so are the transitions between windows. (There, the first item of a window is a label as well, predicted
+        from padding; here it is not.)
+
+        Args:
+            max_len: at least 2.
+        """
+        items = self.train_stops - self.offsets[:-1]
+        counts = np.where(items < 2 * max_len, items > 1, items // max_len)
+        user = np.repeat(np.arange(len(items)), counts)
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # 0 is the newest
+        lengths = np.where(items[user] < 2 * max_len, np.minimum(items[user] - 1, max_len), max_len - 1)
+        return self.train_stops[user] - nth * max_len - 1 - lengths, lengths
+
     def prefixes(self, max_len: int) -> tuple[Ints, Ints]:
         """Every history before a training target: starts (P,) and lengths (P,), the newest `max_len` items of each.
 
@@ -105,7 +123,14 @@ class Sequences:
         return Examples(users + 1, starts[users], stops, self.flat[stops].astype(np.int64))
 
 
-def split_sequences(users: NDArray[np.int32], items: NDArray[np.int32], timestamps: Ints, *, split: str) -> Sequences:
+def split_sequences(
+    users: NDArray[np.int32],
+    items: NDArray[np.int32],
+    timestamps: Ints,
+    marks: NDArray[np.int8] | None = None,
+    *,
+    split: str,
+) -> Sequences:
     """Cut prepared interactions (sorted by user, then time) into training, validation and test.
 
     `leave-one-out`: a user's last item is the test target, the one before it the validation target, the rest is
@@ -115,6 +140,9 @@ def split_sequences(users: NDArray[np.int32], items: NDArray[np.int32], timestam
     What lies before the first is training. A user's validation target is the first item between the two, the
     test target the first item after the second; each is predicted from everything before its point in time.
     Interactions at the point itself count as after it, so equal timestamps are never torn apart.
+
+    `given`: as the authors of the data marked it, 0 training, 1 validation, 2 test. A user's targets are the first
+    item that is marked so; each is predicted from everything before it.
 
     Raises:
         UsageError: no such split.
@@ -135,8 +163,15 @@ def split_sequences(users: NDArray[np.int32], items: NDArray[np.int32], timestam
         test_starts = offsets[:-1] + _count_per_user(users, timestamps < test_time, len(counts))
         valid_positions = np.where(train_stops < test_starts, train_stops, -1)
         test_positions = np.where(test_starts < stops, test_starts, -1)
+    elif split == GIVEN and marks is not None:
+        train_stops = offsets[:-1] + _count_per_user(users, marks == 0, len(counts))
+        test_starts = offsets[:-1] + _count_per_user(users, marks < 2, len(counts))
+        valid_positions = np.where(train_stops < test_starts, train_stops, -1)
+        test_positions = np.where(test_starts < stops, test_starts, -1)
+    elif split == GIVEN:
+        raise UsageError("The data set has no split of its own.", hint=f"Use --split {' or '.join(SPLITS)}.")
     else:
-        raise unknown_name("Split", split, SPLITS, "seqbench run --help")
+        raise unknown_name("Split", split, (*SPLITS, GIVEN), "seqbench run --help")
     sequences = Sequences(
         flat=items,
         offsets=offsets,

@@ -13,7 +13,8 @@ Departures from the official code, none of which changes what the network can ex
 - Sequences are padded on the right and scanned at their own length; there they are padded on the left to a power
   of two and the carry out of padding is masked. The states at real positions are equal.
 - Batches of 32 sequences instead of 128, and an Adam epsilon of 1e-8 instead of 1e-9.
-- The first item of a sequence is not a training target; there it is predicted from the last padding position.
+- The first item of a sequence is not a training target; there it is predicted from the last padding position. How
+  its windows are cut, otherwise, is part of the protocol (`--protocol lrurec`).
 - Complex matrices are stored as real ones whose rows (B) or columns (C) alternate between real and imaginary
   part, so that no complex tensor is ever converted. The imaginary part of c, which cannot reach the output, is
   left out.
@@ -23,7 +24,7 @@ Shapes: B batch, T time, D width, H = 2D complex channels, V items plus padding.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ LAYER_NORM_EPS = 1e-5
 
 @dataclass(frozen=True)
 class LRURecConfig(NeuralConfig):
-    """Defaults of the paper, but for dropout, which it tunes per data set (0.2 on ML-1M, 0.6 on Amazon)."""
+    """Defaults of the paper, but for dropout, which it tunes per data set."""
 
     dropout: float = 0.5
     r_min: float = 0.8  # |λ| is drawn between r_min and r_max
@@ -54,6 +55,11 @@ class LRURec(IncrementalModel):
 
     Config: ClassVar[type[ModelConfig]] = LRURecConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(weight_decay=0.01, clip_norm=5.0)
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "ml-1m": {"dropout": 0.2},
+        "amazon-beauty": {"dropout": 0.6},
+        "amazon-video-games": {"dropout": 0.6},
+    }
     summary: ClassVar[str] = "linear recurrent units"
     paper: ClassVar[str] = "Yue et al., WSDM 2024"
 

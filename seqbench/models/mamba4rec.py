@@ -22,7 +22,7 @@ Shapes: B batch, T time, D width, V items plus padding; the Mamba block's in its
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ State = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Mamba4RecConfig(NeuralConfig):
-    """Defaults of the paper, which takes a dropout of 0.2 on ML-1M and 0.4 on Amazon."""
+    """Defaults of the paper, but for dropout, which it tunes per data set."""
 
     layers: int = 1
     dropout: float = 0.2
@@ -59,9 +59,10 @@ class Mamba4Rec(IncrementalModel):
 
     Config: ClassVar[type[ModelConfig]] = Mamba4RecConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"ml-1m": {"dropout": 0.2}, "amazon-beauty": {"dropout": 0.4}}
     no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, *NO_WEIGHT_DECAY)
     summary: ClassVar[str] = "selective state spaces (Mamba)"
-    paper: ClassVar[str] = "Liu et al., arXiv 2024"
+    paper: ClassVar[str] = "Liu et al., arXiv 2403.03900"
 
     def __init__(self, items: int, max_len: int, config: Mamba4RecConfig) -> None:
         super().__init__(items, max_len, config)

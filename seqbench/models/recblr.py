@@ -25,7 +25,7 @@ Shapes: B batch, T time, D width, H = expand · D channels, K width of the convo
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,7 @@ State = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class RecBLRConfig(NeuralConfig):
-    """Defaults of the paper, but for dropout, which it tunes per data set (0.2 on ML-1M, 0.5 on Amazon)."""
+    """Defaults of the paper, but for dropout, which it tunes per data set."""
 
     dropout: float = 0.2
     d_conv: int = 4  # width of the convolution
@@ -63,6 +63,13 @@ class RecBLR(IncrementalModel):
 
     Config: ClassVar[type[ModelConfig]] = RecBLRConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "ml-1m": {"dropout": 0.2},
+        "amazon-beauty": {"dropout": 0.5},
+        "amazon-sports": {"dropout": 0.5},
+        "gowalla": {"dropout": 0.4},
+        "steam": {"dropout": 0.4},
+    }
     no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, "decay")
     summary: ClassVar[str] = "behavior-dependent linear recurrent units"
     paper: ClassVar[str] = "Liu et al., CIKM 2024"

@@ -20,7 +20,7 @@ Shapes: B batch, T time, D width, E = D / heads, V items plus padding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,6 +67,13 @@ class SASRec(IncrementalModel):
 
     Config: ClassVar[type[ModelConfig]] = SASRecConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    # The paper has one rate for all of its dropouts, and lowers it where the data is dense.
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "ml-1m": {"dropout": 0.2, "attention_dropout": 0.2},
+        "amazon-beauty": {"dropout": 0.5, "attention_dropout": 0.5},
+        "amazon-video-games": {"dropout": 0.5, "attention_dropout": 0.5},
+        "steam": {"dropout": 0.5, "attention_dropout": 0.5},
+    }
     summary: ClassVar[str] = "causal self-attention"
     paper: ClassVar[str] = "Kang and McAuley, ICDM 2018"
     state_grows: ClassVar[bool] = True

@@ -100,6 +100,8 @@ def _training_table(variants: Sequence[Variant], hardware: str) -> Table:
                 cell = Cell(FAILED, notes=[table.note(variant.failure_words())])
             row.cells[column.key] = cell
     for row, variant in zip(table.rows, variants, strict=True):
+        if words := variant.training_words():
+            row.notes.append(table.note(words))
         if variant.failed and variant.finished:
             row.notes.append(table.note(variant.failure_words()))
     table.mark()

@@ -155,9 +155,10 @@ class _Float:
         where = f" Measured on {table.hardware}." if table.hardware else ""
         marks = "Best in bold, second underlined"
         if table.kind == "latency":
+            where += f" Protocol {section.protocol.name}."
             return f"Latency ({table.statistic}) on {data}.{where} {marks}, for each batch size and mode."
         if table.kind == "cost":
-            where += f" Maximum length {section.protocol.max_len}."
+            where += f" Protocol {section.protocol.name}, maximum length {section.protocol.max_len}."
         else:
             where += f" {section.protocol_words()}."
         return f"{table.title} on {data}.{where} {section.seed_words()}. {marks}."

@@ -175,10 +175,15 @@ class Section:
     def protocol_words(self) -> str:
         """The protocol in words."""
         protocol = self.protocol
-        seen = "removed" if protocol.exclude_seen else "kept"
+        removed = {
+            "history": "seen items removed",
+            "window": "items of the input window removed",
+            "nothing": "seen items kept",
+        }
+        windows = "training windows as in the code of LRURec, " if protocol.windows == "lrurec" else ""
         return (
-            f"Protocol {protocol.name}: {protocol.split} split, full ranking, seen items {seen}, "
-            f"epoch chosen by validation {metric_title(protocol.selection)}, "
+            f"Protocol {protocol.name}: {protocol.split} split, full ranking, {removed[protocol.removed]}, "
+            f"{windows}epoch chosen by validation {metric_title(protocol.selection)}, "
             f"maximum length {protocol.max_len}"
         )
 

@@ -122,7 +122,7 @@ def _ceiling_cell(value: Any) -> Cell:
 
 def _remarks(variant: Variant, seeds: Sequence[int]) -> list[str]:
     """What a reader must know before comparing this row with the others."""
-    remarks = []
+    remarks = [words] if (words := variant.training_words()) else []
     ran = [record.definition.seed for record in variant.records]
     if variant.failed and variant.finished:
         remarks.append(variant.failure_words())

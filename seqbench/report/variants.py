@@ -9,6 +9,9 @@ from seqbench.results import Definition, Record
 
 MESSAGE_LENGTH = 100  # of a failure; the record has all of it
 
+# Settings that make a model another one than its paper's: named wherever they are on, even if all variants have them.
+OTHER_MODEL = ("config.causal", "config.official_quirks")
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -32,6 +35,16 @@ class Variant:
     def trained(self) -> bool:
         """Whether the seed matters; models that only count have no training section."""
         return self.records[0].definition.training is not None
+
+    def training_words(self) -> str:
+        """How it was trained, where that is not at all positions with the softmax over the whole catalogue."""
+        training = self.records[0].definition.training or {}
+        words = []
+        if training.get("objective", "all-positions") != "all-positions":
+            words.append(f"trained on {training['objective']}es")
+        if (loss := training.get("loss", "cross-entropy")) != "cross-entropy":
+            words.append(f"loss {loss} with {training['negatives']} negatives")
+        return ", ".join(words)
 
     def failure_words(self) -> str:
         """What failed, with equal failures named once."""
@@ -73,7 +86,7 @@ def seed_list(seeds: Sequence[int]) -> str:
 def _settings(definition: Definition) -> dict[str, Any]:
     """What defines a variant, flat: "config.dropout" → 0.2."""
     fields = asdict(definition)
-    return _flat({name: fields[name] for name in ("config", "training", "device", "backend", "revision")})
+    return _flat({name: fields[name] for name in ("config", "training", "device", "backend", "source", "revision")})
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -86,9 +99,13 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _differences(variants: Sequence[dict[str, Any]]) -> list[str]:
-    """For each variant, the settings in which the variants are not all equal: "dropout=0.2, lr=0.001"."""
+    """For each variant, the settings in which not all are equal, or are another model: "dropout=0.2, lr=0.001"."""
     keys = sorted({key for settings in variants for key in settings})
-    differing = [key for key in keys if any(_text(v, key) != _text(variants[0], key) for v in variants)]
+    differing = [
+        key
+        for key in keys
+        if any(_text(v, key) != _text(variants[0], key) or (key in OTHER_MODEL and v.get(key)) for v in variants)
+    ]
     last = [key.partition(".")[2] or key for key in differing]
     # "config." and "training." are our words, not the user's: they stay only where they are needed.
     names = [name if last.count(name) == 1 else key for key, name in zip(differing, last, strict=True)]

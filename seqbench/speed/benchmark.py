@@ -118,7 +118,7 @@ def run(request: Request) -> Benchmark:
         )
     ready = {name: list(_competitors(WORKLOADS[name], benchmark)) for name in request.shapes}
     if not any(ready.values()):
-        reasons = dict.fromkeys(f"{absent.name} {absent.reason}" for absent in benchmark.absent)
+        reasons = dict.fromkeys(f"{absent.name}: {absent.reason}" for absent in benchmark.absent)
         raise UsageError(
             f"Nothing can be timed on {request.device}: {'; '.join(reasons) or 'no backend has these operators'}.",
             hint="See `seqbench env`.",

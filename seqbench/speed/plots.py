@@ -13,7 +13,7 @@ INSTALL = "Install it with: pip install 'seqbench[plot]'"
 WIDTH = 7.0  # inches: two columns of a paper
 ROW = 0.23
 GAP = 0.4  # rows between operators
-FINE = 200  # an axis that spans less gets ticks at 1, 2 and 5
+FINE = 100  # a logarithmic axis that spans less gets ticks at 1, 2 and 5
 PANEL = 0.55  # inches of every panel's axis
 MARGIN = 0.75  # inches of the legend and the titles
 DPI = 200
@@ -86,7 +86,7 @@ def draw(benchmark: Benchmark, path: Path) -> None:
         handles = {handle.get_label(): handle for axis in grid.flat for handle in axis.get_legend_handles_labels()[0]}
         names = [name for name in styles if name in handles]
         legend = figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=4)
-        legend.set_title(machine(benchmark.request), {"size": 8})
+        legend.set_title(machine(benchmark.request))
         legend.set_frame_on(False)
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=DPI, format=path.suffix[1:].lower())
@@ -119,13 +119,17 @@ def _panel(axis: Any, cases: list[Case], places: dict[Row, float], styles: dict[
                 continue
             color, mark = styles[entry.name]
             axis.plot([spread["p25"], spread["p75"]], [y, y], color=color, linewidth=2.5, alpha=0.35, zorder=2)
-            axis.plot(spread["median"], y, mark, color=color, markersize=5.5, label=entry.name, zorder=3)
+            edge = color if mark == "|" else "white"
+            axis.plot(spread["median"], y, mark, color=color, label=entry.name, zorder=3, mec=edge, mew=0.6, ms=6)
     axis.axvline(1, color="#333333", linewidth=0.8, zorder=1)
-    axis.set_xscale("log")
-    low, high = axis.get_xlim()
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < FINE * low else (1,)))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    if cases and cases[0].workload.baseline == COPY:
+        axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < FINE * low else (1,)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    else:  # matrix products are of one magnitude, however they are arranged
+        axis.set_xlim(left=0)
     axis.set_yticks(list(places.values()), _labels(places))
     axis.set_ylim(max(places.values()) + 0.5, -0.5)
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)

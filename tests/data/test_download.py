@@ -9,7 +9,6 @@ from typing import Any
 
 import datakit
 import pytest
-import tenacity
 from rich.console import Console
 
 from seqbench import console, paths
@@ -21,7 +20,7 @@ CONTENT = bytes(range(256)) * 1000
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "RETRY_WAIT", tenacity.wait_none())
+    monkeypatch.setattr(download, "RETRY_WAIT", 0.0)
 
 
 def zip_at(url: str, content: bytes = CONTENT, **changes: Any) -> Any:
@@ -84,7 +83,7 @@ def test_wrong_checksum_goes_to_the_next_source(
     flipped = b"\xff" + CONTENT[1:]
     bad = zip_at(server.serve("/bad.zip", reply(flipped)))
     if algorithm == "md5":
-        bad = dataclasses.replace(bad, sha256=None)
+        bad = dataclasses.replace(bad, sha256=())
     good = zip_at(server.serve("/good.zip", reply(CONTENT)), label="a mirror")
     used, path = download.fetch(datakit.spec_of(bad, good), tmp_path)
     assert used is good
@@ -92,7 +91,7 @@ def test_wrong_checksum_goes_to_the_next_source(
     assert server.requests == ["/bad.zip", "/good.zip"]
     said = capsys.readouterr().err
     assert f"GroupLens: its {algorithm} is " in said
-    assert str(getattr(bad, algorithm)) in said
+    assert getattr(bad, algorithm)[0] in said
     assert "Trying the next source" in said
 
 
@@ -108,7 +107,7 @@ def test_all_sources_fail(server: Any, reply: Any, tmp_path: Path) -> None:
     message = caught.value.message
     for source in sources:
         assert f"{source.label}, {source.url}" in message
-    assert sources[0].sha256 in message
+    assert sources[0].sha256[0] in message
     assert "the server answered 503" in message
     assert "(3 attempts)" in message
     assert "the connection failed" in message
@@ -117,7 +116,7 @@ def test_all_sources_fail(server: Any, reply: Any, tmp_path: Path) -> None:
 
 
 def test_no_network_is_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(download, "RETRY_WAIT", tenacity.wait_exponential(multiplier=0.5, max=8))
+    monkeypatch.setattr(download, "RETRY_WAIT", 0.5)
     before = time.monotonic()
     with pytest.raises(SeqbenchError, match="the connection failed"):
         download.fetch(datakit.spec_of(zip_at("http://127.0.0.1:1/x.zip")), tmp_path)

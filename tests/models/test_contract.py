@@ -89,7 +89,7 @@ def test_learns_that_item_i_is_followed_by_the_next(form: str, tmp_path: Path) -
             emit=lambda *_, **__: None,
             peak_memory=lambda: 0,
         ).run()
-    ranks = rank(model, sequences, sequences.test(), max_len=MAX_LEN, exclude_seen=True)
+    ranks = rank(model, sequences, sequences.test(), protocol)
     assert (ranks.better == 0).all()
     assert (ranks.ties == 0).all()
 

@@ -10,11 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqbench.ops.cuda import selective_scan as launching
+from seqbench.ops.precision import HALF
 from seqbench.ops.rg_lru import rg_lru
+from seqbench.ops.selective_scan import selective_scan
 from tests.ops.host_cuda import on_the_host
 from tests.ops.test_linear_scan import LENGTHS, assert_close
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# Half precision differs at the ends only.
+LENGTHS_AND_DTYPES = [(T, dtype) for T in LENGTHS for dtype in DTYPES if T in (1, 63, 200) or dtype not in HALF]
 
 
 @pytest.fixture(params=["channels", "chunked"])
@@ -53,8 +58,7 @@ def rg_lru_problem(B: int, T: int, D: int, dtype: torch.dtype) -> dict[str, Tens
     }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("T", LENGTHS)
+@pytest.mark.parametrize(("T", "dtype"), LENGTHS_AND_DTYPES, ids=str)
 def test_rg_lru_equals_the_reference_at_awkward_lengths(T: int, dtype: torch.dtype, form: str) -> None:
     B = 3 if T < 1000 else 1
     compare(rg_lru, rg_lru_problem(B, T, 5, dtype), [torch.randn(B, T, 5).to(dtype)])
@@ -101,3 +105,115 @@ def test_rg_lru_of_nothing(shape: tuple[int, int, int], form: str) -> None:
     for result, expected in zip(results, [torch.empty(shape), *problem.values()], strict=True):
         assert result.shape == expected.shape
         assert not result.any()
+
+
+@pytest.fixture(params=["few warps", "many warps"])
+def warps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The backward pass takes groups of channels one after the other, or all of them at once."""
+    monkeypatch.setattr(launching, "WARPS", 0 if request.param == "few warps" else 1 << 20)
+    monkeypatch.setattr(launching, "WORKSPACE", 1 << 20)
+    with on_the_host():
+        yield
+
+
+def selective_problem(B: int, T: int, D: int, N: int, dtype: torch.dtype, optional: bool = True) -> dict[str, Tensor]:
+    problem = {
+        "inputs": torch.randn(B, T, D),
+        "deltas": torch.rand(B, T, D),
+        "decay": -0.1 - 2 * torch.rand(D, N),
+        "drive": torch.randn(B, T, N),
+        "readout": torch.randn(B, T, N),
+    }
+    if optional:
+        problem |= {"skip": torch.randn(D), "gate": torch.randn(B, T, D), "initial_state": torch.randn(B, D, N)}
+    return {name: tensor.to(dtype) for name, tensor in problem.items()}
+
+
+def selective_cotangents(problem: dict[str, Tensor]) -> list[Tensor]:
+    (B, _, D), N, dtype = problem["inputs"].shape, problem["decay"].shape[1], problem["inputs"].dtype
+    return [torch.randn(problem["inputs"].shape).to(dtype), torch.randn(B, D, N).to(dtype)]
+
+
+@pytest.mark.parametrize(("T", "dtype"), LENGTHS_AND_DTYPES, ids=str)
+def test_selective_scan_equals_the_reference_at_awkward_lengths(T: int, dtype: torch.dtype, warps: None) -> None:
+    problem = selective_problem(3 if T < 100 else 1, T, 5, 3, dtype)
+    compare(selective_scan, problem, selective_cotangents(problem))
+
+
+@pytest.mark.parametrize("N", [1, 3, 8, 9, 16, 17, 32, 50, 64, 100, 128, 129, 256])
+@pytest.mark.parametrize("D", [1, 7, 33, 70])
+def test_selective_scan_equals_the_reference_at_awkward_widths(D: int, N: int, warps: None) -> None:
+    problem = selective_problem(2, 3, D, N, torch.float64)
+    compare(selective_scan, problem, selective_cotangents(problem))
+
+
+@pytest.mark.parametrize("softplus", [False, True], ids=["deltas", "softplus"])
+@pytest.mark.parametrize("left_out", ["skip", "gate", "initial_state", "all three"])
+def test_selective_scan_without_optional_arguments(left_out: str, softplus: bool, warps: None) -> None:
+    problem = selective_problem(2, 21, 4, 5, torch.float64)
+    for name in ("skip", "gate", "initial_state") if left_out == "all three" else (left_out,):
+        del problem[name]
+    if softplus:
+        problem["deltas"] = torch.tensor([-30.0, 0.0, 19.9, 20.1], dtype=torch.float64).expand(2, 21, 4)
+    compare(selective_scan, problem, selective_cotangents(problem), delta_softplus=softplus)
+
+
+def test_selective_scan_takes_strided_tensors(warps: None) -> None:
+    problem = selective_problem(3, 20, 4, 5, torch.float64)
+    wide = torch.randn(3, 20, 30, dtype=torch.float64)
+    problem["inputs"], problem["gate"] = (
+        wide[..., 2:6],
+        wide.flip(0).transpose(0, 1).contiguous().transpose(0, 1)[..., :4],
+    )
+    problem["drive"], problem["readout"] = wide[..., 7:12], wide[..., 12:22:2]
+    problem["decay"] = -torch.rand(5, 4, dtype=torch.float64).t()
+    problem["skip"] = torch.randn(8, dtype=torch.float64)[::2]
+    compare(selective_scan, problem, selective_cotangents(problem))
+
+
+@pytest.mark.parametrize("optional", [False, True], ids=["without", "with everything"])
+def test_selective_scan_gradcheck(optional: bool, warps: None) -> None:
+    problem = selective_problem(2, 10, 3, 2, torch.float64, optional)
+    names, leaves = list(problem), [tensor.requires_grad_() for tensor in problem.values()]
+
+    def function(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return selective_scan(**dict(zip(names, tensors, strict=True)), delta_softplus=True, backend="cuda")
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (2, 5, 0)])
+def test_selective_scan_of_nothing_keeps_the_state(shape: tuple[int, int, int], warps: None) -> None:
+    problem = selective_problem(*shape, 4, torch.float32)
+    cotangents = selective_cotangents(problem)
+    outputs, final, *gradients = differentiated(selective_scan, problem, cotangents, backend="cuda")
+    assert outputs.shape == shape
+    assert torch.equal(final, problem["initial_state"])
+    assert torch.equal(gradients.pop(), cotangents[1])
+    for gradient, tensor in zip(gradients, problem.values(), strict=False):
+        assert gradient.shape == tensor.shape
+        assert not gradient.any()
+
+
+def test_selective_scan_refuses_more_states_than_a_warp_holds(warps: None) -> None:
+    with pytest.raises(ValueError, match="1 to 256 states"):
+        selective_scan(**selective_problem(1, 1, 1, 257, torch.float32), backend="cuda")
+
+
+def test_gradients_of_selective_scan_need_little_memory(warps: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is as large as the states of all steps."""
+    monkeypatch.setattr(launching, "WARPS", 12)
+    monkeypatch.setattr(launching, "WORKSPACE", 4)
+    B, T, D, N = 4, 64, 32, 16
+    largest, empty = 0, torch.empty
+
+    def watch(*shape: Any, **options: Any) -> Tensor:
+        nonlocal largest
+        tensor = empty(*shape, **options)
+        largest = max(largest, tensor.numel())
+        return tensor
+
+    problem = selective_problem(B, T, D, N, torch.float32)
+    monkeypatch.setattr(torch, "empty", watch)
+    differentiated(selective_scan, problem, selective_cotangents(problem), backend="cuda")
+    assert 0 < largest <= 2 * B * T * D < B * T * D * N

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,16 +21,16 @@ class Compiler:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
-        self.compiled: list[str] = []
+        self.compiled: list[tuple[str, str]] = []
 
-    def ProgramOptions(self, **options: str) -> dict[str, str]:  # noqa: N802
+    def ProgramOptions(self, **options: Any) -> dict[str, Any]:  # noqa: N802
         return options
 
-    def Program(self, source: str, language: str, options: dict[str, str]) -> SimpleNamespace:  # noqa: N802
+    def Program(self, source: str, language: str, options: dict[str, Any]) -> SimpleNamespace:  # noqa: N802
         def compile(kind: str) -> SimpleNamespace:
             if self.error:
                 raise self.error
-            self.compiled.append(options["arch"])
+            self.compiled.append((options["define_macro"][1], options["arch"]))
             return SimpleNamespace(code=f"{kind} of {source}".encode())
 
         return SimpleNamespace(compile=compile)
@@ -78,7 +79,7 @@ def test_without_cuda_core_the_extra_is_named(kernels: Path, monkeypatch: pytest
 
     monkeypatch.setattr(nvrtc, "import_module", missing)
     monkeypatch.setattr(nvrtc, "core", nvrtc.core.__wrapped__)
-    assert "pip install 'seqbench[cuda]'" in (nvrtc.load("small", "sm_90").reason or "")
+    assert "pip install 'seqbench[cuda]'" in (nvrtc.load("small", "float32", "sm_90").reason or "")
 
 
 def test_an_older_cuda_core_has_its_classes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +92,7 @@ def test_what_nvrtc_says_is_the_reason_and_nothing_is_kept(
     kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, Compiler(RuntimeError("NVRTC_ERROR_COMPILATION\n\nsmall.cu(3): error: expected a ;\n")))
-    reason = nvrtc.load("small", "sm_90").reason or ""
+    reason = nvrtc.load("small", "float32", "sm_90").reason or ""
     assert reason == "NVRTC 13.0 could not compile small.cu for sm_90: small.cu(3): error: expected a ;"
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
 
@@ -101,24 +102,26 @@ def test_a_cache_that_cannot_be_written_is_a_reason(
 ) -> None:
     use(monkeypatch, Compiler())
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert CACHE_VARIABLE in (nvrtc.load("small", "sm_90").reason or "")
+    assert CACHE_VARIABLE in (nvrtc.load("small", "float32", "sm_90").reason or "")
 
 
 def test_an_operator_without_a_source_is_a_reason(kernels: Path) -> None:
-    assert nvrtc.load("large", "sm_90").reason == "there is no CUDA kernel for large"
+    assert nvrtc.load("large", "float32", "sm_90").reason == "there is no CUDA kernel for large"
 
 
 def test_what_is_compiled_is_used_again_until_something_changes(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = use(monkeypatch, Compiler())
     for _ in range(2):
-        assert nvrtc.load("small", "sm_90").code.code == b"cubin of a kernel"
-    assert compiler.compiled == ["sm_90"]
-    nvrtc.load("small", "sm_80")
+        assert nvrtc.load("small", "float32", "sm_90").code.code == b"cubin of a kernel"
+    assert compiler.compiled == [("float32", "sm_90")]
+    nvrtc.load("small", "float32", "sm_80")
+    nvrtc.load("small", "float64", "sm_90")
     (kernels / "common.cuh").write_text("a header")
-    nvrtc.load("small", "sm_90")
+    nvrtc.load("small", "float32", "sm_90")
     monkeypatch.setattr(nvrtc, "_version", lambda: "13.1")
-    nvrtc.load("small", "sm_90")
-    assert compiler.compiled == ["sm_90", "sm_80", "sm_90", "sm_90"]
+    nvrtc.load("small", "float32", "sm_90")
+    assert compiler.compiled[1:3] == [("float32", "sm_80"), ("float64", "sm_90")]
+    assert compiler.compiled[3:] == [("float32", "sm_90")] * 2
 
 
 @pytest.mark.parametrize("T", [1, 511, 512, 1000, 4097, 10**6])

@@ -1,14 +1,18 @@
 """What a report says: grouping, averages, marks, footnotes."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 from seqbench.errors import SeqbenchError, UsageError
+from seqbench.report.data import render_csv
+from seqbench.report.latex import render_latex
+from seqbench.report.markdown import render_markdown
 from seqbench.report.model import Table
 from seqbench.report.tables import build_report
-from seqbench.results import Protocol
+from seqbench.results import PROTOCOLS, Protocol
 from seqbench.stats import summarise
 
 
@@ -87,12 +91,56 @@ def test_protocols_fingerprints_and_lengths_never_share_a_section(make_record):
             make_record(),
             make_record(fingerprint="000011112222"),
             make_record(protocol=Protocol(max_len=200)),
-            make_record(protocol=Protocol(exclude_seen=False)),
+            make_record(protocol=Protocol(removed="nothing")),
             make_record(protocol=Protocol(split="temporal")),
         ]
     )
     assert len(report.sections) == 5
     assert {section.title for section in report.sections} == {"ml-100k [00001111]", "ml-100k [f1e2d3c4]"}
+
+
+def test_results_of_different_protocols_never_stand_in_one_column(make_record):
+    figures = {"fair": 0.1111, "lrurec": 0.2222, "recbole": 0.3333}
+    report = build_report(
+        [
+            make_record(dataset=dataset, ndcg=figures[name], protocol=protocol)
+            for dataset in ("ml-100k", "amazon-beauty")  # LaTeX puts data sets side by side
+            for name, protocol in PROTOCOLS.items()
+        ],
+        ["ndcg@10"],
+    )
+    assert [section.protocol.name for section in report.sections] == list(PROTOCOLS) * 2
+    parts = {
+        "csv": [line for line in render_csv(report).splitlines() if ",accuracy," in line],
+        "latex": [part for part in render_latex(report).split(r"\begin{table}") if "Accuracy" in part],
+        "markdown": [part for part in re.split(r"^## ", render_markdown(report), flags=re.MULTILINE) if "NDCG" in part],
+    }
+    for name, found in parts.items():
+        for part in found:
+            (protocol,) = {own for own, value in figures.items() if f"{value:.4f}" in part or f",{value}," in part}
+            assert (f",{protocol},leave-one-out," if name == "csv" else f"Protocol {protocol}: ") in part
+        assert len(found) == (3 if name == "latex" else 6)
+
+
+def test_every_protocol_is_described_in_words(make_record):
+    words = {
+        name: build_report([make_record(protocol=protocol)]).sections[0].protocol_words()
+        for name, protocol in PROTOCOLS.items()
+    }
+    assert "seen items removed, epoch chosen by validation NDCG@10" in words["fair"]
+    assert "items of the input window removed, training windows as in the code of LRURec" in words["lrurec"]
+    assert "validation HR@10" in words["lrurec"]
+    assert "seen items kept" in words["recbole"]
+
+
+def test_a_row_says_how_it_was_trained_where_that_is_not_the_usual_way(make_record):
+    plain, sampled = make_record("lrurec"), make_record("sigma")
+    assert sampled.definition.training is not None
+    sampled.definition.training.update(objective="prefix", loss="gbce", negatives=64)
+    report = build_report([plain, sampled])
+    for table in (accuracy(report), tables(report, "cost")[0]):
+        said = {each.model: [table.footnotes[note] for note in each.notes] for each in table.rows}
+        assert said == {"lrurec": [], "sigma": ["trained on prefixes, loss gbce with 64 negatives"]}
 
 
 def test_configurations_are_rows_of_their_own_named_by_what_differs(make_record):
@@ -106,6 +154,15 @@ def test_configurations_are_rows_of_their_own_named_by_what_differs(make_record)
         )
     )
     assert [each.label for each in table.rows] == ["lrurec (dropout=0.2)", "lrurec (dropout=0.5)", "sasrec"]
+
+
+def test_a_form_that_is_not_the_papers_is_named_even_if_it_is_the_only_one(make_record):
+    for setting in ("causal", "official_quirks"):
+        labels = [
+            [each.label for each in accuracy(build_report([make_record("linrec", config={setting: value})])).rows]
+            for value in (True, False)
+        ]
+        assert labels == [[f"linrec ({setting}=true)"], ["linrec"]]
 
 
 def test_settings_of_the_same_name_keep_their_origin(make_record):

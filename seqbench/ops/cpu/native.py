@@ -27,10 +27,11 @@ CACHE_VARIABLE = "SEQBENCH_KERNEL_CACHE"
 COMPILERS = ("c++", "g++", "clang++")
 INSTALL = "install one, e.g. `apt install g++`, or name one in CXX"
 # Vectorised by -O2 as well as by -O3, in half the time. No fused multiply-adds but the explicit ones, and nothing of
-# -ffast-math: zeros, subnormals, infinities and NaN mean what they mean. Nobody looks at the floating-point exceptions,
-# and a choice between two results is vectorised only if computing both may raise one.
+# -ffast-math: zeros, subnormals, infinities and NaN mean what they mean. Nobody looks at errno or
+# the floating-point exceptions: a root is vectorised only if it may leave the one alone, and a choice between two
+# results only if computing both may raise the other.
 FLAGS = (
-    *("-std=c++17", "-O2", "-ftree-vectorize", "-ffp-contract=off", "-fno-trapping-math"),
+    *("-std=c++17", "-O2", "-ftree-vectorize", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno"),
     *("-fno-exceptions", "-fno-rtti", "-shared", "-fPIC", "-pthread"),
 )
 THIS_PROCESSOR = "-march=native"  # not known to every compiler

@@ -6,9 +6,9 @@ from seqbench.ops.cuda import nvrtc
 
 
 def unavailable(operator: str, device: str) -> str | None:
-    """Why it cannot run on this device, or None; compiles the operator's kernels if need be."""
+    """Why it cannot run on this device, or None; compiles the operator's kernels for float32 if need be."""
     if torch.version.cuda is None or not torch.cuda.is_available():
         return f"it runs on NVIDIA GPUs only, and torch {torch.__version__} sees none"
     if device != "cuda":
         return "it runs on NVIDIA GPUs only"
-    return nvrtc.load(operator, nvrtc.architecture(torch.cuda.current_device())).reason
+    return nvrtc.load(operator, "float32", nvrtc.architecture(torch.cuda.current_device())).reason

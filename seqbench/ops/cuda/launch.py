@@ -34,7 +34,7 @@ def launch(source: str, kernel: str, tensor: Tensor, *, threads: int, block: int
         cuda.Device(index).set_current()
         stream = _Stream(torch.cuda.current_stream(index).cuda_stream)
         config = cuda.LaunchConfig(grid=-(-threads // block), block=block)
-        cuda.launch(stream, config, _kernel(source, f"{kernel}_{_element(tensor)}", index), *arguments)
+        cuda.launch(stream, config, _kernel(source, kernel, _element(tensor), index), *arguments)
 
 
 @cache
@@ -65,12 +65,14 @@ class _Stream:
 
 
 @cache
-def _kernel(source: str, kernel: str, index: int) -> Any:
-    """One kernel for one GPU. Sources were compiled when the backend was chosen, but perhaps for another GPU."""
-    kernels = nvrtc.load(source, nvrtc.architecture(index))
+def _kernel(source: str, kernel: str, element: str, index: int) -> Any:
+    """One kernel for one GPU. When the backend was chosen, its source was compiled, but only for float32."""
+    kernels = nvrtc.load(source, element, nvrtc.architecture(index))
     if kernels.reason:
-        raise SeqbenchError(f"{kernel} cannot run on GPU {index}: {kernels.reason}", hint="See `seqbench env`.")
-    return kernels.code.get_kernel(kernel)
+        raise SeqbenchError(
+            f"{kernel} of {element} cannot run on GPU {index}: {kernels.reason}", hint="See `seqbench env`."
+        )
+    return kernels.code.get_kernel(f"{kernel}_{element}")
 
 
 def _element(tensor: Tensor) -> str:

@@ -45,13 +45,21 @@ def architecture(index: int) -> str:
 
 
 @cache
-def load(name: str, arch: str) -> Kernels:
-    """The kernels of kernels/<name>.cu, compiled if the cache has none; the answer holds for this process."""
+def load(name: str, element: str, arch: str) -> Kernels:
+    """The kernels of kernels/<name>.cu for one element type, compiled if the cache has none.
+
+    The answer holds for this process.
+
+    Args:
+        name: of the source.
+        element: name of a dtype of torch, such as "float32".
+        arch: what to compile for, see `architecture`.
+    """
     source = paths.shipped("kernels") / f"{name}.cu"
     if not source.exists():
         return Kernels(reason=f"there is no CUDA kernel for {name}")
     try:
-        return Kernels(code=_loaded(build(source, arch)))
+        return Kernels(code=_loaded(build(source, element, arch)))
     except _CannotBuild as error:
         return Kernels(reason=str(error))
     except SeqbenchError as error:  # of the cache folder
@@ -83,23 +91,29 @@ def core() -> ModuleType:
     raise _CannotBuild(f"cuda.core cannot be imported ({missing}); {INSTALL}")
 
 
-def build(source: Path, arch: str) -> Path:
+def build(source: Path, element: str, arch: str) -> Path:
     """Path of the compiled `source`; everything that could change the result is part of its name."""
     texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.cuh")))]
-    parts = (*texts, arch, STANDARD, _version(), seqbench.__version__)
+    parts = (*texts, element, arch, STANDARD, _version(), seqbench.__version__)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-    target = cache_folder() / f"{source.stem}-{arch}-{key}.cubin"
+    target = cache_folder() / f"{source.stem}-{element}-{arch}-{key}.cubin"
     if not target.exists():
         with locked(target.with_suffix(".lock"), f"it is compiling {source.name}"):
             if not target.exists():
                 with replacing(target) as temporary:
-                    temporary.write_bytes(_compile(source, arch))
+                    temporary.write_bytes(_compile(source, element, arch))
     return target
 
 
-def _compile(source: Path, arch: str) -> bytes:
+def _compile(source: Path, element: str, arch: str) -> bytes:
     cuda = core()
-    options = cuda.ProgramOptions(name=source.name, arch=arch, std=STANDARD, include_path=str(source.parent))
+    options = cuda.ProgramOptions(
+        name=source.name,
+        arch=arch,
+        std=STANDARD,
+        define_macro=("ELEMENT", element),
+        include_path=str(source.parent),
+    )
     try:
         program = cuda.Program(source.read_text(encoding="utf-8"), "c++", options)
         return bytes(program.compile("cubin").code)

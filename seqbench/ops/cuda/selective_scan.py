@@ -1,0 +1,179 @@
+"""Mamba's scan in CUDA: kernels/selective_scan.cu behind the signatures of every backend.
+
+Shapes: B batch, T time, D channels, N states per channel.
+"""
+
+import torch
+from torch import Tensor
+
+from seqbench.ops.cpu.binding import plain, rows
+from seqbench.ops.cuda import launch as gpu
+from seqbench.ops.cuda.launch import address, strided
+from seqbench.ops.precision import HALF
+
+SOURCE = "selective_scan"
+# As in kernels/selective_scan.cu.
+WARP = 32
+STATES = 8  # of a channel in one thread
+FORWARD_BLOCK = 4 * WARP
+LARGEST_N = STATES * WARP
+KEPT_BYTES = 64  # of one state over the steps between two kept ones
+
+# Warps per multiprocessor that the backward pass aims at: about as many as fit. More make the sums over channels in a
+# workspace, which is no larger than this many times the inputs, rather than one after the other.
+WARPS = 12
+WORKSPACE = 4
+
+
+def forward(
+    inputs: Tensor,
+    deltas: Tensor,
+    decay: Tensor,
+    drive: Tensor,
+    readout: Tensor,
+    skip: Tensor | None,
+    gate: Tensor | None,
+    initial_state: Tensor,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """Outputs and final state of the selective scan.
+
+    Args:
+        inputs: (B, T, D).
+        deltas: (B, T, D).
+        decay: (D, N).
+        drive: (B, T, N).
+        readout: (B, T, N).
+        skip: (D,), or None.
+        gate: (B, T, D), or None.
+        initial_state: (B, D, N).
+        delta_softplus: whether step sizes are softplus(deltas).
+
+    Returns:
+        (B, T, D) and (B, D, N), contiguous.
+
+    Raises:
+        ValueError: N is not 1 … 256.
+    """
+    outputs = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
+    if inputs.numel() == 0:
+        return outputs, initial_state.clone(memory_format=torch.contiguous_format)
+    problem = _Problem(inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus)
+    final_state = torch.empty(initial_state.shape, dtype=inputs.dtype, device=inputs.device)
+    gpu.launch(
+        *(SOURCE, f"{SOURCE}_forward", inputs),
+        threads=problem.B * problem.groups * WARP,
+        block=FORWARD_BLOCK,
+        arguments=(*problem.arguments, address(outputs), address(final_state)),
+    )
+    return outputs, final_state
+
+
+def backward(
+    inputs: Tensor,
+    deltas: Tensor,
+    decay: Tensor,
+    drive: Tensor,
+    readout: Tensor,
+    skip: Tensor | None,
+    gate: Tensor | None,
+    initial_state: Tensor,
+    delta_softplus: bool,
+    grad_outputs: Tensor,
+    grad_final: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients of `forward`, from its arguments alone: the states are computed again.
+
+    Args:
+        inputs: as given to `forward`, and so are all arguments up to `delta_softplus`.
+        deltas: (B, T, D).
+        decay: (D, N).
+        drive: (B, T, N).
+        readout: (B, T, N).
+        skip: (D,), or None.
+        gate: (B, T, D), or None.
+        initial_state: (B, D, N).
+        delta_softplus: whether step sizes are softplus(deltas).
+        grad_outputs: (B, T, D), gradient of the loss with respect to the outputs.
+        grad_final: (B, D, N), with respect to the final state.
+
+    Returns:
+        Gradients with respect to the eight tensors; empty ones for those that are None.
+    """
+    dtype, device = inputs.dtype, inputs.device
+    tensors = (inputs, deltas, decay, drive, readout, skip, gate, initial_state)
+    if inputs.numel() == 0:
+        zeros = [inputs.new_empty(0) if tensor is None else torch.zeros_like(tensor) for tensor in tensors[:-1]]
+        return *zeros, grad_final.clone(memory_format=torch.contiguous_format)
+    problem = _Problem(*tensors, delta_softplus)
+    B, T, D, N = problem.B, problem.T, problem.D, problem.N
+    precise = torch.float32 if dtype in HALF else dtype
+
+    def empty(*shape: int, dtype: torch.dtype = precise) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    blocks = -(-WARPS * gpu.processors(device) // B)
+    slabs = max(1, min(blocks, problem.groups, WORKSPACE * D // (2 * N)))
+    stretches = -(-T // (KEPT_BYTES // precise.itemsize))
+    kept = empty(B * slabs, stretches - 1, STATES, WARP)
+    # What is added up further below, by torch, in one order: the result does not depend on timing.
+    by_decay, by_skip = empty(B, D, N), None if skip is None else empty(B, D, dtype=torch.float64)
+    by_drive, by_readout = empty(slabs, B, T, N), empty(slabs, B, T, N)
+    grad_inputs, grad_deltas = empty(B, T, D, dtype=dtype), empty(B, T, D, dtype=dtype)
+    grad_gate = None if gate is None else empty(B, T, D, dtype=dtype)
+    grad_initial = empty(B, D, N, dtype=dtype)
+    grad_outputs, grad_final = rows(grad_outputs), plain(grad_final)
+    results = (grad_inputs, grad_deltas, grad_gate, grad_initial, by_decay, by_drive, by_readout, by_skip, kept)
+    gpu.launch(
+        *(SOURCE, f"{SOURCE}_backward", inputs),
+        threads=B * slabs * WARP,
+        block=WARP,
+        arguments=(
+            *(*problem.arguments, *strided(grad_outputs), address(grad_final)),
+            *(address(tensor) for tensor in results),
+            slabs,
+        ),
+    )
+    return (
+        grad_inputs,
+        grad_deltas,
+        by_decay.sum(dim=0, dtype=torch.float64).to(dtype),
+        by_drive.sum(dim=0).to(dtype),
+        by_readout.sum(dim=0).to(dtype),
+        inputs.new_empty(0) if by_skip is None else by_skip.sum(dim=0).to(dtype),
+        inputs.new_empty(0) if grad_gate is None else grad_gate,
+        grad_initial,
+    )
+
+
+class _Problem:
+    """Sizes, and the arguments that both directions begin with. Keeps the tensors whose addresses they are."""
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        deltas: Tensor,
+        decay: Tensor,
+        drive: Tensor,
+        readout: Tensor,
+        skip: Tensor | None,
+        gate: Tensor | None,
+        initial_state: Tensor,
+        delta_softplus: bool,
+    ) -> None:
+        (self.B, self.T, self.D), self.N = inputs.shape, decay.shape[1]
+        if not 1 <= self.N <= LARGEST_N:
+            raise ValueError(f"the CUDA kernels take 1 to {LARGEST_N} states per channel, not {self.N}")
+        lanes = 1
+        while lanes * STATES < self.N:
+            lanes *= 2
+        self.groups = -(-self.D // (WARP // lanes))  # of channels, one group a warp
+        self.sequences = tuple(rows(tensor) for tensor in (inputs, deltas, drive, readout))
+        self.gate = None if gate is None else rows(gate)
+        self.parameters = (plain(decay), None if skip is None else plain(skip), plain(initial_state))
+        self.arguments = (
+            *(number for tensor in self.sequences for number in strided(tensor)),
+            *((0, 0, 0) if self.gate is None else strided(self.gate)),
+            *(address(tensor) for tensor in self.parameters),
+            *(self.B, self.T, self.D, self.N, lanes, int(delta_softplus)),
+        )

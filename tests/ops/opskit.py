@@ -1,0 +1,76 @@
+"""Shared by the tests of the scans: tolerances, every implementation, results with their gradients."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqbench.ops.backends import BACKENDS
+from seqbench.ops.pytorch import linear_scan as torch_scan
+from tests.ops.host_cuda import on_the_host
+
+# Largest deviation, relative to the largest value of the compared tensor.
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.complex128: 1e-12,
+    torch.float32: 2e-6,
+    torch.complex64: 2e-6,
+    torch.bfloat16: 2e-2,
+    torch.float16: 2e-3,
+}
+LENGTHS = (1, 2, 7, 8, 31, 63, 200, 1000, 1024, 4097)
+
+
+@contextmanager
+def implementation(name: str, operator: str) -> Iterator[str]:
+    """Yields the backend that `name`, "backend" or "backend-form", stands for; skips the test if it cannot run here.
+
+    The CUDA kernels run on the CPU here.
+    """
+    backend, _, form = name.partition("-")
+    if backend == "cuda":
+        with on_the_host(form):
+            yield backend
+        return
+    if reason := BACKENDS[backend].unavailable(operator, "cpu"):
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch:
+        if form:
+            patch.setitem(torch_scan.SEQUENTIAL_FROM, "cpu", 0 if form == "sequential" else 1 << 40)
+        yield backend
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str) -> None:
+    expected = expected.to(torch.complex128 if expected.is_complex() else torch.float64)
+    error = (actual.to(expected.dtype) - expected).abs().max().item() if expected.numel() else 0.0
+    scale = max(expected.abs().max().item(), torch.finfo(dtype).tiny) if expected.numel() else 1.0
+    assert error <= TOLERANCE[dtype] * scale, f"{what}: error {error:.2e} of {scale:.2e} in {dtype}"
+
+
+def differentiated(
+    function: Callable[..., Any], tensors: dict[str, Tensor], cotangents: list[Tensor], **options: Any
+) -> dict[str, Tensor]:
+    """Results of `function`, then gradients of Σ cotangent · result by the names of `tensors`."""
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
+    results = function(**leaves, **options)
+    results = results if isinstance(results, tuple) else (results,)
+    loss = sum((result * cotangent).sum() for result, cotangent in zip(results, cotangents, strict=True))
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    found = {f"result {index}": result.detach() for index, result in enumerate(results)}
+    return found | dict(zip(leaves, gradients, strict=True))
+
+
+def compare_with_reference(
+    function: Callable[..., Any], tensors: dict[str, Tensor], cotangents: list[Tensor], backend: str, **options: Any
+) -> None:
+    """Results and gradients against the reference in float64, both from the same numbers."""
+    dtype = cotangents[0].dtype
+    wide = {name: tensor.double() for name, tensor in tensors.items()}
+    truth = differentiated(function, wide, [tensor.double() for tensor in cotangents], backend="reference", **options)
+    for name, mine in differentiated(function, tensors, cotangents, backend=backend, **options).items():
+        assert mine.dtype == dtype
+        assert mine.shape == truth[name].shape
+        assert_close(mine, truth[name], dtype, name)

@@ -1,0 +1,187 @@
+"""Models that are not part of seqbench: files of the user's own, and entry points of other packages."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seqbench import plan
+from seqbench.errors import UsageError
+from seqbench.listing import models_table
+from seqbench.models import MODELS, load_model, model_name, model_names, model_source
+from seqbench.models.base import CountingModel, IncrementalModel
+from tests.kit import ROOT, Bench
+
+EXAMPLE = ROOT / "examples" / "mean_of_embeddings.py"
+REFERENCE = f"{EXAMPLE}:MeanOfEmbeddings"
+
+CONSTANT = """
+import torch
+from seqbench.models.base import CountingModel
+
+class Constant(CountingModel):
+    summary, paper = "all alike", "(test)"
+    def fit(self, sequences):
+        self.register_buffer("scores", torch.full((self.items + 1,), VALUE))
+    def score(self, items, lengths):
+        return self.scores.expand(len(items), -1)
+"""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """A function that writes a file of the user's own."""
+
+    def written(text: str, name: str = "mine.py") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return written
+
+
+# Files
+
+
+def test_the_example_runs_from_end_to_end(bench: Bench) -> None:
+    settings = ("--set", "MeanOfEmbeddings.hidden_size=8", "--set", "MeanOfEmbeddings.loss=bce")
+    words = ("--models", f"{REFERENCE},popularity", *settings, "--epochs", "2")
+    outcome = bench.run(*words)
+    assert outcome.code == 0, outcome.err
+    record = bench.record("MeanOfEmbeddings")
+    definition = record["definition"]
+    assert (definition["model"], definition["source"]) == ("MeanOfEmbeddings", model_source(REFERENCE))
+    assert (definition["config"]["hidden_size"], definition["training"]["loss"]) == (8, "bce")
+    assert record["training"]["epochs"] == 2
+    assert {point["mode"] for point in record["cost"]["latency"]} == {"whole", "step"}
+    assert bench.record("popularity")["definition"]["source"] is None
+    assert "2 of 2 cells are finished already" in bench.run(*words).words
+    assert "MeanOfEmbeddings" in bench.call("report").out
+    assert "MeanOfEmbeddings.dropout" in bench.call("list", "models", REFERENCE).out
+
+
+def test_the_example_gives_in_steps_what_it_gives_at_once() -> None:
+    import torch
+
+    cls = load_model(REFERENCE)
+    model = cls(20, 6, cls.Config()).eval()
+    assert isinstance(model, IncrementalModel)
+    items = torch.randint(1, 21, (3, 6))
+    whole, state = model(items, torch.full((3,), 6)), model.initial_state(3)
+    for t in range(6):
+        states, state = model.step(items[:, t], state)
+        torch.testing.assert_close(states, whole[:, t])
+
+
+def test_a_file_that_changed_is_a_new_cell(bench: Bench, write: Write) -> None:
+    path = write(CONSTANT.replace("VALUE", "0.0"))
+    words = ("--models", f"{path}:Constant")
+    assert bench.run(*words).code == 0
+    assert "1 of 1 cells are finished already" in bench.run(*words).words
+    write(CONSTANT.replace("VALUE", "1.0"))
+    assert bench.run(*words).code == 0
+    records = [json.loads(found.read_text()) for found in bench.results.glob("*/Constant/*/record.json")]
+    assert len({record["definition"]["source"] for record in records}) == 2
+    rows = csv.DictReader(io.StringIO(bench.call("report", "--csv").out))
+    assert {row["configuration"] for row in rows if row["model"] == "Constant"} == {
+        f"source={record['definition']['source']}" for record in records
+    }, "the report tells them apart"
+
+
+def test_a_file_that_changes_before_its_cell_is_run_is_refused(
+    bench: Bench, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(CONSTANT.replace("VALUE", "0.0"))
+    monkeypatch.setattr(plan, "model_source", lambda _: "sha256:another")
+    outcome = bench.run("--models", f"{path}:Constant")
+    assert outcome.code == 1
+    assert "has changed since the run began" in outcome.words
+
+
+def test_its_settings_are_checked_like_those_of_any_model(bench: Bench) -> None:
+    outcome = bench.run("--models", REFERENCE, "--set", "MeanOfEmbeddings.dropuot=0.1")
+    assert outcome.code == 2
+    assert "Setting of MeanOfEmbeddings 'dropuot' is unknown. Did you mean dropout?" in outcome.words
+    assert f"seqbench list models {REFERENCE}" in outcome.words
+    outcome = bench.run("--models", f"{REFERENCE},lrurec", "--set", "MeanOfEmbedding.dropout=0.1")
+    assert "Did you mean MeanOfEmbeddings?" in outcome.words
+
+
+def test_a_class_may_be_in_a_file_beside_others(write: Write) -> None:
+    path = write(CONSTANT.replace("VALUE", "0.0") + "\nclass Another(Constant):\n    pass\n")
+    assert model_name(f"{path}:Another") == "Another"
+    assert issubclass(load_model(f"{path}:Another"), CountingModel)
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "words"),
+    [
+        (None, ":Mine", r"Cannot read .*mine\.py: No such file"),
+        (CONSTANT, "", r"does not say which class is the model"),
+        (CONSTANT, ":", r"does not say which class is the model"),
+        (CONSTANT, ":Constnt", r"mine\.py has no class Constnt; its models are Constant\."),
+        ("x = 1", ":Mine", r"has no class Mine; there is no model in it"),
+        ("class Mine:\n    pass", ":Mine", r"Mine in .*mine\.py is not a model: it must be a class derived from"),
+        ("Mine = 7", ":Mine", r"is not a model"),
+        ("from seqbench.models.base import SequenceModel as Mine", ":Mine", r"does not define forward, item_weights"),
+        ("x = 1\ny = 1 / 0", ":Mine", r"cannot be executed: ZeroDivisionError: .* \(line 2\)"),
+        ("x = 1\nimport nothing_like_it", ":Mine", r"ModuleNotFoundError: .*nothing_like_it.* \(line 2\)"),
+        ("x = (", ":Mine", r"cannot be executed: SyntaxError: .* \(line 1\)"),
+        ("b = '\x00'", ":Mine", r"cannot be executed: SyntaxError"),
+    ],
+)
+def test_a_file_that_is_no_model_is_refused(text: str | None, suffix: str, words: str, write: Write) -> None:
+    path = write(text) if text is not None else Path("mine.py")
+    with pytest.raises(UsageError, match=words) as caught:
+        plan.parse_models(f"{path}{suffix}")
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_names_are_taken_once(write: Write) -> None:
+    path = write(CONSTANT)
+    other = write(CONSTANT, "other.py")
+    with pytest.raises(UsageError, match="Two models are called Constant"):
+        plan.parse_models(f"{path}:Constant,{other}:Constant")
+    named = write(CONSTANT.replace("class Constant", "class popularity"), "named.py")
+    with pytest.raises(UsageError, match="has the name of a registered model"):
+        plan.parse_models(f"{named}:popularity")
+
+
+# Entry points
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package with two models, one of them broken, and one that would replace ours."""
+    (tmp_path / "theirs.py").write_text(CONSTANT.replace("VALUE", "0.0"))
+    info = tmp_path / "theirs-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(
+        "[seqbench.models]\nconstant = theirs:Constant\nbroken = theirs:Missing\nlrurec = theirs:Constant\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("package")
+def test_models_of_other_packages_are_found_behind_ours() -> None:
+    assert model_names() == [*MODELS, "broken", "constant"]
+    assert load_model("constant").summary == "all alike"
+    assert plan.parse_models("constant,lrurec") == {"constant": "constant", "lrurec": "lrurec"}
+    assert (model_source("constant"), model_source("lrurec")) == ("theirs 1.2", None)
+    assert load_model("lrurec").__name__ == "LRURec"
+    with pytest.raises(UsageError, match="Did you mean constant"):
+        load_model("constnt")
+
+
+@pytest.mark.usefixtures("package")
+def test_a_broken_one_names_its_package_and_spoils_no_listing() -> None:
+    with pytest.raises(UsageError, match=r"Model broken of the package theirs 1\.2 cannot be imported: AttributeError"):
+        load_model("broken")
+    assert models_table().row_count == len(MODELS) + 2
