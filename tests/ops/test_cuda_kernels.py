@@ -41,7 +41,7 @@ def differentiated(function: Any, tensors: dict[str, Tensor], cotangents: list[T
 def compare(
     function: Any, tensors: dict[str, Tensor], cotangents: list[Tensor], device: str = "cpu", **options: Any
 ) -> None:
-    """Results and gradients of the CUDA kernels with those of the reference in double precision, from the same numbers."""
+    """Results and gradients of the CUDA kernels with those of the reference in double precision."""
     dtype = cotangents[0].dtype
     double = torch.complex128 if dtype.is_complex else torch.float64
     wide = {name: tensor.to(double) for name, tensor in tensors.items()}
