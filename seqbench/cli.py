@@ -400,6 +400,33 @@ def list_models(
     console.out.print(models_table() if name is None else settings_table(name))
 
 
+@app.command("data", epilog="Examples: seqbench data ml-100k  •  seqbench data ml-100k --plot lengths.png")
+def describe_data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A prepared data set.", autocompletion=_dataset_names)],
+    plot: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Draw lengths and popularity to this file (.png, .svg, .pdf).")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+    home: Home = None,
+) -> None:
+    """Statistics of a prepared data set: lengths, popularity, repeats, times, and what leave-one-out gives away."""
+    import dataclasses
+    from json import dumps
+
+    from seqbench.data import describe
+    from seqbench.data.prepared import open_prepared
+
+    prepared = open_prepared(name, paths.home(home))
+    figures = describe.describe(prepared)
+    if json:
+        typer.echo(dumps(dataclasses.asdict(figures), indent=2))
+    else:
+        console.out.print(describe.table(prepared, figures))
+    if plot is not None:
+        describe.plot(prepared, plot)
+        console.note(f"Drawn to {plot}.")
+
+
 @listing.command("datasets")
 def list_datasets(home: Home = None) -> None:
     """Data sets: what they hold, and whether they are prepared."""
@@ -445,8 +472,8 @@ def _announce(names: list[str]) -> None:
 
     for name in names:
         spec = get_spec(name)
-        size = next((source.size for source in spec.sources if source.size), None)
-        fetched = f"downloads {size / 1e6:.1f} MB" if size else "downloads nothing"
+        size = next((source.size for source in spec.sources if not source.manual), None)
+        fetched = f"downloads {size / 1e6:.1f} MB" if size else "downloads nothing" if spec.generator else "a download"
         console.note(f"{name} is not prepared yet; a real run prepares it first ({fetched}).")
 
 

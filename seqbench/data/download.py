@@ -30,7 +30,7 @@ RETRY_WAIT = 0.5  # seconds before the second attempt; twice as long before each
 LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
 TIMEOUT = httpx.Timeout(30, connect=10)  # seconds; the first is between two pieces of the body
 PIP_TIMEOUT = 600  # seconds
-BLOCK = 1 << 20  # bytes
+PROGRESS = 1 << 20  # bytes that an attempt must bring to count as one that did
 AT_ONCE = 4  # files
 SAY_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 
@@ -180,6 +180,12 @@ def _remembered(path: Path) -> Path:
     return path.with_name(f".{path.name}.sha256")
 
 
+def forget(path: Path) -> None:
+    """Delete a fetched file that turned out to be damaged."""
+    path.unlink(missing_ok=True)
+    _remembered(path).unlink(missing_ok=True)
+
+
 class Part:
     """A file that is being fetched. It outlives a killed process, and the next one goes on where it ends."""
 
@@ -255,7 +261,7 @@ def _fetch_url(source: Source, url: str, part: Part, bars: "Bars") -> None:
         try:
             return _stream(source, url, part, bars)
         except TransientError as error:
-            fruitless = 1 if part.size >= before + BLOCK else fruitless + 1
+            fruitless = 1 if part.size >= before + PROGRESS else fruitless + 1
             if fruitless >= ATTEMPTS:
                 raise SourceError(f"{error} ({ATTEMPTS} attempts)") from error
             bars.pause(min(max(RETRY_WAIT * 2 ** (fruitless - 1), error.wait), LONGEST_WAIT))
@@ -327,7 +333,7 @@ def _write(source: Source, part: Part, response: httpx.Response, bars: "Bars") -
     bar = bars.begin(source, str(response.request.url), part.size, total)
     with part.path.open("ab") as file:
         count = part.size
-        for block in response.iter_raw(BLOCK):
+        for block in response.iter_raw():
             count += len(block)
             if source.size is not None and count > source.size:
                 file.close()

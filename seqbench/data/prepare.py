@@ -270,9 +270,15 @@ def _load(spec: DatasetSpec, home: Path, raw: Path | None, *, ratings: bool, off
         files, fetched = rawfiles.locate(spec, path, source), True
     first = files.interactions[0]
     where = " and ".join(map(str, files.interactions))
-    with rawfiles.opened(*files.interactions) as (stream, sha256):
-        interactions = parsers.load(parsers.INTERACTIONS, first.format)(stream, where, ratings=ratings)
-        digest = sha256()
+    try:
+        with rawfiles.opened(*files.interactions) as (stream, sha256):
+            interactions = parsers.load(parsers.INTERACTIONS, first.format)(stream, where, ratings=ratings)
+            digest = sha256()
+    except SeqbenchError as error:
+        if fetched and not files.source.pinned:  # nothing but its content could tell that it is not the file
+            download.forget(first.path)
+            error.hint = f"The file is deleted. Run `seqbench prepare {spec.name}` again to fetch it anew."
+        raise
     titles: dict[str, str] = {}
     if files.items:
         with rawfiles.opened(files.items) as (stream, _):

@@ -191,6 +191,7 @@ def typed(columns: dict[str, pa.ChunkedArray], fields: Fields) -> Block | None:
         elif pa.types.is_dictionary(column.type):
             # Chunks have dictionaries of their own; one for the block means fewer ids to look up.
             values = column.unify_dictionaries().combine_chunks()
+            values.dictionary.validate(full=True)  # JSON is not checked for being UTF-8
             if pc.any(pc.equal(values.dictionary, "")).as_py():
                 return None
             found[role] = values
