@@ -111,7 +111,7 @@ def run(request: Request) -> Benchmark:
         UsageError: nothing that was asked for can run here.
     """
     benchmark = Benchmark(request, _busy_cores())
-    if benchmark.busy_cores > BUSY * cores():
+    if request.device.type == "cpu" and benchmark.busy_cores > BUSY * cores():
         console.warn(
             f"Other processes keep {benchmark.busy_cores:.1f} of {cores()} cores busy: times will be noisy. "
             "Threads that wait for each other suffer most; OMP_NUM_THREADS=1 measures one."

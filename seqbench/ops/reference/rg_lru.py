@@ -15,7 +15,8 @@ def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor)
     driven = torch.sqrt(1 - alpha**2 + 1e-8) * torch.sigmoid(g) * inputs
     state = initial_state
     states = []
-    for t in range(inputs.shape[1]):
-        state = alpha[:, t] * state + driven[:, t]
+    # Unbound and not indexed: the gradient of an index is as large as the whole, which would make T² of it.
+    for gate, value in zip(alpha.unbind(1), driven.unbind(1), strict=True):
+        state = gate * state + value
         states.append(state)
     return torch.stack(states, dim=1) if states else torch.empty_like(inputs)

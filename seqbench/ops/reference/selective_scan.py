@@ -23,10 +23,11 @@ def forward(
     state = initial_state
     steps = F.softplus(deltas) if delta_softplus else deltas
     outputs = []
-    for t in range(inputs.shape[1]):
-        decayed = torch.exp(steps[:, t].unsqueeze(2) * decay) * state
-        state = decayed + (steps[:, t] * inputs[:, t]).unsqueeze(2) * drive[:, t].unsqueeze(1)
-        outputs.append((state * readout[:, t].unsqueeze(1)).sum(dim=2))
+    # Unbound and not indexed: the gradient of an index is as large as the whole, which would make T² of it.
+    for x, delta, b, c in zip(*(tensor.unbind(1) for tensor in (inputs, steps, drive, readout)), strict=True):
+        decayed = torch.exp(delta.unsqueeze(2) * decay) * state
+        state = decayed + (delta * x).unsqueeze(2) * b.unsqueeze(1)
+        outputs.append((state * c.unsqueeze(1)).sum(dim=2))
     y = torch.stack(outputs, dim=1) if outputs else torch.empty_like(inputs)
     if skip is not None:
         y = y + skip * inputs
