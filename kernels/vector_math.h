@@ -89,7 +89,7 @@ inline double exp2(double x) { return std::exp2(x); }
 inline float sigmoid(float x) { return 1 / (1 + exp(-x)); }
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
-// log(1 + e^x), and x itself above 20, as in torch; its derivative is the sigmoid.
+// log(1 + e^x), and x itself above 20, as in torch. Its derivative is the sigmoid, also above 20, where 1 is 2e-9 away.
 inline float softplus(float x) {
     // log(1 + t) = 2 artanh(t / (2 + t)) for t = e^-|x|, which is at most 1; log(1 + e^x) - log(1 + e^-x) = x.
     const float t = exp(x < 0 ? x : -x), s = t / (2 + t), z = s * s;
