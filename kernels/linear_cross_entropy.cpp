@@ -9,11 +9,11 @@
 //   differentiate  with the sums of all slices known: the gradient of the logits, and two products of it, for the
 //                  gradients of the slice's items and of the block's states.
 //
-// In a block, positions and not items are adjacent: maxima and sums are loops over positions, one per lane, and all three
-// products take states and items as they are, except for the transposed states of the block.
+// In a block, positions and not items are adjacent: maxima and sums are loops over positions, one per lane, and all
+// three products take states and items as they are, except for the transposed states of the block.
 //
-// An item's gradient belongs to one slice, and the shares of the slices in a state's gradient are added in their order, so
-// the bits do not depend on the number of threads.
+// An item's gradient belongs to one slice, and the shares of the slices in a state's gradient are added in their order,
+// so the bits do not depend on the number of threads.
 
 #include <cmath>
 #include <cstdint>
@@ -66,8 +66,8 @@ inline void store(const V& vector, R* to) {
     __builtin_memcpy(to, &vector, sizeof vector);
 }
 
-// In a register. Compilers would rather have every multiplication read it from memory again, and processors read no more
-// vectors per cycle than they multiply.
+// In a register. Compilers would rather have every multiplication read it from memory again, and processors read no
+// more vectors per cycle than they multiply.
 template <class V>
 inline V keep(V vector) {
 #if defined(__x86_64__)
@@ -88,8 +88,8 @@ inline V fma(V x, V y, V z) {
 
 // c += a · b, or c = a · b + initial if that is given: one value per row of c, `initial_step` apart.
 //
-// Up to TILE_ROWS rows of a, whose strides are arbitrary, and Vectors vectors of each of the K rows of b. Every element is
-// added up in the order of k, wherever in a tile it lies.
+// Up to TILE_ROWS rows of a, whose strides are arbitrary, and Vectors vectors of each of the K rows of b. Every element
+// is added up in the order of k, wherever in a tile it lies.
 template <class R, int Vectors>
 void tile(const R* a, int64_t a_row, int64_t a_column, const R* b, int64_t b_row, int64_t K, R* c, int64_t c_row,
           int64_t rows, const R* initial, int64_t initial_step) {
