@@ -19,27 +19,31 @@ def order_by_user(users: np.ndarray, *keys: np.ndarray) -> np.ndarray:
     Rows are dealt to parts by their user, and each part is sorted on its own.
     """
     n = len(users)
-    if n and (users[1:] >= users[:-1]).all():
+    if n == 0:
+        return np.empty(0, np.int64)
+    step = max(PART, n // 60_000)
+    ends = np.cumsum(count(users))
+    if (users[1:] >= users[:-1]).all():
         order = np.arange(n)
-    else:
-        ends = np.cumsum(np.bincount(users))
-        part = ((ends - 1) // max(PART, n // 60_000)).astype(np.uint16)
-        order = np.argsort(part[users], kind="stable")  # a radix sort, as the keys have 16 bits
-    for rows in _parts(users, order):
-        rows[:] = rows[_order_within(users[rows], *(key[rows] for key in keys))]
+        for start, stop in _parts(ends, step):
+            order[start:stop] = _order_within(users[start:stop], *(key[start:stop] for key in keys))
+            order[start:stop] += start
+        return order
+    part = ((ends - 1) // step).astype(np.uint16)
+    order = np.argsort(part[users], kind="stable")  # a radix sort, as the keys have 16 bits
+    for start, stop in _parts(ends, step):
+        rows = order[start:stop]
+        order[start:stop] = rows[_order_within(users[rows], *(key[rows] for key in keys))]
     return order
 
 
-def _parts(users: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
-    """Slices of `order`, of about PART rows, which no user straddles."""
-    ends = np.cumsum(np.bincount(users)) if len(users) else np.empty(0, np.int64)
-    step = max(PART, len(users) // 60_000)
+def _parts(ends: np.ndarray, step: int) -> Iterator[tuple[int, int]]:
+    """Ranges of about `step` rows that no user straddles; `ends` is where each user's rows end, if sorted by user."""
+    bounds = np.append(np.flatnonzero(np.diff((ends - 1) // step)), len(ends) - 1)
     start = 0
-    while start < len(order):
-        # The last user that ends in the same part as the first one here.
-        limit = ((ends[np.searchsorted(ends, start, side="right")] - 1) // step + 1) * step
-        stop = int(ends[np.searchsorted(ends, limit, side="right") - 1])
-        yield order[start:stop]
+    for stop in ends[bounds].tolist():
+        if stop > start:
+            yield start, stop
         start = stop
 
 

@@ -17,9 +17,10 @@ import pytest
 from rich.console import Console
 
 from seqbench import columns, paths
-from seqbench.data import store
+from seqbench.data import filters, store
 from seqbench.data.catalog import Counts, DatasetSpec, Expected
-from seqbench.data.prepare import Choices, prepare
+from seqbench.data.parsers import delimited
+from seqbench.data.prepare import Choices, prepare, prepare_all
 from seqbench.data.prepared import PreparedDataset, counts_table, list_prepared, open_prepared
 from seqbench.data.synthetic import SyntheticOptions
 from seqbench.errors import SeqbenchError, StorageError, UsageError
@@ -283,7 +284,8 @@ def test_leftovers_of_a_killed_process_do_not_count(home: Path, raw: Path) -> No
 PREPARE = """
 import sys
 from pathlib import Path
-from seqbench.data.prepare import Choices, prepare
+from seqbench.data.parsers import delimited
+from seqbench.data.prepare import Choices, prepare, prepare_all
 from seqbench.errors import SeqbenchError
 try:
     print(prepare("ml-100k", home=Path(sys.argv[1]), raw=Path(sys.argv[2])).fingerprint)
@@ -391,3 +393,87 @@ def test_counts_table(home: Path, raw: Path) -> None:
     assert "Published counts are of other filters" in " ".join(shown.split())
     shown = text_of(prepare(SPEC, home=home, raw=raw, force=True))
     assert "ublished" not in shown
+
+
+def test_least_rating_sample_and_name(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
+    liked = [row for row in rows if row[2] >= 4]
+    prepared = prepare(SPEC, home=home, raw=raw, choices=Choices(min_user=1, min_item=1, min_rating=4), name="liked")
+    assert prepared.name == "liked"
+    assert prepared.interactions == len(liked)
+    assert prepared.meta["raw_counts"]["interactions"] == len(rows)
+    assert prepared.filter_words() == "unfiltered, ratings from 4"
+    few = prepare(SPEC, home=home, raw=raw, choices=Choices(max_users=7))
+    assert few.users == 7
+    assert few.filter_words() == "5-core, a sample of 7 users"
+    lengths = {user: sum(row[0] == user for row in core(rows, 5)) for user, *_ in rows}
+    names = pq.read_table(few.directory / "users.parquet").column(columns.RAW).to_pylist()
+    assert np.bincount(few.load().users)[1:].tolist() == [lengths[name] for name in names]
+    assert entries(home) == ["liked", "ml-100k"]
+    with pytest.raises(UsageError, match="has no ratings"):
+        prepare("gowalla", home=home, raw=raw, choices=Choices(min_rating=3))
+
+
+def test_repeats_in_a_row(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "u.data"
+    met = [("1", "7"), ("1", "7"), ("1", "8"), ("1", "7"), ("2", "7"), ("2", "7")]
+    path.write_bytes(datakit.u_data([(user, item, 3, at) for at, (user, item) in enumerate(met)]))
+    choices = Choices(min_user=1, min_item=1, repeats="drop")
+    found = prepare(SPEC, home=home, raw=path, choices=choices)
+    assert found.load().items.tolist() == [1, 2, 1, 1]
+    assert found.filter_words() == "unfiltered, no repeats in a row"
+
+
+@pytest.mark.parametrize("rule", ["joint-once", "item-then-user-once"])
+def test_a_rule_of_its_own_is_compared_with_its_own_counts(home: Path, raw: Path, rule: str) -> None:
+    spec = dataclasses.replace(SPEC, rule=rule, expected=Expected("a paper", Counts(50, 60, None)))
+    prepared = prepare(spec, home=home, raw=raw)
+    assert prepared.meta["count_mismatch"] is None
+    assert prepared.meta["compared"]
+    assert not prepare(spec, home=home, raw=raw, choices=Choices(rule="k-core")).meta["compared"]
+    assert prepared.filter_words().startswith("5-core, ")
+    assert "a paper" in text_of(prepared)
+
+
+def test_raw_counts_are_compared_under_any_filter(home: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = dataclasses.replace(SPEC, expected=Expected("a paper", raw=Counts(50, None, 12)))
+    prepared = prepare(spec, home=home, raw=raw, choices=Choices(min_user=12))
+    assert "raw interactions" in prepared.meta["count_mismatch"]
+    assert "(published 12)" in " ".join(capsys.readouterr().err.split())
+    assert "raw users" not in prepared.meta["count_mismatch"]
+
+
+def test_memory_of_many_rows(home: Path, raw: Path) -> None:
+    """What is written is what is read back, in data that fills several blocks, parts and row groups."""
+    generator = np.random.default_rng(2)
+    users, items = generator.integers(0, 3000, 300_000), generator.integers(0, 900, 300_000)
+    times = generator.integers(0, 50, 300_000)
+    np.savetxt(raw, np.stack([users, items, items, times], axis=1), fmt="%d", delimiter="\t")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "BLOCK", 100_000)
+        patch.setattr(filters, "PART", 10_000)
+        patch.setattr(filters, "CHUNK", 5_000)
+        found = prepare(SPEC, home=home, raw=raw, choices=Choices(min_user=1, min_item=1)).load()
+    order = np.lexsort((times, users))
+    np.testing.assert_array_equal(found.users, users[order] + 1)
+    np.testing.assert_array_equal(found.items, items[order] + 1)
+    np.testing.assert_array_equal(found.timestamps, times[order])
+
+
+def test_a_category_of_a_family(home: Path, tmp_path: Path, rows: list[datakit.Row]) -> None:
+    path = tmp_path / "Software.csv"
+    path.write_bytes(datakit.WRITERS["amazon-2018"].write(rows))
+    prepared = prepare("amazon-2018:Software", home=home, raw=path, choices=Choices(min_user=1, min_item=1))
+    assert prepared.name == "amazon-2018:Software"
+    assert open_prepared("amazon-2018:Software", home).fingerprint == prepared.fingerprint
+    assert entries(home) == ["amazon-2018@Software"]
+    (prepared.directory / "meta.json").unlink()
+    with pytest.raises(SeqbenchError) as caught:
+        open_prepared("amazon-2018:Software", home)
+    assert "seqbench prepare amazon-2018:Software --force" in (caught.value.hint or "")
+
+
+def test_several_are_prepared_in_turn(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ready = prepare_all(["yelp", "synthetic"], home=home)
+    assert next(ready).name == "synthetic"
+    with pytest.raises(SeqbenchError, match="yelp has to be fetched by hand"):
+        next(ready)
