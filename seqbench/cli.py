@@ -379,8 +379,10 @@ def kernels(
     wanted = request.parse(resolve_device(device), dtype, operators, shapes, backends, seconds)
     if plot is not None:
         plots.check(plot)
-    measured = benchmark.run(wanted)
-    for block in table.render(measured):
+    for name, measured in zip(wanted.shapes, benchmark.run(wanted), strict=True):
+        for block in table.tables(measured, name):
+            console.out.print(block)
+    for block in table.legend(measured):
         console.out.print(block)
     if json is not None:
         write_json(json, summary.document(measured))

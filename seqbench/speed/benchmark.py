@@ -104,8 +104,8 @@ class Benchmark:
         return any(case.named(name) is not None for case in self.cases)
 
 
-def run(request: Request) -> Benchmark:
-    """Check and time everything.
+def run(request: Request) -> Iterator[Benchmark]:
+    """Check and time everything; yields the same benchmark whenever an operator is finished.
 
     Raises:
         UsageError: nothing that was asked for can run here.
@@ -124,11 +124,11 @@ def run(request: Request) -> Benchmark:
             hint="See `seqbench env`.",
         )
     sample = sampler(request.device)
-    for name, shapes in request.shapes.items():
-        for shape in shapes if ready[name] else ():
+    for name, competitors in ready.items():
+        for shape in request.shapes[name] if competitors else ():
             console.note(f"{name} {'x'.join(map(str, shape))}")
-            benchmark.cases += _time(_Problem(WORKLOADS[name], shape, request), ready[name], sample, request.seconds)
-    return benchmark
+            benchmark.cases += _time(_Problem(WORKLOADS[name], shape, request), competitors, sample, request.seconds)
+        yield benchmark
 
 
 def _competitors(workload: Workload, benchmark: Benchmark) -> Iterator[Competitor]:

@@ -7,23 +7,27 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seqbench.speed.benchmark import COPIES, Benchmark, Case, Entry
+from seqbench.speed.benchmark import COPIES, PASSES, Benchmark, Case, Entry
 from seqbench.speed.summary import machine, median, unsteady
 
 DIGITS = 3
 MISSING = "–"
 
 
-def render(benchmark: Benchmark) -> Iterator[RenderableType]:
-    """Tables with their notes, what the columns mean, and who is absent."""
-    groups = dict.fromkeys((case.workload.name, case.passes) for case in benchmark.cases)
-    for name, passes in groups:
+def tables(benchmark: Benchmark, name: str) -> Iterator[RenderableType]:
+    """The tables of an operator, each with its notes."""
+    for passes in PASSES:
         cases = [case for case in benchmark.cases if (case.workload.name, case.passes) == (name, passes)]
-        notes: list[str] = []
-        yield Text(f"{name}, {passes}", style="bold")
-        yield _table(cases, notes)
-        yield from (Text(f"[{index}] {note}") for index, note in enumerate(notes, 1))
-        yield Text()
+        if cases:
+            notes: list[str] = []
+            yield Text(f"{name}, {passes}", style="bold")
+            yield _table(cases, notes)
+            yield from (Text(f"[{index}] {note}") for index, note in enumerate(notes, 1))
+            yield Text()
+
+
+def legend(benchmark: Benchmark) -> Iterator[RenderableType]:
+    """What it was measured on, what the columns mean, and who is absent."""
     yield Text(_caption(benchmark))
     yield from (Text(line) for line in _absent(benchmark))
 
