@@ -3,38 +3,44 @@
 Shapes: n rows; users, items (n,) integer codes from 0; timestamps (n,) int64.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-PART = 1 << 20  # rows that are sorted together: they fit in a cache
+PART = 1 << 17  # rows that are sorted together: they fit in a cache
 CHUNK = 1 << 22  # rows that are counted together
 
 RULES = ("k-core", "joint-once", "item-then-user-once")
 
 
-def order_by_user(users: np.ndarray, *keys: np.ndarray) -> np.ndarray:
-    """The stable order of the rows by user, then by the keys; the first key counts most.
+def sort_by_user(columns: dict[str, np.ndarray], keys: Sequence[str]) -> None:
+    """Sort rows by user, then by the keys, of which the first counts most; stable. Columns are changed in place.
 
-    Rows are dealt to parts by their user, and each part is sorted on its own.
+    Args:
+        columns: name → (n,), "users" among them.
+        keys: names of columns.
     """
-    n = len(users)
-    if n == 0:
-        return np.empty(0, np.int64)
-    step = max(PART, n // 60_000)
+    users = columns["users"]
+    if len(users) == 0:
+        return
     ends = np.cumsum(count(users))
-    if (users[1:] >= users[:-1]).all():
-        order = np.arange(n)
-        for start, stop in _parts(ends, step):
-            order[start:stop] = _order_within(users[start:stop], *(key[start:stop] for key in keys))
-            order[start:stop] += start
-        return order
-    part = ((ends - 1) // step).astype(np.uint16)
-    order = np.argsort(part[users], kind="stable")  # a radix sort, as the keys have 16 bits
+    step = _step(len(users))
+    if not (users[1:] >= users[:-1]).all():
+        # Deal the rows to parts, each of which is then sorted on its own. With keys of 16 bits this is a radix sort.
+        part = ((ends - 1) // step).astype(np.uint16)
+        order = np.argsort(part[users], kind="stable")
+        for name in columns:
+            columns[name] = columns[name][order]
+        del order
     for start, stop in _parts(ends, step):
-        rows = order[start:stop]
-        order[start:stop] = rows[_order_within(users[rows], *(key[rows] for key in keys))]
-    return order
+        part_of = {name: values[start:stop] for name, values in columns.items()}
+        order = _order_within(part_of["users"], *(part_of[key] for key in keys))
+        for values in part_of.values():
+            values[:] = values[order]
+
+
+def _step(rows: int) -> int:
+    return max(PART, rows // 60_000)
 
 
 def _parts(ends: np.ndarray, step: int) -> Iterator[tuple[int, int]]:
@@ -67,12 +73,18 @@ def _order_within(*keys: np.ndarray) -> np.ndarray:
 
 
 def one_of_each_pair(users: np.ndarray, items: np.ndarray, which: str) -> np.ndarray:
-    """(n,) whether to keep a row, so that every user-item pair is left once: its "first" row or its "last"."""
-    order = order_by_user(users, items)
-    other = np.ones(len(order) + 1, bool)  # whether a pair begins here, or the rows have ended
-    other[1:-1] = (users[order[1:]] != users[order[:-1]]) | (items[order[1:]] != items[order[:-1]])
-    kept = np.zeros(len(order), bool)
-    kept[order[other[:-1] if which == "first" else other[1:]]] = True
+    """(n,) whether to keep a row, so that every user-item pair is left once: its "first" row or its "last".
+
+    Args:
+        users: (n,) ascending.
+    """
+    kept = np.zeros(len(users), bool)
+    for start, stop in _parts(np.cumsum(count(users)), _step(len(users))) if len(users) else ():
+        u, i = users[start:stop], items[start:stop]
+        order = _order_within(u, i)
+        other = np.ones(len(order) + 1, bool)  # whether a pair begins here, or the rows have ended
+        other[1:-1] = (u[order[1:]] != u[order[:-1]]) | (i[order[1:]] != i[order[:-1]])
+        kept[start + order[other[:-1] if which == "first" else other[1:]]] = True
     return kept
 
 
@@ -123,17 +135,19 @@ def count(codes: np.ndarray, size: int = 0) -> np.ndarray:
     return counts
 
 
-def contiguous(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number the codes that are left from 1, in their order.
+def contiguous(codes: np.ndarray, size: int) -> np.ndarray:
+    """Number the codes that are left from 1, in their order, in place.
 
     Args:
-        codes: (n,) of the rows that are left.
+        codes: (n,) int32 of the rows that are left; ids from 1 afterwards.
         size: V, the number of codes before.
 
     Returns:
-        (n,) int32 ids from 1, and (V,) whether a code is in use.
+        (V,) whether a code is in use.
     """
     used = np.zeros(size, bool)
     used[codes] = True
     ids = np.cumsum(used, dtype=np.int32)
-    return ids[codes], used
+    for start in range(0, len(codes), CHUNK):
+        codes[start : start + CHUNK] = ids[codes[start : start + CHUNK]]
+    return used

@@ -369,8 +369,8 @@ class _Rows:
         return name in self.columns
 
     def select(self, chosen: np.ndarray) -> None:
-        """Keep the rows of a mask, or put them into an order."""
-        if chosen.dtype == bool and chosen.all():
+        """Keep the rows of a mask."""
+        if chosen.all():
             return
         for name in self.columns:
             self.columns[name] = self.columns[name][chosen]
@@ -389,7 +389,7 @@ def _filter(spec: DatasetSpec, loaded: _Loaded, options: dict[str, Any], raw_cou
         keys = ["positions"]
     else:
         keys = ["timestamps", "items"] if options["ties"] == "item" else ["timestamps"]
-    rows.select(filters.order_by_user(rows["users"], *(rows[key] for key in keys)))
+    filters.sort_by_user(rows.columns, keys)
     if options["repeats"] == "drop":
         rows.select(filters.no_repeats(rows["users"], rows["items"]))
     if options["duplicates"] != "none":
@@ -409,8 +409,8 @@ def _filter(spec: DatasetSpec, loaded: _Loaded, options: dict[str, Any], raw_cou
             f"{raw_counts['items']:,} items and {raw_counts['interactions']:,} interactions.",
             hint="Lower --min-user or --min-item.",
         )
-    rows.columns["users"], used_users = filters.contiguous(rows["users"], len(raw.raw_users))
-    rows.columns["items"], used_items = filters.contiguous(rows["items"], len(raw.raw_items))
+    used_users = filters.contiguous(rows["users"], len(raw.raw_users))
+    used_items = filters.contiguous(rows["items"], len(raw.raw_items))
     raw_users, raw_items = raw.raw_users.filter(pa.array(used_users)), raw.raw_items.filter(pa.array(used_items))
     marks = rows.columns.get("marks")
     if marks is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, Protocol, cast
 
 from seqbench.data.catalog import DatasetSpec, Member, Source
 from seqbench.errors import SeqbenchError
@@ -63,6 +63,13 @@ class RawFiles:
     items: RawFile | None
 
 
+class Readable(Protocol):
+    """What a stream has to be able to do."""
+
+    def readinto(self, buffer: "bytearray | memoryview", /) -> int:
+        """Fill the buffer; returns how many bytes there were, 0 at the end."""
+
+
 class BoundedReader(io.RawIOBase):
     """Passes bytes on, hashing them, until there are more than `limit`.
 
@@ -70,7 +77,7 @@ class BoundedReader(io.RawIOBase):
         SeqbenchError: the limit is passed, or the bytes below turn out to be damaged.
     """
 
-    def __init__(self, stream: IO[bytes], limit: int, where: str) -> None:
+    def __init__(self, stream: "Readable", limit: int, where: str) -> None:
         super().__init__()
         self._stream = stream
         self._limit = limit
@@ -88,15 +95,14 @@ class BoundedReader(io.RawIOBase):
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
         try:
-            data = self._stream.read(len(buffer))
+            count = self._stream.readinto(buffer)
         except _DAMAGED as error:
             raise damaged(self._where, error) from error
-        self._count += len(data)
+        self._count += count
         if self._count > self._limit:
             raise _too_large(self._where, self._count, self._limit)
-        self._digest.update(data)
-        buffer[: len(data)] = data
-        return len(data)
+        self._digest.update(memoryview(buffer)[:count])
+        return count
 
 
 def sha256_of(path: Path) -> str:
@@ -130,7 +136,7 @@ def opened(*files: RawFile) -> Iterator[tuple[BinaryIO, Callable[[], str]]]:
     names = " and ".join(map(str, files))
     limit = max(MAX_EXPANSION_FLOOR, MAX_EXPANSION * sum(file.path.stat().st_size for file in files))
     with ExitStack() as stack:
-        reader = BoundedReader(cast("IO[bytes]", _Joined(files, stack, limit)), limit, names)
+        reader = BoundedReader(_Joined(files, stack, limit), limit, names)
         yield cast(BinaryIO, io.BufferedReader(reader, BUFFER)), lambda: reader.sha256
 
 
@@ -141,21 +147,21 @@ class _Joined:
         self._files = list(files)
         self._stack = stack
         self._limit = limit
-        self._current: IO[bytes] | None = None
+        self._current: Readable | None = None
         self._last = b"\n"
 
-    def read(self, size: int) -> bytes:
+    def readinto(self, buffer: "bytearray | memoryview") -> int:
         while self._current is not None or self._files:
             if self._current is None:
-                self._current = _open(self._files.pop(0), self._stack, self._limit)
-            if data := self._current.read(size):
-                self._last = data[-1:]
-                return data
+                self._current = cast(Readable, _open(self._files.pop(0), self._stack, self._limit))
+            if count := self._current.readinto(buffer):
+                self._last = bytes(buffer[count - 1 : count])
+                return count
             self._current = None
             if self._files and self._last != b"\n":
-                self._last = b"\n"
-                return b"\n"
-        return b""
+                buffer[:1] = self._last = b"\n"
+                return 1
+        return 0
 
 
 def _open(file: RawFile, stack: ExitStack, limit: int) -> IO[bytes]:
@@ -183,7 +189,7 @@ def _unzipped(stream: IO[bytes], stack: ExitStack, limit: int, file: RawFile) ->
     if buffered.peek(2)[:2] != GZIP_MAGIC:
         return buffered
     # Bounded here too: a tar is looked through for its member before anything is handed on.
-    content = BoundedReader(cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=buffered))), limit, str(file))
+    content = BoundedReader(cast(Readable, stack.enter_context(gzip.GzipFile(fileobj=buffered))), limit, str(file))
     return io.BufferedReader(content, BUFFER)
 
 

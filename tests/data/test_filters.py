@@ -68,11 +68,14 @@ def test_k_core_of_a_chain_falls_apart_completely() -> None:
 
 
 @settings(deadline=None)
-@given(triples, st.sampled_from(["first", "last"]))
-def test_one_of_each_pair(rows: list[tuple[int, int, int]], which: str) -> None:
+@given(triples, st.sampled_from(["first", "last"]), st.integers(1, 9))
+def test_one_of_each_pair(rows: list[tuple[int, int, int]], which: str, part: int) -> None:
+    rows = sorted(rows, key=lambda row: row[0])
     users, items, _ = arrays(rows, 3)
     kept = {(user, item): at for at, (user, item, _) in (enumerate(rows) if which == "last" else _reversed(rows))}
-    assert np.flatnonzero(filters.one_of_each_pair(users, items, which)).tolist() == sorted(kept.values())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filters, "PART", part)
+        assert np.flatnonzero(filters.one_of_each_pair(users, items, which)).tolist() == sorted(kept.values())
 
 
 def _reversed(rows: list[tuple[int, int, int]]) -> list[tuple[int, tuple[int, int, int]]]:
@@ -95,15 +98,24 @@ def test_order(rows: list[tuple[int, int, int]], part: int, scale: int) -> None:
     by_item = sorted(range(len(rows)), key=lambda at: (rows[at][0], rows[at][2], rows[at][1]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filters, "PART", part)  # many parts, and a large scale that does not fit into one number
-        assert filters.order_by_user(users, times * scale).tolist() == by_file
-        assert filters.order_by_user(users, times * scale, items * scale).tolist() == by_item
+        assert order_by(["times"], users=users, times=times * scale, items=items) == by_file
+        assert order_by(["times", "items"], users=users, times=times * scale, items=items * scale) == by_item
+
+
+def order_by(keys: list[str], **columns: np.ndarray) -> list[int]:
+    given = columns | {"row": np.arange(len(columns["users"]))}
+    columns = {name: values.copy() for name, values in given.items()}
+    filters.sort_by_user(columns, keys)
+    for name, values in given.items():  # rows stay together
+        np.testing.assert_array_equal(columns[name], values[columns["row"]])
+    return columns["row"].tolist()
 
 
 def test_order_of_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     users, times = generator.zipf(1.3, 50_000) % 3000, generator.integers(0, 500, 50_000)
     monkeypatch.setattr(filters, "PART", 1000)
-    assert (filters.order_by_user(users, times) == np.lexsort((times, users))).all()
+    assert order_by(["times"], users=users, times=times) == np.lexsort((times, users)).tolist()
 
 
 def order_of(raw: list[str]) -> list[str]:
@@ -142,7 +154,7 @@ def test_ids_are_numbered_in_their_order(values: list[int], size: int, texts: bo
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1))
 def test_contiguous(codes: list[int]) -> None:
-    numbered, used = filters.contiguous(np.array(codes), 10)
-    assert numbered.dtype == np.int32
+    numbered = np.array(codes, np.int32)
+    used = filters.contiguous(numbered, 10)
     assert sorted(set(numbered.tolist())) == list(range(1, len(set(codes)) + 1))
     assert np.flatnonzero(used)[numbered - 1].tolist() == codes

@@ -195,7 +195,7 @@ def test_data_without_a_split_of_its_own(frame: Frame, tmp_path: Path) -> None:
         ("x.csv", "", {}, "is empty"),
         ("x.csv", "user,item\n", {}, "is empty"),
         ("x.csv", "user,item\n1\n", {}, r"wrong number of fields: 1 \(line 2\)"),
-        ("x.csv", 'user,item\n1,"2\n3,4\n', {}, "a quotation mark in line 2 or after it is never closed"),
+        ("x.csv", 'user,item\n1,"2\n3,4\n', {}, "a quotation mark after line 1 is never closed"),
         ("x.csv", "user,item,time\n1,2,soon\n", {}, "timestamp is not a date"),
         ("x.csv", "user,item,time\n1,2,2001-13-01\n", {}, "timestamp is not a date"),
         ("x.jsonl", "[1, 2]\n", {}, "its first line is no JSON object"),

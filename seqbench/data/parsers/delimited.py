@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 import numpy as np
@@ -23,8 +24,8 @@ from seqbench.data.parsers.rows import (
 )
 from seqbench.errors import SeqbenchError
 
-BLOCK = 32 << 20  # bytes that are looked at together
-PART = 2 << 20  # bytes of a block that one thread parses at a time
+BLOCK = 8 << 20  # bytes that are looked at together
+PART = 1 << 20  # bytes of a block that one thread parses at a time
 HEADER_LIMIT = 1 << 16  # bytes; a longer first line is not a header
 LINE_LIMIT = 64 << 20  # bytes; a longer line is not a row
 
@@ -72,30 +73,39 @@ class Lines:
     def __iter__(self) -> Iterator[bytes]:
         """Blocks that end with a line feed, but for the last. `lines` is updated when the next one is asked for.
 
+        The next block is read, unpacked and hashed while one is looked at.
+
         Raises:
             SeqbenchError: a line is absurdly long, or a quotation mark is never closed.
         """
-        while data := self._stream.read(BLOCK) or self._rest:
-            block = data if data is self._rest else self._rest + data + self._stream.readline(LINE_LIMIT)
-            self._rest = b""
-            if not self._begun:
-                block = block.removeprefix(BOM)
-                self._begun = True
-            while self._quoted and _count(block, b'"') % 2:
-                more = self._stream.readline(LINE_LIMIT)
-                if not more or len(block) > BLOCK + LINE_LIMIT:
-                    raise SeqbenchError(
-                        f"{self._where}: a quotation mark in line {self.lines + 1:,} or after it is never closed.",
-                        hint="Close it, or double it if it belongs to the value.",
-                    )
-                block += more
-            if len(block) > LINE_LIMIT and not block.endswith(b"\n") and self._stream.read(1):
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._next)
+            while block := ahead.result():
+                ahead = pool.submit(self._next)
+                yield block
+                self.lines += _count(block, b"\n")
+
+    def _next(self) -> bytes:
+        data = self._stream.read(BLOCK)
+        block = self._rest + data + (self._stream.readline(LINE_LIMIT) if data else b"")
+        self._rest = b""
+        if not self._begun:
+            block = block.removeprefix(BOM)
+            self._begun = True
+        while self._quoted and _count(block, b'"') % 2:
+            more = self._stream.readline(LINE_LIMIT)
+            if not more or len(block) > BLOCK + LINE_LIMIT:
                 raise SeqbenchError(
-                    f"{self._where}: a line after line {self.lines:,} does not end within {LINE_LIMIT:,} bytes.",
-                    hint="This is no file of interactions. Compare it with the publisher's.",
+                    f"{self._where}: a quotation mark after line {self.lines:,} is never closed.",
+                    hint="Close it, or double it if it belongs to the value.",
                 )
-            yield block
-            self.lines += _count(block, b"\n")
+            block += more
+        if len(block) > LINE_LIMIT and not block.endswith(b"\n") and self._stream.read(1):
+            raise SeqbenchError(
+                f"{self._where}: a line after line {self.lines:,} does not end within {LINE_LIMIT:,} bytes.",
+                hint="This is no file of interactions. Compare it with the publisher's.",
+            )
+        return block
 
 
 def _count(block: bytes, byte: bytes) -> int:
@@ -232,7 +242,7 @@ def _one_by_one(
             # Row numbers are only known when one thread reads. Any bytes are ISO-8859-1, so that one row that
             # is not UTF-8 does not hide the others; `_utf8` undoes it.
             read_options=pyarrow.csv.ReadOptions(
-                column_names=names, use_threads=False, encoding="iso-8859-1", block_size=PART
+                column_names=names, use_threads=False, encoding="iso-8859-1", block_size=max(PART, 2 * len(block))
             ),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=delimiter,

@@ -37,6 +37,8 @@ _MARK_NAMES = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1,
 TABLE_PER_ROW = 8
 TABLE_FLOOR = 1 << 24
 
+CHUNK = 1 << 18  # rows that are looked up together
+
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -99,8 +101,8 @@ class Ids:
     """Numbers raw ids that arrive block by block."""
 
     def __init__(self) -> None:
-        self._whole: list[np.ndarray] = []
-        self._codes: list[np.ndarray] = []
+        self._whole = Growing(np.int32)
+        self._codes = Growing(np.int32)
         self._known: dict[str, int] = {}
 
     def add(self, values: np.ndarray | pa.Array) -> None:
@@ -109,13 +111,13 @@ class Ids:
             if self._known:
                 self.add(pa.array(values).cast(pa.string()))
                 return
-            small = len(values) and int(values.max()) < 2**31
-            self._whole.append(values.astype(np.int32 if small else np.int64))
+            if len(values) and int(values.max()) >= 2**31:
+                self._whole.widen(np.int64)
+            self._whole.add(values)
             return
-        if self._whole:
-            earlier, self._whole = self._whole, []
-            for block in earlier:
-                self.add(pa.array(block).cast(pa.string()))
+        if len(self._whole):
+            earlier, self._whole = self._whole.finish(), Growing(np.int32)
+            self.add(pa.array(earlier).cast(pa.string()))
         if not pa.types.is_dictionary(values.type):
             values = values.dictionary_encode()
         known = self._known
@@ -124,20 +126,19 @@ class Ids:
             np.int32,
             count=len(values.dictionary),
         )
-        self._codes.append(mapping[values.indices.to_numpy()])
+        self._codes.add(mapping[values.indices.to_numpy()])
 
     def finish(self) -> tuple[np.ndarray, pa.Array]:
         """(n,) int32 codes in the order of the raw ids, and the raw ids as strings. Empties the object."""
-        if self._whole:
-            values = _joined(self._whole)
-            return _numbered(values)
-        codes = _joined(self._codes)
+        if len(self._whole):
+            return _numbered(self._whole.finish())
+        codes = self._codes.finish()
         raw = pa.array(self._known.keys(), pa.string())
         self._known = {}
         order = sorted_order(raw)
         places = np.empty(len(raw), np.int32)
         places[order] = np.arange(len(raw), dtype=np.int32)
-        return places[codes], raw.take(pa.array(order))
+        return _looked_up(places, codes), raw.take(pa.array(order))
 
 
 def sorted_order(raw_ids: pa.Array) -> np.ndarray:
@@ -160,19 +161,46 @@ def _numbered(values: np.ndarray) -> tuple[np.ndarray, pa.Array]:
     present = np.zeros(top + 1, bool)
     present[values] = True
     numbers = np.cumsum(present, dtype=np.int32) - np.int32(1)
-    return numbers[values], pa.array(np.flatnonzero(present)).cast(pa.string())
+    return _looked_up(numbers, values), pa.array(np.flatnonzero(present)).cast(pa.string())
 
 
-def _joined(blocks: list[np.ndarray]) -> np.ndarray:
-    """One array, each block freed as it is copied."""
-    kind = np.result_type(*blocks) if blocks else np.dtype(np.int32)
-    whole = np.empty(sum(map(len, blocks)), kind)
-    stop = len(whole)
-    while blocks:
-        block = blocks.pop()
-        whole[stop - len(block) : stop] = block
-        stop -= len(block)
-    return whole
+def _looked_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(n,) int32 `table[values]`, in the memory of `values` where that is as wide."""
+    if values.dtype != np.int32:
+        return table[values]
+    for start in range(0, len(values), CHUNK):
+        values[start : start + CHUNK] = table[values[start : start + CHUNK]]
+    return values
+
+
+class Growing:
+    """An array that values are added to. It grows in place, where joining blocks would hold everything twice."""
+
+    def __init__(self, kind: type) -> None:
+        self._values: np.ndarray = np.empty(CHUNK, kind)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def widen(self, kind: type) -> None:
+        """Hold values of this kind from now on."""
+        self._values = self._values.astype(kind, copy=False)
+
+    def add(self, values: np.ndarray) -> None:
+        """Put values at the end."""
+        needed = self._size + len(values)
+        if needed > len(self._values):
+            self._values.resize(max(needed, len(self._values) * 5 // 4), refcheck=False)
+        self._values[self._size : needed] = values
+        self._size = needed
+
+    def finish(self) -> np.ndarray:
+        """The array, given away."""
+        values, self._values = self._values, np.empty(0, self._values.dtype)
+        values.resize(self._size, refcheck=False)
+        self._size = 0
+        return values
 
 
 @dataclass
@@ -183,12 +211,12 @@ class Collector:
     rows: int = 0  # seen so far, malformed ones included
     _users: Ids = field(default_factory=Ids)
     _items: Ids = field(default_factory=Ids)
-    _columns: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _columns: dict[str, Growing] = field(default_factory=dict)
     _malformed: dict[str, Malformed] = field(default_factory=dict)
 
     def add(self, block: Block) -> None:
         """Rows that are all usable: "user", "item" and any of "time", "rating", "position", "split"."""
-        kinds = {"time": np.int64, "rating": np.float32, "position": np.int64, "split": np.int8}
+        kinds: dict[str, type] = {"time": np.int64, "rating": np.float32, "position": np.int64, "split": np.int8}
         self._users.add(block["user"])
         self._items.add(block["item"])
         count = len(block["user"])
@@ -196,7 +224,7 @@ class Collector:
             block = block | {"time": np.arange(self.rows, self.rows + count)}
         for role, kind in kinds.items():
             if role in block:
-                self._columns.setdefault(role, []).append(np.asarray(block[role]).astype(kind, copy=False))
+                self._columns.setdefault(role, Growing(kind)).add(np.asarray(block[role]))
         self.rows += count
 
     def reject(self, kind: str, lines: Sequence[int] | np.ndarray) -> None:
@@ -233,7 +261,7 @@ class Collector:
             raise self._refused(f"of {self.rows:,} rows")
         users, raw_users = self._users.finish()
         items, raw_items = self._items.finish()
-        columns = {role: _joined(self._columns.pop(role)) for role in list(self._columns)}
+        columns = {role: values.finish() for role, values in self._columns.items()}
         return RawInteractions(
             users=users,
             items=items,
