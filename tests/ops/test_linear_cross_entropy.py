@@ -201,21 +201,6 @@ def test_operator_is_well_registered(fast: str) -> None:
             torch.library.opcheck(torch.ops.seqbench.linear_cross_entropy.default, arguments, test_utils=checks)
 
 
-def test_runs_under_torch_compile(fast: str) -> None:
-    arguments = problem(20, 50)
-
-    def model(states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        return linear_cross_entropy(states * 2, items, bias, targets, backend=fast)
-
-    losses = []
-    for function in (model, torch.compile(model, backend="aot_eager")):
-        leaves = [tensor.detach().requires_grad_() for tensor in arguments[:3] if tensor is not None]
-        loss = function(*leaves, arguments[3])
-        losses.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
-    for mine, true in zip(*losses, strict=True):
-        torch.testing.assert_close(mine, true)
-
-
 def test_a_second_derivative_is_refused(fast: str) -> None:
     states, items, bias, targets = problem(5, 7)
     states.requires_grad_()
