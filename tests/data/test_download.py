@@ -519,7 +519,7 @@ def test_servers_that_are_not_to_be_trusted(server: Any, reply: Any, tmp_path: P
 
 @pytest.mark.slow
 def test_many_such_servers(server: Any, reply: Any, tmp_path: Path, rows: list[datakit.Row]) -> None:
-    check_faults(server, reply, tmp_path, rows, rounds=1000, seed=2)
+    check_faults(server, reply, tmp_path, rows, rounds=400, seed=2)
 
 
 @pytest.mark.skipif(not datakit.SHARED.is_dir(), reason="the real files may not be redistributed")

@@ -17,6 +17,7 @@ from seqbench.data.prepare import Choices, prepare_own
 from seqbench.data.prepared import PreparedDataset, open_prepared
 from seqbench.data.sequences import split_sequences
 from seqbench.errors import SeqbenchError, UsageError
+from tests.kit import Bench
 
 PROCESSED = datakit.SHARED / "processed"
 
@@ -258,3 +259,31 @@ def test_published_sequences_stay_as_they_are(path: Path, tmp_path: Path) -> Non
     for part, positions in (("valid", sequences.valid_positions), ("test", sequences.test_positions)):
         np.testing.assert_array_equal(positions[positions >= 0], np.flatnonzero(split == part))
     assert int((sequences.train_stops - sequences.offsets[:-1]).sum()) == int((split == "train").sum())
+
+
+def test_the_commands(frame: Frame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench(tmp_path / "home", tmp_path / "results", capsys)
+    part = frame.sort_values(["u", "t"], kind="stable").assign(split="train")
+    part.loc[~part.u.duplicated(keep="last"), "split"] = "test"
+    part.loc[part[part.split == "train"].groupby("u").tail(1).index, "split"] = "valid"
+    csv(part, tmp_path / "my.csv")
+    words = ("prepare", "--raw", tmp_path / "my.csv", "--columns", "user=u,item=i,time=t", "--name", "mine")
+    outcome = bench.call(*words)
+    assert outcome.code == 0
+    assert "Columns: user is u, item is i, time is t, split is split" in outcome.out
+    assert "Split: as the file says" in outcome.out
+    assert "is already prepared" in bench.call(*words).words
+    assert "mine" in bench.call("list", "datasets").out
+    run = ("run", "--datasets", "mine", "--models", "popularity", "--dry-run")
+    assert bench.call(*run).code == 0
+    assert bench.call(*run, "--split", "leave-one-out").code == 0
+    for wrong, said in (
+        (words[:-2], "give the NAME of a data set, or --raw FILE and --name NAME"),
+        (("prepare", "ml-100k", *words[1:]), "--columns goes with a file of yours"),
+        ((*words[:4], "user", *words[5:]), "'user' is not ROLE=COLUMN"),
+        ((*words[:4], "buyer=u", *words[5:]), "--columns knows no 'buyer'"),
+        (("prepare", "ml-1m", "ml-100k", "--name", "x"), "--name goes with one data set at a time"),
+    ):
+        outcome = bench.call(*wrong)
+        assert outcome.code == 2
+        assert said in outcome.words

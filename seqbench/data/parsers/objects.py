@@ -17,9 +17,8 @@ from seqbench.errors import SeqbenchError
 # A line of the Python-literal files: {u'username': u'x', 'hours': 0.3, 'early_access': False, …}.
 _TEXT = r"""u?(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
 _PLAIN = rf"{_TEXT}|-?[0-9]+(?:\.[0-9]+)?|True|False|None"
-_ENTRY = rf"({_TEXT}): ({_PLAIN})"
-_PAIR = re.compile(_ENTRY)
-_FLAT = re.compile(rf"\{{{_ENTRY}(?:, {_ENTRY})*\}}".replace("(u?", "(?:u?").replace(f"({_PLAIN})", f"(?:{_PLAIN})"))
+_WORDS = {"True": True, "False": False, "None": None}
+_PAIR = re.compile(rf"(?:\{{|, )({_TEXT}): ({_PLAIN})")
 
 
 def json_lines(lines: Lines, where: str, fields: Fields, *, whole_ids: tuple[str, ...] = ()) -> RawInteractions:
@@ -71,15 +70,18 @@ def literal_lines(stream: BinaryIO, where: str, fields: Fields) -> RawInteractio
 def literal(line: str) -> Any:
     """The value of a Python literal.
 
-    Flat dictionaries of text and numbers, which these files consist of, are taken apart by a pattern ten times as
-    fast as Python's own parser, which takes the rest.
+    Flat dictionaries of text and numbers, which these files consist of, are taken apart by a pattern, in less than
+    half the time of Python's own parser, which takes the rest.
 
     Raises:
         ValueError: it is none.
     """
     line = line.strip()
-    if "\\" not in line and _FLAT.fullmatch(line):
-        return {_text(key): _plain(value) for key, value in _PAIR.findall(line)}
+    if "\\" not in line and line.startswith("{"):
+        pairs = _PAIR.findall(line)
+        # Nothing but the pairs, ": " in each, ", " between them, and the braces.
+        if sum(len(key) + len(value) for key, value in pairs) + 4 * len(pairs) == len(line) and line.endswith("}"):
+            return {_text(key): _plain(value) for key, value in pairs}
     try:
         return ast.literal_eval(line)
     except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
@@ -156,7 +158,7 @@ def _text(written: str) -> str:
 def _plain(written: str) -> Any:
     if written[-1] in "'\"":
         return _text(written)
-    return {"True": True, "False": False, "None": None}.get(written, written)
+    return _WORDS.get(written, written)
 
 
 def _written(value: Any) -> str:
