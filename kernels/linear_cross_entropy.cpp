@@ -1,18 +1,19 @@
-// Mean softmax cross entropy of states · itemsᵀ + bias on the CPU, and its gradients in the same pass, for float and double.
+// Mean softmax cross entropy of states · itemsᵀ + bias, and its gradients in the same pass, for float and double.
 //
-// Shapes: N positions, V items, D width. All matrices are contiguous; D is a multiple of 16 and there are 64 bytes behind
-// nothing: no array is read or written outside. Targets are within [0, V).
+// Shapes: N positions, V items, D width. All arrays are contiguous, D is a multiple of 16, targets are within [0, V).
 //
-// Positions are taken in blocks, and for one block at a time the (V, block) exponentials exp(logit - maximum) are kept.
-// The items are cut into slices, which threads take one after the other, twice per block:
-//   1. logits of the slice, their maximum per position, exponentials, their sum;
-//   2. with the sums of all slices known, exponentials become the gradient of the logits, and two products of it are added
-//      to the gradients of states and items.
-// Items and not positions lie along the rows of a block: the maximum and the sum are then plain loops over positions, one
-// per lane, and all three products take states and items as they are (only the states of the block are transposed).
+// Positions are taken in blocks. For one block at a time the exponentials of all its logits are kept, (V, block). Items
+// are cut into slices, which the threads take one after the other, twice per block:
 //
-// A slice's rows of the items' gradient belong to it alone, and what it adds to the states' gradient is added up in the
-// order of the slices, so the bits do not depend on the number of threads.
+//   score          logits of the slice, their maximum per position, exponentials relative to it, the sum of these;
+//   differentiate  with the sums of all slices known: the gradient of the logits, and two products of it, for the
+//                  gradients of the slice's items and of the block's states.
+//
+// In a block, positions and not items are adjacent: maxima and sums are loops over positions, one per lane, and all
+// three products take states and items as they are, except for the transposed states of the block.
+//
+// An item's gradient belongs to one slice, and the shares of the slices in a state's gradient are added in their order,
+// so the bits do not depend on the number of threads.
 
 #include <cmath>
 #include <cstdint>
@@ -30,7 +31,7 @@ constexpr int64_t VECTOR_BYTES = 32;
 #else
 constexpr int64_t VECTOR_BYTES = 16;
 #endif
-// A tile of a product is 4 rows of so many vectors; it stays in registers, of which there are 32 or 16.
+// A tile of a product is 4 rows of so many vectors, in registers, of which there are 32 or 16.
 constexpr int TILE_ROWS = 4;
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int TILE_VECTORS = 4;
@@ -39,9 +40,11 @@ constexpr int TILE_VECTORS = 2;
 #endif
 // Columns of a product come in multiples of this.
 constexpr int64_t COLUMNS = 16;
-// Items whose logits are in the first- and second-level caches together.
+// Items whose logits, of the whole block, stay in the nearer caches between the steps that use them.
 constexpr int64_t CHUNK = 64;
-constexpr int64_t MAX_BLOCK = 256;
+constexpr int64_t MAX_BLOCK = 128;
+// Distance of the rows of a chunk: were it a power of two, a column of it would have too few places in a cache.
+constexpr int64_t CHUNK_ROW = MAX_BLOCK + 16;
 // With fewer multiplications per thread, waking another one costs more than it saves.
 constexpr int64_t PRODUCTS_PER_THREAD = 1 << 20;
 
@@ -58,8 +61,13 @@ inline V load(const R* from) {
     return vector;
 }
 
-// In a register: a compiler would rather read it from memory again in every multiplication, of which there are more than
-// there are reads per cycle.
+template <class V, class R>
+inline void store(const V& vector, R* to) {
+    __builtin_memcpy(to, &vector, sizeof vector);
+}
+
+// In a register. Compilers would rather have every multiplication read it from memory again, and processors read no
+// more vectors per cycle than they multiply.
 template <class V>
 inline V keep(V vector) {
 #if defined(__x86_64__)
@@ -78,9 +86,10 @@ inline V fma(V x, V y, V z) {
     return result;
 }
 
-// c = a · b + c, or a · b + initial where that is given: one value for each row, `initial_step` apart.
+// c += a · b, or c = a · b + initial if that is given: one value per row of c, `initial_step` apart.
 //
-// Up to TILE_ROWS rows of a (row and column stride) times K rows of Vectors vectors of b.
+// Up to TILE_ROWS rows of a, whose strides are arbitrary, and Vectors vectors of each of the K rows of b. Every element
+// is added up in the order of k, wherever in a tile it lies.
 template <class R, int Vectors>
 void tile(const R* a, int64_t a_row, int64_t a_column, const R* b, int64_t b_row, int64_t K, R* c, int64_t c_row,
           int64_t rows, const R* initial, int64_t initial_step) {
@@ -93,8 +102,10 @@ void tile(const R* a, int64_t a_row, int64_t a_column, const R* b, int64_t b_row
         const int64_t row = i < rows ? i : rows - 1;  // rows that are missing repeat the last one
         at[i] = a + row * a_row;
 #pragma GCC unroll 4
-        for (int j = 0; j < Vectors; ++j)
-            sum[i][j] = initial ? initial[row * initial_step] - V{} : load<V>(c + row * c_row + j * lanes);
+        for (int j = 0; j < Vectors; ++j) {
+            sum[i][j] = V{} + (initial ? initial[row * initial_step] : 0);
+            __builtin_prefetch(c + row * c_row + j * lanes, 1);  // there by the time the products are
+        }
     }
     for (int64_t k = 0; k < K; ++k) {
         V y[Vectors];
@@ -111,10 +122,13 @@ void tile(const R* a, int64_t a_row, int64_t a_column, const R* b, int64_t b_row
     for (int i = 0; i < TILE_ROWS; ++i)
         if (i < rows)
 #pragma GCC unroll 4
-            for (int j = 0; j < Vectors; ++j) __builtin_memcpy(c + i * c_row + j * lanes, &sum[i][j], sizeof(V));
+            for (int j = 0; j < Vectors; ++j) {
+                R* to = c + i * c_row + j * lanes;
+                store(initial ? sum[i][j] : sum[i][j] + load<V>(to), to);
+            }
 }
 
-// c = a · b + c, or a · b + initial: as in `tile`, for any number of rows and of columns (a multiple of COLUMNS).
+// As `tile`, for any number of rows, and of columns a multiple of COLUMNS.
 template <class R, int Vectors = TILE_VECTORS>
 void multiply(const R* a, int64_t a_row, int64_t a_column, const R* b, int64_t b_row, int64_t K, R* c, int64_t c_row,
               int64_t rows, int64_t columns, const R* initial, int64_t initial_step) {
@@ -138,14 +152,14 @@ struct Arguments {
     double* loss;
     R *grad_states, *grad_items, *grad_bias;  // not wanted: null
     // Room for the work, the last only needed for gradients.
-    R* exponentials;  // (V, stride)
+    R* exponentials;  // (V, block)
     R* transposed;    // (D, block)
     R* maxima;        // (slices, block)
     double* sums;     // (slices, block)
     R* shares;        // (slices, block, D)
     int64_t N, V, D;
-    // Positions of a block (a multiple of COLUMNS, at most MAX_BLOCK), distance of its rows, items of a slice.
-    int64_t block, stride, slice;
+    // Positions of a block (a multiple of COLUMNS, at most MAX_BLOCK), items of a slice.
+    int64_t block, slice;
 };
 
 template <class R>
@@ -165,7 +179,8 @@ public:
             for_each(slices, threads, parallel, [&](int64_t index) { score(index); });
             loss += normalise();
             if (!a.grad_states) continue;
-            for_each(slices, threads, parallel, [&](int64_t index) { differentiate(index); });
+            // From the last slice to the first, and then upwards again: what was used last may still be in a cache.
+            for_each(slices, threads, parallel, [&](int64_t index) { differentiate(slices - 1 - index); });
             for_each(rows, threads, parallel, [&](int64_t n) { add_shares(n); });
         }
         *a.loss = loss / a.N;
@@ -192,7 +207,7 @@ private:
 
     // Logits, maxima, exponentials and sums of a slice. The target's exponential is left out, and zero.
     void score(int64_t index) {
-        const int64_t begin = index * a.slice, end = this->end(index), width = columns, stride = a.stride;
+        const int64_t begin = index * a.slice, end = this->end(index), width = columns, stride = a.block;
         R maximum[MAX_BLOCK], sum[MAX_BLOCK];
         for (int64_t n = 0; n < width; ++n) maximum[n] = -INFINITE;
         for (int64_t v = begin; v < end; v += CHUNK) {
@@ -266,31 +281,37 @@ private:
 
     // Gradients of a slice's logits, and what follows: those of its items and bias, its share in those of the states.
     void differentiate(int64_t index) {
-        const int64_t begin = index * a.slice, end = this->end(index), stride = a.stride;
+        using V = typename Vector<R>::type;
+        constexpr int64_t lanes = Vector<R>::lanes;
+        const int64_t begin = index * a.slice, end = this->end(index);
         R* share = a.shares + index * a.block * a.D;
-        R scale[MAX_BLOCK];
+        R scale[MAX_BLOCK], chunk[CHUNK * CHUNK_ROW];
         for (int64_t n = 0; n < columns; ++n) scale[n] = a.maxima[index * a.block + n];
         for (int64_t v = begin; v < end; v += CHUNK) {
-            R* chunk = a.exponentials + v * stride;
             const int64_t count = smaller(end - v, CHUNK);
-            for (int64_t i = 0; i < count; ++i)
-                for (int64_t n = 0; n < columns; ++n) chunk[i * stride + n] *= scale[n];
+            for (int64_t i = 0; i < count; ++i) {
+                const R* exponentials = a.exponentials + (v + i) * a.block;
+                V sum{};
+                for (int64_t n = 0; n < columns; n += lanes) {
+                    const V gradient = load<V>(exponentials + n) * load<V>(scale + n);
+                    store(gradient, chunk + i * CHUNK_ROW + n);
+                    sum += gradient;
+                }
+                if (!a.grad_bias) continue;
+                R total = first == 0 ? 0 : a.grad_bias[v + i];
+                for (int64_t lane = 0; lane < lanes; ++lane) total += sum[lane];
+                a.grad_bias[v + i] = total;
+            }
             for (int64_t n = 0; n < rows; ++n) {
                 const int64_t target = a.targets[first + n];
-                if (target >= v && target < v + count) chunk[(target - v) * stride + n] = target_gradients[n];
+                if (target < v || target >= v + count) continue;
+                chunk[(target - v) * CHUNK_ROW + n] = target_gradients[n];
+                if (a.grad_bias) a.grad_bias[target] += target_gradients[n];
             }
-            multiply<R>(chunk, 1, stride, a.items + v * a.D, a.D, count, share, a.D, rows, a.D,
+            multiply<R>(chunk, 1, CHUNK_ROW, a.items + v * a.D, a.D, count, share, a.D, rows, a.D,
                         v == begin ? &ZERO<R> : nullptr, 0);
-            multiply<R>(chunk, stride, 1, a.states + first * a.D, a.D, rows, a.grad_items + v * a.D, a.D, count, a.D,
-                        first == 0 ? &ZERO<R> : nullptr, 0);
-            if (a.grad_bias)
-                for (int64_t i = 0; i < count; ++i) {
-                    R sum[COLUMNS] = {};
-                    for (int64_t n = 0; n < columns; n += COLUMNS)
-                        for (int64_t lane = 0; lane < COLUMNS; ++lane) sum[lane] += chunk[i * stride + n + lane];
-                    for (int64_t lane = 1; lane < COLUMNS; ++lane) sum[0] += sum[lane];
-                    a.grad_bias[v + i] = first == 0 ? sum[0] : a.grad_bias[v + i] + sum[0];
-                }
+            multiply<R>(chunk, CHUNK_ROW, 1, a.states + first * a.D, a.D, rows, a.grad_items + v * a.D, a.D, count,
+                        a.D, first == 0 ? &ZERO<R> : nullptr, 0);
         }
     }
 
@@ -310,9 +331,9 @@ private:
     extern "C" void linear_cross_entropy_forward_##NAME(                                                               \
         const R* states, const R* items, const R* bias, const int64_t* targets, double* loss, R* grad_states,          \
         R* grad_items, R* grad_bias, R* exponentials, R* transposed, R* maxima, double* sums, R* shares, int64_t N,    \
-        int64_t V, int64_t D, int64_t block, int64_t stride, int64_t slice, int threads, Parallel parallel) {          \
+        int64_t V, int64_t D, int64_t block, int64_t slice, int threads, Parallel parallel) {          \
         Pass<R> pass({states, items, bias, targets, loss, grad_states, grad_items, grad_bias, exponentials,            \
-                      transposed, maxima, sums, shares, N, V, D, block, stride, slice});                               \
+                      transposed, maxima, sums, shares, N, V, D, block, slice});                               \
         pass.run(threads, parallel);                                                                                   \
     }
 

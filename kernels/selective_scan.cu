@@ -242,6 +242,9 @@ DEVICE void backward(const Problem<E>& problem, const Sequence<E>& grad_outputs,
         const int64 offset = b * T * problem.D + lane.d;
         P passed[STATES];  // gradient of the states, from later steps
         lane.load(grad_final + lane.channel() * N, passed);
+#pragma unroll
+        for (int j = 0; j < STATES; ++j)
+            if (!lane.exists) passed[j] = 0;
         P decay_sum[STATES] = {};  // per stretch first, so that rounding grows slowly
         double skip_sum = 0;
         for (int64 stretch = stretches - 1; stretch >= 0; --stretch) {
@@ -285,8 +288,8 @@ DEVICE void backward(const Problem<E>& problem, const Sequence<E>& grad_outputs,
                         const P before = history[t - start][j][threadIdx.x];
                         const P decayed = lane.decayed(scaled, j);
                         const P total = fma(grad, step.readout[j], passed[j]);
-                        by_readout[j] = lane.exists ? grad * states[j] : 0;
-                        by_drive[j] = lane.exists ? total * delta * step.x : 0;
+                        by_readout[j] = grad * states[j];
+                        by_drive[j] = total * delta * step.x;
                         by_driven = fma(total, step.drive[j], by_driven);
                         passed[j] = total * decayed;
                         const P by_exponent = passed[j] * before;  // of Δ·A

@@ -123,16 +123,9 @@ def describe_dataset(
         "users": prepared.users,
         "items": prepared.items,
         "interactions": prepared.interactions,
-        "filters": _filter_words(meta["filters"]),
+        "filters": prepared.filter_words(),
         "evaluated_users": len(test.users),
         "training_pairs": len(sequences.training_pairs()[0]),
         "count_mismatch": meta["count_mismatch"],
         "ceiling": meta.get("ceiling") if (protocol.split, protocol.removed) == ("leave-one-out", "history") else None,
     }
-
-
-def _filter_words(filters: dict[str, Any]) -> str:
-    least_user, least_item = filters["min_user"], filters["min_item"]
-    if least_user == least_item:
-        return f"{least_user}-core"
-    return f"users with {least_user}, items with {least_item} interactions or more"

@@ -58,15 +58,34 @@ def _dataset_names() -> list[str]:
     return list(load_catalog())
 
 
-@app.command(epilog="Examples: seqbench prepare ml-100k  •  seqbench prepare synthetic --users 5000 --items 2000")
+@app.command(
+    epilog="Examples: seqbench prepare ml-100k amazon-2018:All_Beauty  •  "
+    "seqbench prepare --raw my.csv --columns user=u,item=i,time=t --name mine"
+)
 def prepare(
     names: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="NAME...", help="Data sets; see `seqbench list datasets`.", autocompletion=_dataset_names
+            metavar="[NAME...]", help="Data sets; see `seqbench list datasets`.", autocompletion=_dataset_names
         ),
-    ],
-    raw: Annotated[Path | None, typer.Option(help="Read this archive, folder or file instead of downloading.")] = None,
+    ] = None,
+    raw: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read this instead of downloading: an archive, folder or file of the data set, or, with --name "
+            "and without NAME, any CSV, TSV, JSON lines, Parquet or .inter file."
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLE=COLUMN,...",
+            help="Columns of a file of yours: user, item, time, rating, position, split; by name, or by number from 1 "
+            "where there is no header.",
+            show_default="recognised by name",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Store it under this name.", show_default="NAME")] = None,
     min_user: Annotated[
         int | None,
         typer.Option(help="Keep users with at least this many interactions.", show_default="per data set"),
@@ -75,40 +94,93 @@ def prepare(
         int | None,
         typer.Option(help="Keep items with at least this many interactions.", show_default="per data set"),
     ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="How the two are applied: k-core (until nothing changes), joint-once or item-then-user-once.",
+            show_default="per data set",
+        ),
+    ] = None,
+    min_rating: Annotated[
+        float | None, typer.Option(help="Keep interactions with at least this rating.", show_default="all")
+    ] = None,
+    duplicates: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several interactions of a user with an item keep all (none is dropped), the first or the last: "
+            "none, first, last.",
+            show_default="per data set",
+        ),
+    ] = None,
+    repeats: Annotated[
+        str | None,
+        typer.Option(help="Of an item right after itself: keep or drop.", show_default="per data set"),
+    ] = None,
     ties: Annotated[
         str | None,
         typer.Option(help="Order of equal timestamps: file (as in the source) or item.", show_default="per data set"),
+    ] = None,
+    max_users: Annotated[
+        int | None, typer.Option(help="A sample of this many users, for a quick look.", show_default="all")
     ] = None,
     users: Annotated[int | None, typer.Option(help="synthetic: number of users.", show_default="2000")] = None,
     items: Annotated[int | None, typer.Option(help="synthetic: number of items.", show_default="1000")] = None,
     length: Annotated[int | None, typer.Option(help="synthetic: mean items per user.", show_default="60")] = None,
     seed: Annotated[int | None, typer.Option(help="synthetic: random seed.", show_default="0")] = None,
     force: Annotated[bool, typer.Option("--force", help="Prepare again even if nothing changed.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing; use what was downloaded before.")] = False,
     home: Home = None,
     quiet: Quiet = False,
 ) -> None:
     """Download, filter and index data sets; compare their counts with the published ones."""
-    from seqbench.data.prepare import prepare as prepare_dataset
+    from seqbench.data.prepare import Choices, prepare_all, prepare_own
     from seqbench.data.prepared import counts_table
     from seqbench.data.synthetic import SyntheticOptions
 
     console.quiet(quiet)
-    if raw is not None and len(names) > 1:
+    if raw is not None and names and len(names) > 1:
         raise UsageError("--raw goes with one data set at a time.", hint="Prepare them one by one.")
+    if name is not None and names and len(names) > 1:
+        raise UsageError("--name goes with one data set at a time.", hint="Prepare them one by one.")
+    if names and columns is not None:
+        raise UsageError(
+            "--columns goes with a file of yours, not with a data set of the catalogue.",
+            hint="Leave out NAME, and say --name for what it is to be called.",
+        )
     given = {"users": users, "items": items, "length": length, "seed": seed}
     chosen = {key: value for key, value in given.items() if value is not None}
-    for name in names:
-        prepared = prepare_dataset(
-            name,
-            home=paths.home(home),
-            raw=raw,
-            min_user=min_user,
-            min_item=min_item,
-            ties=ties,
-            synthetic=SyntheticOptions(**chosen) if chosen else None,
-            force=force,
+    choices = Choices(min_user, min_item, rule, min_rating, duplicates, repeats, ties, max_users)
+    if not names:
+        if raw is None or name is None:
+            raise UsageError(
+                "There is nothing to prepare: give the NAME of a data set, or --raw FILE and --name NAME.",
+                hint="See `seqbench list datasets` for names.",
+            )
+        roles = _roles(columns)
+        console.out.print(
+            counts_table(prepare_own(name, raw, home=paths.home(home), columns=roles, choices=choices, force=force))
         )
+        return
+    for prepared in prepare_all(
+        names,
+        home=paths.home(home),
+        raw=raw,
+        choices=choices,
+        name=name,
+        synthetic=SyntheticOptions(**chosen) if chosen else None,
+        force=force,
+        offline=offline,
+    ):
         console.out.print(counts_table(prepared))
+
+
+def _roles(columns: str | None) -> dict[str, str]:
+    """Role → column of --columns."""
+    pairs = [pair.partition("=") for pair in (columns or "").split(",") if pair.strip()]
+    for role, sign, column in pairs:
+        if not sign or not column.strip():
+            raise UsageError(f"--columns: '{role}{sign}' is not ROLE=COLUMN.", hint="--columns user=u,item=i,time=t")
+    return {role.strip(): column.strip() for role, _, column in pairs}
 
 
 @app.command(
@@ -129,8 +201,12 @@ def run(
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds; each is a run of its own.")] = "0",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="per model")] = None,
     split: Annotated[
-        str, typer.Option(help="leave-one-out, or temporal (one point in time for all users).")
-    ] = "leave-one-out",
+        str | None,
+        typer.Option(
+            help="leave-one-out, temporal (one point in time for all users), or given (as the data's authors split).",
+            show_default="leave-one-out; given where there is one",
+        ),
+    ] = None,
     protocol: Annotated[
         str,
         typer.Option(
@@ -180,11 +256,14 @@ def run(
     cells = []
     target = plan.resolve_device(device)
     for prepared in _open_datasets(datasets, root, prepare_missing=not dry_run):
+        chosen_split = split or prepared.splits[0]
+        conditions = plan.protocol(protocol, split=chosen_split, max_len=max_len or prepared.max_len)
+        prepared.check_split(chosen_split)
         definitions = plan.define(
             prepared,
             names,
             numbers,
-            protocol=plan.protocol(protocol, split=split, max_len=max_len or prepared.max_len),
+            protocol=conditions,
             preset=preset,
             overrides=overrides,
             epochs=epochs,
@@ -323,6 +402,33 @@ def list_models(
     console.out.print(models_table() if name is None else settings_table(name))
 
 
+@app.command("data", epilog="Examples: seqbench data ml-100k  •  seqbench data ml-100k --plot lengths.png")
+def describe_data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A prepared data set.", autocompletion=_dataset_names)],
+    plot: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Draw lengths and popularity to this file (.png, .svg, .pdf).")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+    home: Home = None,
+) -> None:
+    """Statistics of a prepared data set: lengths, popularity, repeats, times, and what leave-one-out gives away."""
+    import dataclasses
+    from json import dumps
+
+    from seqbench.data import describe
+    from seqbench.data.prepared import open_prepared
+
+    prepared = open_prepared(name, paths.home(home))
+    figures = describe.describe(prepared)
+    if json:
+        typer.echo(dumps(dataclasses.asdict(figures), indent=2))
+    else:
+        console.out.print(describe.table(prepared, figures))
+    if plot is not None:
+        describe.plot(prepared, plot)
+        console.note(f"Drawn to {plot}.")
+
+
 @listing.command("datasets")
 def list_datasets(home: Home = None) -> None:
     """Data sets: what they hold, and whether they are prepared."""
@@ -368,8 +474,8 @@ def _announce(names: list[str]) -> None:
 
     for name in names:
         spec = get_spec(name)
-        size = next((source.size for source in spec.sources if source.size), None)
-        fetched = f"downloads {size / 1e6:.1f} MB" if size else "downloads nothing"
+        size = next((source.size for source in spec.sources if not source.manual), None)
+        fetched = f"downloads {size / 1e6:.1f} MB" if size else "downloads nothing" if spec.generator else "a download"
         console.note(f"{name} is not prepared yet; a real run prepares it first ({fetched}).")
 
 

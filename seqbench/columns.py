@@ -3,6 +3,7 @@
 USER = "user_id"  # int32, contiguous from 1
 ITEM = "item_id"  # int32, contiguous from 1; 0 is padding
 TIMESTAMP = "timestamp"  # int64, in the unit of the source (meta.json says which)
+SPLIT = "split"  # int8, 0 train, 1 valid, 2 test; only where the source was split by its authors
 RAW = "raw_id"  # string, the identifier in the source
 TITLE = "title"  # string, null where the source has none
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+import re
 from pathlib import Path
 
 from rich.table import Table
@@ -9,7 +10,7 @@ from rich.text import Text
 
 import seqbench
 from seqbench import environment, paths
-from seqbench.data.catalog import load_catalog
+from seqbench.data.catalog import DatasetSpec, families, load_catalog
 from seqbench.data.prepared import list_prepared
 from seqbench.errors import SeqbenchError
 from seqbench.models import load_model, model_name, model_names
@@ -77,15 +78,40 @@ def datasets_table(home: Path) -> Table:
     table = _table("Data set", "Title", "Prepared")
     for title in ("Users", "Items", "Interactions", "Download"):
         table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("Licence")
     for name in [*catalog, *(name for name in ready if name not in catalog)]:
         spec, prepared = catalog.get(name), ready.get(name)
-        counts = prepared or (spec.expected.prepared if spec and spec.expected else None)
-        sizes = [f"{value:,}" for value in (counts.users, counts.items, counts.interactions)] if counts else ["–"] * 3
-        size = next((source.size for source in spec.sources if source.size), None) if spec else None
+        expected = spec.expected if spec else None
+        counts = prepared or (expected.prepared or expected.raw if expected else None)
+        form = "{:,}" if prepared or (expected and expected.prepared) else "({:,})"
+        values = (counts.users, counts.items, counts.interactions) if counts else (None, None, None)
+        sizes = ["–" if value is None else form.format(value) for value in values]
         title = spec.title if spec else prepared.meta["title"] if prepared else ""
-        table.add_row(name, title, _yes(prepared is not None), *sizes, f"{size / 1e6:.1f} MB" if size else "none")
-    table.caption = f"Prepared data sets are in {paths.prepared(home)}."
+        licence = spec.licence if spec else prepared.meta["licence"] if prepared else ""
+        table.add_row(
+            name,
+            title,
+            _yes(prepared is not None),
+            *sizes,
+            _download(spec) if spec else "none",
+            re.split("[.;]", licence)[0],
+        )
+    more = ", ".join(f"{family}:CATEGORY" for family in families())
+    table.caption = (
+        f"In brackets: before filtering. Prepared data sets are in {paths.prepared(home)}.\n"
+        f"{more}: any category of the publisher's. A file of yours: seqbench prepare --raw FILE --name NAME."
+    )
     return table
+
+
+def _download(spec: DatasetSpec) -> str:
+    """How much is fetched, as far as that is known."""
+    if spec.generator:
+        return "none"
+    if spec.manual:
+        return "by hand"
+    size = next(source.size for source in spec.sources if not source.manual)
+    return f"{size / 1e6:,.1f} MB" if size else "unknown"
 
 
 def environment_table(home: Path, results: Path) -> Table:

@@ -23,7 +23,17 @@ def downloads(home: Path) -> Path:
 def prepared(home: Path, name: str | None = None) -> Path:
     """One folder per prepared data set, or the folder that holds them all."""
     folder = home / "prepared"
-    return folder if name is None else folder / name
+    return folder if name is None else folder / folder_name(name)
+
+
+def folder_name(dataset: str) -> str:
+    """The name of a data set as that of a folder: some file systems have no ":"."""
+    return dataset.replace(":", "@")
+
+
+def dataset_name(folder: Path) -> str:
+    """The inverse, of a folder below `prepared`."""
+    return folder.name.replace("@", ":")
 
 
 def shipped(name: str) -> Path:

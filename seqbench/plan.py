@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqbench import console
-from seqbench.data.catalog import SPLITS
+from seqbench.data.catalog import GIVEN, SPLITS
 from seqbench.data.prepared import PreparedDataset
 from seqbench.errors import UsageError, unknown_name
 from seqbench.models import load_model, model_name, model_names, model_source
@@ -89,15 +89,23 @@ def parse_overrides(settings: Sequence[str], models: Collection[str]) -> dict[st
 
 
 def configure(
-    cls: type[Model], name: str, overrides: dict[str, str], epochs: int | None, preset: dict[str, Any] | None = None
+    cls: type[Model],
+    reference: str,
+    overrides: dict[str, str],
+    epochs: int | None,
+    preset: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The model's config and training config as plain dicts.
 
     They are its defaults, changed by the preset, then by the overrides (as text), then by --epochs.
 
+    Args:
+        reference: what the class was loaded from.
+
     Raises:
         UsageError: a field that the model does not have, or a value that does not fit it.
     """
+    name = model_name(reference)
     training = cls.training_defaults
     model_fields = {field.name for field in dataclasses.fields(cls.Config)}
     training_fields = {field.name for field in dataclasses.fields(TrainingConfig)} if training else set()
@@ -106,7 +114,7 @@ def configure(
             known = sorted(model_fields | training_fields)
             if not known:
                 raise UsageError(f"{name} has nothing to set.", hint="Leave it out of --set.")
-            raise unknown_name(f"Setting of {name}", field, known, f"seqbench list models {name}")
+            raise unknown_name(f"Setting of {name}", field, known, f"seqbench list models {reference}")
     preset = preset or {}
 
     def changed(defaults: Any, fields: set[str]) -> Any:
@@ -121,7 +129,7 @@ def configure(
                 training = dataclasses.replace(training, epochs=epochs)
             check_objective(config, training)
     except ValueError as error:
-        raise UsageError(f"{name}: {error}.", hint=f"See `seqbench list models {name}`.") from None
+        raise UsageError(f"{name}: {error}.", hint=f"See `seqbench list models {reference}`.") from None
     return dataclasses.asdict(config), None if training is None else dataclasses.asdict(training)
 
 
@@ -154,7 +162,7 @@ def define(
         tuned = cls.presets.get(prepared.name) if preset else None
         if preset and cls.training_defaults and tuned is None:
             console.note(f"The paper of {name} gives no values for {prepared.name}; its defaults are used there.")
-        config, training = configure(cls, name, overrides.get(name, {}), epochs, tuned)
+        config, training = configure(cls, reference, overrides.get(name, {}), epochs, tuned)
         definitions += [
             Definition(
                 dataset=prepared.name,
@@ -181,8 +189,8 @@ def protocol(name: str, *, split: str, max_len: int) -> Protocol:
     """
     if name not in PROTOCOLS:
         raise unknown_name("Protocol", name, PROTOCOLS, "seqbench run --help")
-    if split not in SPLITS:
-        raise unknown_name("Split", split, SPLITS, "seqbench run --help")
+    if split not in (*SPLITS, GIVEN):
+        raise unknown_name("Split", split, (*SPLITS, GIVEN), "seqbench run --help")
     chosen = dataclasses.replace(PROTOCOLS[name], split=split, max_len=max_len)
     if chosen.windows == "lrurec" and max_len < 2:
         raise UsageError(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqbench import paths
 from seqbench.errors import SeqbenchError
 from seqbench.files import write_json
 
@@ -76,7 +77,7 @@ class Definition:
 
     def folder(self, results: Path) -> Path:
         """Where the cell's files live below the results folder."""
-        return results / self.dataset / self.model / self.key
+        return results / paths.folder_name(self.dataset) / self.model / self.key
 
     def label(self) -> str:
         """Short words for progress lines."""

@@ -218,7 +218,7 @@ def test_the_metrics_of_a_report_can_be_chosen(stored: Bench) -> None:
         (("reprot",), "No such command 'reprot'"),
         (("list", "modles"), "No such command 'modles'"),
         (("list", "models", "lrurek"), "Model 'lrurek' is unknown. Did you mean lrurec?"),
-        (("prepare",), "Missing argument 'NAME...'"),
+        (("prepare",), "There is nothing to prepare: give the NAME of a data set, or --raw FILE and --name NAME."),
         (("prepare", "ml100k"), "Data set 'ml100k' is unknown. Did you mean ml-100k?"),
         (("prepare", "synthetic", "--users", "many"), "--users"),
         (("prepare", "synthetic", "--users", "0"), "--users must be at least 1"),

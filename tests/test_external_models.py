@@ -103,6 +103,15 @@ def test_a_file_that_changes_before_its_cell_is_run_is_refused(
     assert "has changed since the run began" in outcome.words
 
 
+def test_its_settings_are_checked_like_those_of_any_model(bench: Bench) -> None:
+    outcome = bench.run("--models", REFERENCE, "--set", "MeanOfEmbeddings.dropuot=0.1")
+    assert outcome.code == 2
+    assert "Setting of MeanOfEmbeddings 'dropuot' is unknown. Did you mean dropout?" in outcome.words
+    assert f"seqbench list models {REFERENCE}" in outcome.words
+    outcome = bench.run("--models", f"{REFERENCE},lrurec", "--set", "MeanOfEmbedding.dropout=0.1")
+    assert "Did you mean MeanOfEmbeddings?" in outcome.words
+
+
 def test_a_class_may_be_in_a_file_beside_others(write: Write) -> None:
     path = write(CONSTANT.replace("VALUE", "0.0") + "\nclass Another(Constant):\n    pass\n")
     assert model_name(f"{path}:Another") == "Another"

@@ -1,31 +1,38 @@
-"""Fetch one source of a data set, verified, to the downloads folder."""
+"""Fetch the sources of data sets, verified, to the downloads folder."""
 
 import functools
 import hashlib
 import importlib.util
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import tenacity
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from seqbench import __version__, console, paths
 from seqbench.data.catalog import DatasetSpec, Source
-from seqbench.errors import SeqbenchError
+from seqbench.errors import SeqbenchError, storage_error
 from seqbench.files import replacing
 from seqbench.locking import locked
+from seqbench.progress import duration
 
-ATTEMPTS = 3
-RETRY_WAIT: tenacity.wait.wait_base = tenacity.wait_exponential(multiplier=0.5, max=8)  # 0.5 s, 1 s, …
+ATTEMPTS = 3  # in a row that bring nothing new
+RETRY_WAIT = 0.5  # seconds before the second attempt; twice as long before each further one
+LONGEST_WAIT = 60.0  # seconds, whatever the server asks for
 TIMEOUT = httpx.Timeout(30, connect=10)  # seconds; the first is between two pieces of the body
 PIP_TIMEOUT = 600  # seconds
-BLOCK = 1 << 20  # bytes
+PROGRESS = 1 << 20  # bytes that an attempt must bring to count as one that did
+AT_ONCE = 4  # files
+SAY_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 
 
 class SourceError(Exception):
@@ -33,10 +40,36 @@ class SourceError(Exception):
 
 
 class TransientError(SourceError):
-    """The same, but another attempt may succeed."""
+    """The same, but another attempt may succeed, `wait` seconds later at the earliest."""
+
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
-def fetch(spec: DatasetSpec, home: Path) -> tuple[Source, Path]:
+def fetch_all(specs: Sequence[DatasetSpec], home: Path, *, offline: bool = False) -> dict[str, SeqbenchError]:
+    """Fetch several data sets, some at once, into `paths.downloads(home)`.
+
+    Returns:
+        name → what went wrong, of those that could not be had.
+    """
+    failed: dict[str, SeqbenchError] = {}
+    with Bars() as bars, ThreadPoolExecutor(AT_ONCE) as pool:
+        running = {spec.name: pool.submit(fetch, spec, home, offline=offline, bars=bars) for spec in specs}
+        try:
+            for name, future in running.items():
+                try:
+                    future.result()
+                except SeqbenchError as error:
+                    failed[name] = error
+        except BaseException:
+            bars.stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failed
+
+
+def fetch(spec: DatasetSpec, home: Path, *, offline: bool = False, bars: "Bars | None" = None) -> tuple[Source, Path]:
     """The first source of `spec` that can be had, and the verified file in `paths.downloads(home)`.
 
     A verified file of any source that is already there is used without touching the network.
@@ -45,27 +78,38 @@ def fetch(spec: DatasetSpec, home: Path) -> tuple[Source, Path]:
         SeqbenchError: no source works; the message lists each with its URL and its reason.
         StorageError: the file cannot be written.
     """
-    folder = paths.downloads(home) / spec.name
+    folder = paths.downloads(home) / paths.folder_name(spec.name)
     for source in spec.sources:
         if is_verified(folder / source.filename, source):
             return source, folder / source.filename
+    files = " or ".join(dict.fromkeys(source.filename for source in spec.sources))
+    by_hand = f"put {files} into {folder} and repeat the command, or run `seqbench prepare {spec.name} --raw PATH`."
+    if spec.manual:
+        words = "\n".join(f"  {source.label}: {source.manual}" for source in spec.sources)
+        raise SeqbenchError(
+            f"{spec.name} has to be fetched by hand ({spec.homepage}).\n{words}", hint=f"Then {by_hand}"
+        )
     reasons = []
-    for position, source in enumerate(spec.sources, start=1):
+    fetched = [source for source in spec.sources if not source.manual]
+    for position, source in enumerate(fetched, start=1):
         try:
-            return source, fetch_source(source, folder)
+            if offline:
+                raise SourceError(f"not fetched, because of --offline: there is no {folder / source.filename}")
+            return source, fetch_source(source, folder, bars)
         except SourceError as error:
             reasons.append(f"  {position}. {source.label}, {source.location}\n     {error}")
-            if position < len(spec.sources):
+            if position < len(fetched) and not offline:
                 console.note(f"{source.label}: {error}. Trying the next source.")
-    files = " or ".join(source.filename for source in spec.sources)
+    way = (
+        "Repeat the command without --offline" if offline else "Check the network and the proxy settings (HTTPS_PROXY)"
+    )
     raise SeqbenchError(
         f"{spec.name} could not be fetched from any of its sources.\n" + "\n".join(reasons),
-        hint="Check the network and the proxy settings (HTTPS_PROXY), or fetch "
-        f"{files} by other means and run `seqbench prepare {spec.name} --raw PATH`.",
+        hint=f"{way}; or fetch the file by other means, {by_hand}",
     )
 
 
-def fetch_source(source: Source, folder: Path) -> Path:
+def fetch_source(source: Source, folder: Path, bars: "Bars | None" = None) -> Path:
     """Fetch `source` into `folder` and verify it, unless it is there already.
 
     Raises:
@@ -80,23 +124,31 @@ def fetch_source(source: Source, folder: Path) -> Path:
             console.note(f"{target} is damaged and is fetched again.")
         for left in folder.glob(f".{source.filename}.*.tmp"):  # of a process that was killed
             left.unlink(missing_ok=True)
-        with replacing(target) as temporary:
-            if source.url is not None:
-                _fetch_url(source, temporary)
-            else:
+        if source.url is None:
+            with replacing(target) as temporary:
                 _fetch_wheel(source, temporary)
+            return target
+        part = Part(target)
+        try:
+            with bars or Bars() as shown:
+                _fetch_urls(source, part, shown)
+            part.finish(source)
+        except OSError as error:
+            part.discard()
+            raise storage_error(error, target) from error
     return target
 
 
 def is_verified(path: Path, source: Source) -> bool:
-    """Whether `path` exists and has the size and checksums of `source`."""
+    """Whether `path` exists and has the size and checksums of `source`, or those that it had when it was fetched."""
     if not path.is_file():
         return False
     try:
         verify(path, source)
-    except (SourceError, OSError):
+        remembered = _remembered(path)
+        return source.pinned or not remembered.exists() or remembered.read_text("ascii") == _digest(path, "sha256")
+    except (SourceError, OSError, ValueError):
         return False
-    return True
 
 
 def verify(path: Path, source: Source) -> None:
@@ -110,73 +162,278 @@ def verify(path: Path, source: Source) -> None:
     if source.size is not None and size != source.size:
         kind = TransientError if size < source.size else SourceError
         raise kind(f"the file has {size:,} bytes instead of {source.size:,}")
-    for algorithm, expected in (("sha256", source.sha256), ("md5", source.md5)):
-        if expected is not None:
-            with path.open("rb") as stream:
-                # md5 protects from nothing, but some publishers state nothing else.
-                digest = hashlib.file_digest(stream, functools.partial(hashlib.new, algorithm, usedforsecurity=False))
-            if digest.hexdigest() != expected:
-                raise SourceError(f"its {algorithm} is {digest.hexdigest()} instead of {expected}")
+    if size == 0:
+        raise SourceError("the file is empty")
+    for algorithm, accepted in (("sha256", source.sha256), ("md5", source.md5)):
+        if accepted and (digest := _digest(path, algorithm)) not in accepted:
+            raise SourceError(f"its {algorithm} is {digest} instead of {' or '.join(accepted)}")
 
 
-def _fetch_url(source: Source, path: Path) -> None:
-    """Stream the URL to `path`, with retries for what may pass."""
-    retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=RETRY_WAIT,
-        retry=tenacity.retry_if_exception_type(TransientError),
-        reraise=True,
-    )
-    try:
-        retrying(_stream, source, path)
-    except TransientError as error:
-        raise SourceError(f"{error} ({ATTEMPTS} attempts)") from error
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as stream:
+        # md5 protects from nothing, but some publishers state nothing else.
+        return hashlib.file_digest(stream, functools.partial(hashlib.new, algorithm, usedforsecurity=False)).hexdigest()
 
 
-def _stream(source: Source, path: Path) -> None:
+def _remembered(path: Path) -> Path:
+    """Where the sha256 of a file is kept whose publisher states none."""
+    return path.with_name(f".{path.name}.sha256")
+
+
+def forget(path: Path) -> None:
+    """Delete a fetched file that turned out to be damaged."""
+    path.unlink(missing_ok=True)
+    _remembered(path).unlink(missing_ok=True)
+
+
+class Part:
+    """A file that is being fetched. It outlives a killed process, and the next one goes on where it ends."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(f".{target.name}.part")
+        self.tag = target.with_name(f".{target.name}.tag")  # the URL that it comes from, and that server's ETag
+
+    @property
+    def size(self) -> int:
+        """Bytes that are there."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def discard(self) -> None:
+        """Start from nothing."""
+        if self.path.parent.is_dir():
+            self.path.unlink(missing_ok=True)
+            self.tag.unlink(missing_ok=True)
+
+    def headers(self, source: Source, url: str) -> dict[str, str]:
+        """The request for what is missing; discards what cannot be gone on with.
+
+        A checksum tells whether the pieces belong together. Without one, only a server that vouches for it with
+        an ETag is asked for the rest.
+        """
+        if not self.size:
+            return {}
+        if source.pinned:
+            return {"Range": f"bytes={self.size}-"}
+        known, _, etag = (self.tag.read_text("utf-8") if self.tag.exists() else "").partition("\n")
+        if known == url and etag:
+            return {"Range": f"bytes={self.size}-", "If-Range": etag}
+        self.discard()
+        return {}
+
+    def remember(self, url: str, response: httpx.Response) -> None:
+        """Keep the ETag of the file that a server begins to send."""
+        etag = response.headers.get("ETag", "")
+        self.tag.write_text(f"{url}\n{etag if etag.startswith(chr(34)) else ''}", "utf-8")
+
+    def finish(self, source: Source) -> None:
+        """Give the complete, verified file its name."""
+        if not source.pinned:
+            digest = _digest(self.path, "sha256")
+            console.note(f"{source.filename}: no checksum is published for it; its sha256 is {digest}.")
+            _remembered(self.target).write_text(digest, "ascii")
+        with self.path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        self.path.replace(self.target)
+        self.tag.unlink(missing_ok=True)
+
+
+def _fetch_urls(source: Source, part: Part, bars: "Bars") -> None:
+    """Fetch from the first URL that works."""
     assert source.url is not None
-    # Raw bytes are what the checksum is of, so no transfer compression.
-    headers = {"User-Agent": f"seqbench/{__version__}", "Accept-Encoding": "identity"}
-    try:
-        client = httpx.Client(follow_redirects=True, timeout=TIMEOUT, headers=headers)
-    except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
-        raise SourceError(f"the proxy or certificate settings cannot be used ({error})") from error
-    try:
-        with client, client.stream("GET", source.url) as response:
-            if response.status_code != httpx.codes.OK:
-                passing = response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.is_server_error
-                words = f"the server answered {response.status_code} {response.reason_phrase}"
-                raise (TransientError if passing else SourceError)(words.rstrip())
-            total = source.size or int(response.headers.get("Content-Length", 0)) or None
-            with path.open("wb") as file, _progress(source, total) as advance:
-                count = 0
-                for block in response.iter_bytes(BLOCK):
-                    count += len(block)
-                    if source.size is not None and count > source.size:
-                        raise SourceError(f"the server sent more than the {source.size:,} bytes of the file")
-                    file.write(block)
-                    advance(len(block))
-    except httpx.TimeoutException as error:
-        raise TransientError("the connection timed out") from error
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
-        raise SourceError(str(error)) from error
-    except httpx.HTTPError as error:
-        raise TransientError(f"the connection failed ({error or type(error).__name__})") from error
-    verify(path, source)
+    urls = (source.url, *source.mirrors)
+    reasons = []
+    for url in urls:
+        try:
+            return _fetch_url(source, url, part, bars)
+        except SourceError as error:
+            reasons.append(str(error) if url == source.url else f"{url}: {error}")
+            if url != urls[-1]:
+                console.note(f"{url}: {error}. Trying the next mirror.")
+    raise SourceError("; ".join(reasons))
 
 
-@contextmanager
-def _progress(source: Source, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, one line elsewhere, nothing when quiet."""
-    if console.is_quiet() or not console.err.is_terminal:
+def _fetch_url(source: Source, url: str, part: Part, bars: "Bars") -> None:
+    """Stream a URL to the part, with retries for what may pass, as long as each brings something or three have not."""
+    fruitless = 0
+    while True:
+        before = part.size
+        try:
+            return _stream(source, url, part, bars)
+        except TransientError as error:
+            fruitless = 1 if part.size >= before + PROGRESS else fruitless + 1
+            if fruitless >= ATTEMPTS:
+                raise SourceError(f"{error} ({ATTEMPTS} attempts)") from error
+            bars.pause(min(max(RETRY_WAIT * 2 ** (fruitless - 1), error.wait), LONGEST_WAIT))
+
+
+def _stream(source: Source, url: str, part: Part, bars: "Bars") -> None:
+    part.path.parent.mkdir(parents=True, exist_ok=True)
+    if source.size is not None and part.size > source.size:
+        part.discard()
+    asked = part.headers(source, url)
+    resumed = bool(asked)
+    if part.size != source.size or source.size is None:
+        # Raw bytes are what the checksum is of, so no transfer compression.
+        headers = {"User-Agent": f"seqbench/{__version__}", "Accept-Encoding": "identity", **asked}
+        try:
+            client = httpx.Client(follow_redirects=True, timeout=TIMEOUT, headers=headers)
+        except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+            raise SourceError(f"the proxy or certificate settings cannot be used ({error})") from error
+        try:
+            with client, client.stream("GET", url) as response:
+                resumed = _begins(source, url, part, response, resumed=resumed)
+                _write(source, part, response, bars)
+        except httpx.TimeoutException as error:
+            raise TransientError("the connection timed out") from error
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
+            raise SourceError(str(error)) from error
+        except httpx.HTTPError as error:
+            raise TransientError(f"the connection failed ({error or type(error).__name__})") from error
+    try:
+        verify(part.path, source)
+    except TransientError:
+        raise  # too short: the rest may come
+    except SourceError as error:
+        part.discard()
+        # Pieces of two files, perhaps: the whole may be right.
+        raise TransientError(str(error)) if resumed else error from None
+
+
+def _begins(source: Source, url: str, part: Part, response: httpx.Response, *, resumed: bool) -> bool:
+    """Judge the head of an answer; returns whether it goes on where the part ends."""
+    status = response.status_code
+    if resumed and status == httpx.codes.PARTIAL_CONTENT:
+        start, total = _content_range(response)
+        if start == part.size and (source.size is None or total in (None, source.size)):
+            return True
+        part.discard()
+        raise TransientError("the server sent another piece than it was asked for")
+    if resumed and status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        part.discard()
+        raise TransientError("the server has no more than what was fetched before, which is not the file")
+    if status != httpx.codes.OK:
+        passing = status in (408, 425, 429) or response.is_server_error
+        words = f"the server answered {status} {response.reason_phrase}".rstrip()
+        if passing:
+            raise TransientError(words, _seconds(response.headers.get("Retry-After", "")))
+        raise SourceError(words)
+    part.discard()
+    if not source.pinned:
+        chunked = "chunked" in response.headers.get("Transfer-Encoding", "")
+        if not chunked and "Content-Length" not in response.headers:
+            raise SourceError("the server does not say how long the file is, so a cut could not be noticed")
+        part.remember(url, response)
+    return False
+
+
+def _write(source: Source, part: Part, response: httpx.Response, bars: "Bars") -> None:
+    length = response.headers.get("Content-Length", "")
+    total = source.size or (part.size + int(length) if length.isdigit() else None)
+    bar = bars.begin(source, str(response.request.url), part.size, total)
+    with part.path.open("ab") as file:
+        count = part.size
+        for block in response.iter_raw():
+            count += len(block)
+            if source.size is not None and count > source.size:
+                file.close()
+                part.discard()
+                raise SourceError(f"the server sent more than the {source.size:,} bytes of the file")
+            file.write(block)
+            bars.advance(bar, len(block))
+
+
+def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
+    """First byte and total of `Content-Range: bytes 100-199/200`."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if not found:
+        return None, None
+    return int(found[1]), None if found[2] == "*" else int(found[2])
+
+
+def _seconds(written: str) -> float:
+    """Of a Retry-After header; dates are not waited for."""
+    return float(written) if written.isdigit() else 0.0
+
+
+class Bars:
+    """How far the downloads are: bars on a terminal, lines elsewhere, nothing when quiet. May be entered repeatedly."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()  # downloads end at the next block
+        self._depth = 0
+        self._lock = threading.Lock()
+        self._lines: dict[int, tuple[str, int, int | None, float, float, int]] = {}
+        self._shown: Progress | None = None
+        if not console.is_quiet() and console.err.is_terminal:
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            )
+            self._shown = Progress(*columns, console=console.err, transient=True)
+
+    def __enter__(self) -> "Bars":
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1 and self._shown is not None:
+                self._shown.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0 and self._shown is not None:
+                self._shown.stop()
+
+    def begin(self, source: Source, url: str, done: int, total: int | None) -> int:
+        """A file of `total` bytes begins, `done` of which are there. Returns what `advance` wants."""
+        if self._shown is not None:
+            for task in self._shown.tasks:
+                if task.description == source.filename:  # another attempt
+                    self._shown.update(task.id, total=total, completed=done)
+                    return int(task.id)
+            return int(self._shown.add_task(source.filename, total=total, completed=done))
         size = f" ({total / 1e6:.1f} MB)" if total else ""
-        console.note(f"Fetching {source.url}{size}")
-        yield lambda count: None
-        return
-    bar = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*bar, console=console.err, transient=True) as progress:
-        task = progress.add_task(source.filename, total=total)
-        yield lambda count: progress.advance(task, count)
+        there = f", {done / 1e6:.1f} MB of which are there" if done else ""
+        console.note(f"Fetching {url}{size}{there}")
+        now = time.monotonic()
+        with self._lock:
+            number = len(self._lines)
+            self._lines[number] = (source.filename, done, total, now, now, done)
+        return number
+
+    def advance(self, bar: int, count: int) -> None:
+        """So many bytes more.
+
+        Raises:
+            SourceError: downloads are to end.
+        """
+        if self.stopped.is_set():
+            raise SourceError("interrupted")
+        if self._shown is not None:
+            self._shown.advance(bar, count)  # type: ignore[arg-type]
+            return
+        name, done, total, began, said, start = self._lines[bar]
+        done, now = done + count, time.monotonic()
+        if now - said >= SAY_EVERY:
+            rate = (done - start) / (now - began)
+            left = f", {duration((total - done) / rate)} left" if total and rate else ""
+            share = f"{done / total:.0%} of {total / 1e6:,.0f} MB" if total else f"{done / 1e6:,.0f} MB"
+            console.note(f"{name}: {share}, {rate / 1e6:.1f} MB/s{left}")
+            said = now
+        self._lines[bar] = (name, done, total, began, said, start)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, or until downloads are to end.
+
+        Raises:
+            SourceError: they are.
+        """
+        if self.stopped.wait(seconds):
+            raise SourceError("interrupted")
 
 
 def _fetch_wheel(source: Source, path: Path) -> None:

@@ -1,70 +1,153 @@
-"""From raw ids to contiguous ones: duplicates, k-core, order. Plain numpy, no loop over rows.
+"""Order, duplicates, repeats and cores of interactions. Plain numpy; memory stays a small multiple of the rows'.
 
 Shapes: n rows; users, items (n,) integer codes from 0; timestamps (n,) int64.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
+PART = 1 << 17  # rows that are sorted together: they fit in a cache
+CHUNK = 1 << 22  # rows that are counted together
 
-def first_of_each_pair(users: np.ndarray, items: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
-    """Positions, ascending, of the earliest row of each pair; of equal times the first in the file."""
-    order = np.lexsort((timestamps, items, users))  # stable
-    new = np.ones(len(order), bool)
-    new[1:] = (users[order][1:] != users[order][:-1]) | (items[order][1:] != items[order][:-1])
-    return np.sort(order[new])
+RULES = ("k-core", "joint-once", "item-then-user-once")
 
 
-def k_core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) -> np.ndarray:
-    """Positions, ascending, of the largest subset of rows in which nobody is too small. May be empty.
+def sort_by_user(columns: dict[str, np.ndarray], keys: Sequence[str]) -> None:
+    """Sort rows by user, then by the keys, of which the first counts most; stable. Columns are changed in place.
 
-    Every user has at least `min_user` rows there, and every item at least `min_item`. Users and items below
-    that are dropped together, the rest is counted again, until nothing changes.
+    Args:
+        columns: name → (n,), "users" among them.
+        keys: names of columns.
     """
-    kept = np.arange(len(users))
-    while len(kept):
-        u, i = users[kept], items[kept]
-        enough = (np.bincount(u)[u] >= min_user) & (np.bincount(i)[i] >= min_item)
-        if enough.all():
-            break
-        kept = kept[enough]
+    users = columns["users"]
+    if len(users) == 0:
+        return
+    ends = np.cumsum(count(users))
+    step = _step(len(users))
+    if not (users[1:] >= users[:-1]).all():
+        # Deal the rows to parts, each of which is then sorted on its own. With keys of 16 bits this is a radix sort.
+        part = ((ends - 1) // step).astype(np.uint16)
+        order = np.argsort(part[users], kind="stable")
+        for name in columns:
+            columns[name] = columns[name][order]
+        del order
+    for start, stop in _parts(ends, step):
+        part_of = {name: values[start:stop] for name, values in columns.items()}
+        order = _order_within(part_of["users"], *(part_of[key] for key in keys))
+        for values in part_of.values():
+            values[:] = values[order]
+
+
+def _step(rows: int) -> int:
+    return max(PART, rows // 60_000)
+
+
+def _parts(ends: np.ndarray, step: int) -> Iterator[tuple[int, int]]:
+    """Ranges of about `step` rows that no user straddles; `ends` is where each user's rows end, if sorted by user."""
+    bounds = np.append(np.flatnonzero(np.diff((ends - 1) // step)), len(ends) - 1)
+    start = 0
+    for stop in ends[bounds].tolist():
+        if stop > start:
+            yield start, stop
+        start = stop
+
+
+def _order_within(*keys: np.ndarray) -> np.ndarray:
+    """A stable order by several keys: by sorting one number that holds all of them, if they fit into 63 bits."""
+    n = len(keys[0])
+    lows = [int(key.min()) for key in keys]
+    bits = [(int(key.max()) - low).bit_length() for key, low in zip(keys, lows, strict=True)]
+    place = (n - 1).bit_length()
+    if sum(bits) + place > 63:
+        return np.lexsort(keys[::-1])
+    packed = np.zeros(n, np.int64)
+    for key, low, width in zip(keys, lows, bits, strict=True):
+        packed <<= width
+        packed |= key.astype(np.int64) - low
+    packed <<= place
+    packed |= np.arange(n)
+    packed.sort()
+    packed &= (1 << place) - 1
+    return packed
+
+
+def one_of_each_pair(users: np.ndarray, items: np.ndarray, which: str) -> np.ndarray:
+    """(n,) whether to keep a row, so that every user-item pair is left once: its "first" row or its "last".
+
+    Args:
+        users: (n,) ascending.
+    """
+    kept = np.zeros(len(users), bool)
+    for start, stop in _parts(np.cumsum(count(users)), _step(len(users))) if len(users) else ():
+        u, i = users[start:stop], items[start:stop]
+        order = _order_within(u, i)
+        other = np.ones(len(order) + 1, bool)  # whether a pair begins here, or the rows have ended
+        other[1:-1] = (u[order[1:]] != u[order[:-1]]) | (i[order[1:]] != i[order[:-1]])
+        kept[start + order[other[:-1] if which == "first" else other[1:]]] = True
     return kept
 
 
-def ranks(raw_ids: list[str]) -> np.ndarray:
-    """The place of each raw id (all different) in their sorted order.
-
-    Ids are compared as numbers when all of them are digits ("9" before "10"), as text otherwise.
-    """
-    if all(raw.isascii() and raw.isdigit() for raw in raw_ids):
-        order = sorted(range(len(raw_ids)), key=lambda at: (int(raw_ids[at]), raw_ids[at]))
-    else:
-        order = sorted(range(len(raw_ids)), key=raw_ids.__getitem__)
-    places = np.empty(len(raw_ids), np.int64)
-    places[order] = np.arange(len(raw_ids))
-    return places
+def no_repeats(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """(n,) whether a row of sorted interactions differs from the one before it in user or item."""
+    kept = np.ones(len(users), bool)
+    kept[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+    return kept
 
 
-def contiguous(places: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number what is left from 1, in the order of the raw ids.
+def core(
+    users: np.ndarray, items: np.ndarray, min_user: int, min_item: int, rule: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which users and items stay. A row stays if both of its ends do.
 
     Args:
-        places: (V,) of each code in the sorted raw ids, from `ranks`.
-        codes: (n,) of the rows that are left.
+        rule: `k-core`: the largest set of rows in which every user has `min_user` of them, and every item
+            `min_item`. Users and items below that go together, the rest is counted again, until nothing changes.
+            `joint-once`: users and items are counted once, in all rows (SASRec's script). `item-then-user-once`:
+            items are counted in all rows, then users in the rows of the items that stay (LRURec's code).
 
     Returns:
-        (n,) int32 ids from 1, and the codes that they stand for: (ids in use,), the first is that of id 1.
+        (U,) and (V,) bool by code. Those without a row do not stay.
     """
-    present = np.unique(codes)
-    present = present[np.argsort(places[present])]
-    ids = np.zeros(len(places), np.int32)
-    ids[present] = np.arange(1, len(present) + 1, dtype=np.int32)
-    return ids[codes], present
+    of_users, of_items = count(users), count(items)
+    if rule == "joint-once":
+        return of_users >= max(1, min_user), of_items >= max(1, min_item)
+    if rule == "item-then-user-once":
+        stay = of_items >= max(1, min_item)
+        return count(users[stay[items]], len(of_users)) >= max(1, min_user), stay
+    while True:
+        good_users, good_items = of_users >= min_user, of_items >= min_item
+        if (good_users | (of_users == 0)).all() and (good_items | (of_items == 0)).all():
+            return of_users > 0, of_items > 0
+        kept = good_users[users]
+        kept &= good_items[items]
+        users, items = users[kept], items[kept]
+        of_users, of_items = count(users, len(of_users)), count(items, len(of_items))
 
 
-def by_user_and_time(users: np.ndarray, items: np.ndarray, timestamps: np.ndarray, ties: str) -> np.ndarray:
-    """The order of the prepared rows: by user, then time; equal times as `ties` says.
+def count(codes: np.ndarray, size: int = 0) -> np.ndarray:
+    """(V,) rows of each code; V is at least `size`. Bounded memory, where numpy would widen all codes at once."""
+    size = max(size, int(codes.max(initial=-1)) + 1)
+    counts = np.zeros(size, np.int64)
+    step = max(CHUNK, size)
+    for start in range(0, len(codes), step):
+        counts += np.bincount(codes[start : start + step], minlength=size)
+    return counts
 
-    `file` keeps the order of the source file, `item` goes by item id, which is the order of the raw ids.
+
+def contiguous(codes: np.ndarray, size: int) -> np.ndarray:
+    """Number the codes that are left from 1, in their order, in place.
+
+    Args:
+        codes: (n,) int32 of the rows that are left; ids from 1 afterwards.
+        size: V, the number of codes before.
+
+    Returns:
+        (V,) whether a code is in use.
     """
-    keys = (timestamps, users) if ties == "file" else (items, timestamps, users)
-    return np.lexsort(keys)  # stable; the last key counts most
+    used = np.zeros(size, bool)
+    used[codes] = True
+    ids = np.cumsum(used, dtype=np.int32)
+    for start in range(0, len(codes), CHUNK):
+        codes[start : start + CHUNK] = ids[codes[start : start + CHUNK]]
+    return used

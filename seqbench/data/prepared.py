@@ -4,11 +4,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seqbench import columns, console, paths
-from seqbench.data.catalog import load_catalog
-from seqbench.errors import SeqbenchError, unknown_name
+from seqbench.data.catalog import GIVEN, get_spec, load_catalog
+from seqbench.errors import SeqbenchError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,15 @@ META = "meta.json"  # written last
 SCHEMA_VERSION = 1
 
 CEILING_METRICS = ("hr@10", "ndcg@10", "mrr@10")  # the ones that the table shows
+
+
+class Interactions(NamedTuple):
+    """A prepared data set's rows, sorted by user, then time."""
+
+    users: "np.ndarray"  # (n,) int32 from 1
+    items: "np.ndarray"  # (n,) int32 from 1
+    timestamps: "np.ndarray"  # (n,) int64 in meta["timestamp_unit"]
+    marks: "np.ndarray | None"  # (n,) int8 parts of the given split, 0 train, 1 valid, 2 test; None without one
 
 
 class PreparedDataset:
@@ -39,6 +48,7 @@ class PreparedDataset:
             self.name: str = self.meta["name"]
             version: int = self.meta["schema_version"]
             self.fingerprint: str = self.meta["fingerprint"]  # sha256, hexadecimal
+            self.splits: list[str] = self.meta["splits"]  # that make sense; the first is the default
             self.max_len: int = self.meta["max_len"]  # most recent items that a model sees by default
             counts = self.meta["counts"]
             self.users: int = counts["users"]  # ids run from 1 to this
@@ -54,11 +64,8 @@ class PreparedDataset:
         if missing := [name for name in (INTERACTIONS, USERS, ITEMS) if not (directory / name).is_file()]:
             raise self._damaged(f"{missing[0]} is missing")
 
-    def load(self) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+    def load(self) -> "Interactions":
         """The interactions, sorted by user, then time.
-
-        Returns:
-            users (n,) int32 from 1, items (n,) int32 from 1, timestamps (n,) int64 in meta["timestamp_unit"].
 
         Raises:
             SeqbenchError: the file is damaged, or is not the one that was prepared.
@@ -67,30 +74,71 @@ class PreparedDataset:
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(
-                self.directory / INTERACTIONS, columns=[columns.USER, columns.ITEM, columns.TIMESTAMP]
+            table = pq.read_table(self.directory / INTERACTIONS)
+            users, items, timestamps = (
+                table.column(name).to_numpy() for name in (columns.USER, columns.ITEM, columns.TIMESTAMP)
             )
-            users, items, timestamps = (column.to_numpy() for column in table.columns)
+            marks = table.column(columns.SPLIT).to_numpy() if columns.SPLIT in table.column_names else None
         except (OSError, pa.ArrowException, KeyError) as error:
             raise self._damaged(f"{INTERACTIONS}: {error}") from error
-        if fingerprint_of(users, items, timestamps) != self.fingerprint:
+        if fingerprint_of(users, items, timestamps, marks) != self.fingerprint:
             raise self._damaged(f"{INTERACTIONS} does not have the fingerprint of {META}")
-        return users, items, timestamps
+        return Interactions(users, items, timestamps, marks)
+
+    def check_split(self, split: str) -> None:
+        """Whether the data set can be split so.
+
+        Raises:
+            UsageError: it has no times to split by, or no split of its own.
+        """
+        if split not in self.splits:
+            raise UsageError(
+                f"{self.name} cannot be split by --split {split}.", hint=f"Use --split {' or '.join(self.splits)}."
+            )
+
+    def filter_words(self) -> str:
+        """What was filtered, in a few words for reports: "5-core"."""
+        return filter_words(self.meta["filters"])
 
     def _damaged(self, why: str) -> SeqbenchError:
-        name = self.directory.name
+        name = paths.dataset_name(self.directory)
         return SeqbenchError(
             f"The prepared data set {self.directory} is damaged ({why}).",
             hint=f"Prepare it again with `seqbench prepare {name} --force`.",
         )
 
 
-def fingerprint_of(users: "np.ndarray", items: "np.ndarray", timestamps: "np.ndarray") -> str:
-    """sha256 over the sorted interactions as little-endian int32, int32, int64: the same on every machine."""
+def fingerprint_of(
+    users: "np.ndarray", items: "np.ndarray", timestamps: "np.ndarray", marks: "np.ndarray | None" = None
+) -> str:
+    """sha256 over the sorted interactions as little-endian int32, int32, int64 (and int8): alike on every machine."""
+    import numpy as np
+
     digest = hashlib.sha256()
-    for values, kind in ((users, "<i4"), (items, "<i4"), (timestamps, "<i8")):
-        digest.update(values.astype(kind, copy=False).tobytes())
+    for values, kind in ((users, "<i4"), (items, "<i4"), (timestamps, "<i8"), (marks, "<i1")):
+        if values is not None:
+            digest.update(np.ascontiguousarray(values.astype(kind, copy=False)).data)
     return digest.hexdigest()
+
+
+def filter_words(filters: dict[str, Any]) -> str:
+    """What was filtered, in a few words."""
+    least_user, least_item = filters["min_user"], filters["min_item"]
+    words = f"users with {least_user}, items with {least_item} interactions or more"
+    if least_user == least_item:
+        words = "unfiltered" if least_user == 1 else f"{least_user}-core"
+    if max(least_user, least_item) > 1:
+        words += {"joint-once": ", one pass", "item-then-user-once": ", items, then users, once"}.get(
+            filters["rule"], ""
+        )
+    if (least := filters.get("min_rating")) is not None:
+        words += f", ratings from {least:g}"
+    words += {"first": ", first of each pair", "last": ", last of each pair"}.get(filters.get("duplicates", ""), "")
+    if filters.get("repeats") == "drop":
+        words += ", no repeats in a row"
+    if (most := filters.get("max_users")) is not None:
+        words += f", a sample of {most:,} users"
+    return words
 
 
 def open_prepared(name: str, home: Path) -> PreparedDataset:
@@ -104,10 +152,11 @@ def open_prepared(name: str, home: Path) -> PreparedDataset:
     inside = folder.parent == paths.prepared(home) and not name.startswith(".")
     if inside and folder.is_dir():
         return PreparedDataset(folder)
-    catalog = load_catalog()
-    if name not in catalog:
-        known = [*catalog, *(entry.name for entry in _folders(home))]
-        raise unknown_name("Data set", name, known, "seqbench list datasets")
+    try:
+        get_spec(name)
+    except UsageError:
+        known = [*load_catalog(), *(paths.dataset_name(entry) for entry in _folders(home))]
+        raise unknown_name("Data set", name, known, "seqbench list datasets") from None
     raise SeqbenchError(
         f"Data set '{name}' is not prepared in {paths.prepared(home)}.",
         hint=f"Run `seqbench prepare {name}`.",
@@ -141,39 +190,70 @@ def counts_table(prepared: PreparedDataset) -> "Group":
     meta = prepared.meta
     counts, raw_counts = meta["counts"], meta["raw_counts"]
     expected = meta["expected"]["prepared"] if meta["compared"] else None
+    expected_raw = (meta["expected"] or {}).get("raw")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
-    table.add_column("raw", justify="right")
-    table.add_column("prepared", justify="right")
-    if expected:
-        table.add_column("published", justify="right")
-        table.add_column("agrees", justify="center")
-    yes, no = ("✓", "✗") if (console.out.encoding or "").lower().startswith("utf") else ("yes", "NO")
+    for title, published in (("raw", expected_raw), ("prepared", expected)):
+        table.add_column(title, justify="right")
+        if published:
+            table.add_column("published", justify="right")
+            table.add_column("agrees", justify="center")
     for key in ("users", "items", "interactions"):
-        row = [key, f"{raw_counts[key]:,}", f"{counts[key]:,}"]
+        row = [key, f"{raw_counts[key]:,}"]
+        if expected_raw:
+            row += _beside(raw_counts[key], expected_raw[key])
+        row.append(f"{counts[key]:,}")
         if expected:
-            agrees = f"[green]{yes}[/]" if counts[key] == expected[key] else f"[bold red]{no}[/]"
-            row += [f"{expected[key]:,}", agrees]
+            row += _beside(counts[key], expected[key])
         table.add_row(*row)
     for key, words in (("mean_length", "mean length"), ("max_length", "longest")):
-        table.add_row(words, f"{raw_counts[key]:,}", f"{counts[key]:,}")
+        table.add_row(words, f"{raw_counts[key]:,}", *["", ""] * bool(expected_raw), f"{counts[key]:,}")
     # Text, not markup: paths and titles may hold brackets.
     return Group(Text(f"{prepared.name}: {meta['title']}", style="bold"), table, Text(_remarks(meta)), Text())
 
 
+def _beside(ours: int, published: int | None) -> list[str]:
+    """The published count, and whether ours agrees."""
+    if published is None:
+        return ["–", ""]
+    yes, no = ("✓", "✗") if (console.out.encoding or "").lower().startswith("utf") else ("yes", "NO")
+    return [f"{published:,}", f"[green]{yes}[/]" if ours == published else f"[bold red]{no}[/]"]
+
+
 def _remarks(meta: dict[str, Any]) -> str:
-    filters = meta["filters"]
-    lines = [
-        f"Source: {meta['source']['label']}",
-        f"Filter: users with {filters['min_user']}, items with {filters['min_item']} interactions or more, "
-        "repeated until nothing changes",
-    ]
-    if meta["compared"]:
+    lines = [f"Source: {meta['source']['label']}"]
+    if named := meta["source"].get("columns"):
+        lines.append("Columns: " + ", ".join(f"{role} is {name}" for role, name in named.items()))
+    lines.append(f"Filter: {_filter_sentence(meta['filters'])}")
+    if meta["splits"][0] == GIVEN:
+        lines.append("Split: as the file says; --split of `seqbench run` chooses another.")
+    if meta["expected"]:
         lines.append(f"Published: {meta['expected']['source']}")
-    elif meta["expected"]:
-        lines.append("Published counts are of other filters, so they are not compared.")
+        if meta["expected"]["prepared"] and not meta["compared"]:
+            lines.append("Published counts are of other filters, so they are not compared.")
     if ceiling := meta.get("ceiling"):
         figures = ", ".join(f"{name.upper()} {ceiling[name]:.4f}" for name in CEILING_METRICS)
         lines.append(f"Ceiling (the generating process itself, test): {figures}")
     lines += [f"Licence: {meta['licence']}", f"Cite: {meta['citation']}"]
     return "\n".join(lines)
+
+
+def _filter_sentence(filters: dict[str, Any]) -> str:
+    """What was filtered, in the order in which it was."""
+    steps = []
+    if (least := filters.get("min_rating")) is not None:
+        steps.append(f"ratings from {least:g}")
+    if filters.get("repeats") == "drop":
+        steps.append("an item right after itself once")
+    if (which := filters.get("duplicates", "none")) != "none":
+        steps.append(f"the {which} interaction of each user and item")
+    if max(filters["min_user"], filters["min_item"]) > 1:
+        how = {
+            "k-core": "repeated until nothing changes",
+            "joint-once": "both counted once, before any is dropped",
+            "item-then-user-once": "items first, then users, once",
+        }[filters["rule"]]
+        steps.append(f"users with {filters['min_user']}, items with {filters['min_item']} interactions or more, {how}")
+    if (most := filters.get("max_users")) is not None:
+        steps.append(f"a sample of {most:,} of these users")
+    return "; ".join(steps) or "none"

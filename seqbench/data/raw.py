@@ -1,18 +1,21 @@
-"""Finding and reading raw files, in an archive or on their own.
+"""Finding and reading raw files, in archives or on their own.
 
 Nothing is ever unpacked to disk: members are read as streams, and their names are only compared with the
 names in datasets.yaml, so an archive cannot choose where anything is written.
 """
 
+import gzip
 import hashlib
 import io
+import lzma
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, Protocol, cast
 
 from seqbench.data.catalog import DatasetSpec, Member, Source
 from seqbench.errors import SeqbenchError
@@ -21,17 +24,31 @@ from seqbench.errors import SeqbenchError
 MAX_EXPANSION = 100
 MAX_EXPANSION_FLOOR = 16 << 20  # bytes that any archive may hold, however small
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+GZIP_MAGIC = b"\x1f\x8b"
+BUFFER = 1 << 20  # bytes
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """One raw file: a plain file, or a member of an archive."""
+    """One raw file: a plain file, a member of an archive, or a member of a tar inside a zip. Any may be gzipped."""
 
     path: Path
-    member: str | None
+    member: str | None  # "//" between an archive and a member of it
     format: str
-    sha256: str | None  # as published
+    sha256: tuple[str, ...]  # as published, of the content; any of them
 
     def __str__(self) -> str:
         return f"{self.path}: {self.member}" if self.member else str(self.path)
@@ -42,8 +59,15 @@ class RawFiles:
     """What one source of a data set consists of."""
 
     source: Source
-    interactions: RawFile
+    interactions: tuple[RawFile, ...]  # each goes on where the one before ends
     items: RawFile | None
+
+
+class Readable(Protocol):
+    """What a stream has to be able to do."""
+
+    def readinto(self, buffer: "bytearray | memoryview", /) -> int:
+        """Fill the buffer; returns how many bytes there were, 0 at the end."""
 
 
 class BoundedReader(io.RawIOBase):
@@ -53,7 +77,7 @@ class BoundedReader(io.RawIOBase):
         SeqbenchError: the limit is passed, or the bytes below turn out to be damaged.
     """
 
-    def __init__(self, stream: IO[bytes], limit: int | None, where: str) -> None:
+    def __init__(self, stream: "Readable", limit: int, where: str) -> None:
         super().__init__()
         self._stream = stream
         self._limit = limit
@@ -71,15 +95,14 @@ class BoundedReader(io.RawIOBase):
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
         try:
-            data = self._stream.read(len(buffer))
+            count = self._stream.readinto(buffer)
         except _DAMAGED as error:
             raise damaged(self._where, error) from error
-        self._count += len(data)
-        if self._limit is not None and self._count > self._limit:
+        self._count += count
+        if self._count > self._limit:
             raise _too_large(self._where, self._count, self._limit)
-        self._digest.update(data)
-        buffer[: len(data)] = data
-        return len(data)
+        self._digest.update(memoryview(buffer)[:count])
+        return count
 
 
 def sha256_of(path: Path) -> str:
@@ -104,33 +127,90 @@ def _too_large(where: object, size: int, limit: int) -> SeqbenchError:
 
 
 @contextmanager
-def opened(file: RawFile) -> Iterator[tuple[BinaryIO, Callable[[], str]]]:
-    """Open a raw file. Yields a buffered binary stream, and a function for the sha256 of what was read.
+def opened(*files: RawFile) -> Iterator[tuple[BinaryIO, Callable[[], str]]]:
+    """Open raw files as one. Yields a buffered binary stream, and a function for the sha256 of what was read.
 
     Raises:
-        SeqbenchError: it is missing, damaged, or unpacks to an absurd size.
+        SeqbenchError: one is missing, damaged, or unpacks to an absurd size.
     """
-    try:
-        with _archive_or_file(file) as (stream, limit):
-            reader = BoundedReader(stream, limit, str(file))
-            yield cast(BinaryIO, io.BufferedReader(reader, 1 << 20)), lambda: reader.sha256
-    except _DAMAGED as error:
-        raise damaged(file, error) from error
+    names = " and ".join(map(str, files))
+    limit = max(MAX_EXPANSION_FLOOR, MAX_EXPANSION * sum(file.path.stat().st_size for file in files))
+    with ExitStack() as stack:
+        reader = BoundedReader(_Joined(files, stack, limit), limit, names)
+        yield cast(BinaryIO, io.BufferedReader(reader, BUFFER)), lambda: reader.sha256
 
 
-@contextmanager
-def _archive_or_file(file: RawFile) -> Iterator[tuple[IO[bytes], int | None]]:
-    if file.member is None:
-        with file.path.open("rb") as stream:
-            yield stream, None
-        return
-    with zipfile.ZipFile(file.path) as archive:
-        limit = max(MAX_EXPANSION_FLOOR, MAX_EXPANSION * file.path.stat().st_size)
-        info = archive.getinfo(file.member)
+class _Joined:
+    """Files as one stream, each opened when the one before has ended."""
+
+    def __init__(self, files: Sequence[RawFile], stack: ExitStack, limit: int) -> None:
+        self._files = list(files)
+        self._stack = stack
+        self._limit = limit
+        self._current: Readable | None = None
+        self._last = b"\n"
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:
+        while self._current is not None or self._files:
+            if self._current is None:
+                self._current = cast(Readable, _open(self._files.pop(0), self._stack, self._limit))
+            if count := self._current.readinto(buffer):
+                self._last = bytes(buffer[count - 1 : count])
+                return count
+            self._current = None
+            if self._files and self._last != b"\n":
+                buffer[:1] = self._last = b"\n"
+                return 1
+        return 0
+
+
+def _open(file: RawFile, stack: ExitStack, limit: int) -> IO[bytes]:
+    """A stream of the content, through every layer that is around it."""
+    steps = file.member.split("//") if file.member else []
+    stream: IO[bytes]
+    if steps and _is_zip(file.path):
+        archive = stack.enter_context(zipfile.ZipFile(file.path))
+        info = archive.getinfo(steps.pop(0))
         if info.file_size > limit:
             raise _too_large(file, info.file_size, limit)
-        with archive.open(info) as member:
-            yield member, limit
+        stream = stack.enter_context(archive.open(info))
+    else:
+        stream = stack.enter_context(file.path.open("rb"))
+    stream = _unzipped(stream, stack, limit, file)
+    for step in steps:
+        stream = _unzipped(_tar_member(stream, step, stack), stack, limit, file)
+    return stream
+
+
+def _unzipped(stream: IO[bytes], stack: ExitStack, limit: int, file: RawFile) -> IO[bytes]:
+    """The stream itself, or its content if it is gzipped."""
+    buffered = io.BufferedReader(cast(io.RawIOBase, stream), BUFFER)
+    stack.callback(buffered.close)
+    if buffered.peek(2)[:2] != GZIP_MAGIC:
+        return buffered
+    # Bounded here too: a tar is looked through for its member before anything is handed on.
+    content = BoundedReader(cast(Readable, stack.enter_context(gzip.GzipFile(fileobj=buffered))), limit, str(file))
+    return io.BufferedReader(content, BUFFER)
+
+
+def _tar_member(stream: IO[bytes], name: str, stack: ExitStack) -> IO[bytes]:
+    """A member of a tar that is read from front to back, by its name without folders."""
+    archive = stack.enter_context(tarfile.open(fileobj=stream, mode="r|"))  # noqa: SIM115
+    for entry in archive:
+        if entry.isreg() and entry.name.rsplit("/", 1)[-1] == name.rsplit("/", 1)[-1]:
+            member = archive.extractfile(entry)
+            assert member is not None
+            return member
+    raise tarfile.ReadError(f"it has no member {name}")
+
+
+def _tar_names(path: Path) -> set[str]:
+    file = RawFile(path, None, "tar", ())
+    limit = max(MAX_EXPANSION_FLOOR, MAX_EXPANSION * path.stat().st_size)
+    with ExitStack() as stack:
+        stream = _unzipped(stack.enter_context(path.open("rb")), stack, limit, file)
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            return {entry.name for entry in archive if entry.isreg()}
 
 
 def locate(spec: DatasetSpec, path: Path, source: Source | None = None) -> RawFiles:
@@ -154,10 +234,12 @@ def locate(spec: DatasetSpec, path: Path, source: Source | None = None) -> RawFi
             found = _in_archive(sources, path)
         else:
             found = _single(sources, path)
-    except OSError as error:
-        raise SeqbenchError(
-            f"{path} cannot be read: {error.strerror or error}.", hint="Check its permissions."
-        ) from error
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise SeqbenchError(
+                f"{path} cannot be read: {error.strerror or error}.", hint="Check its permissions."
+            ) from error
+        raise damaged(path, error) from error
     if found is None:
         raise SeqbenchError(
             f"{path} holds no raw file of {spec.name} under a name that seqbench knows.",
@@ -166,31 +248,53 @@ def locate(spec: DatasetSpec, path: Path, source: Source | None = None) -> RawFi
     return found
 
 
+def own_file(path: Path) -> RawFile:
+    """A file of the user's, in a format that its name tells."""
+    return RawFile(path, None, "own", ())
+
+
 def _wanted(spec: DatasetSpec) -> str:
     names = [name for source in spec.sources for name in (source.filename, source.interactions.basename)]
-    return ", ".join(names)
+    return ", ".join(dict.fromkeys(names))
+
+
+def _is_zip(path: Path) -> bool:
+    return zipfile.is_zipfile(path)
 
 
 def _is_archive(path: Path) -> bool:
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         return True
     with path.open("rb") as stream:
         starts_like_zip = stream.read(2) == b"PK"
     if starts_like_zip or path.suffix in (".zip", ".whl"):
         raise damaged(path, "its table of contents, at the end of a zip archive, is missing")
-    return False
+    return path.name.endswith((".tar", ".tar.gz", ".tgz"))
+
+
+def _files(member: Member, find: Callable[[str], tuple[Path, str | None] | None]) -> tuple[RawFile, ...] | None:
+    """All files of a member, by a function from a name in datasets.yaml to where that is."""
+    places = [find(name) for name in (member.path, *member.more)]
+    if any(place is None for place in places):
+        return None
+    return tuple(RawFile(*place, member.format, member.sha256) for place in places if place is not None)
+
+
+def _first(files: tuple[RawFile, ...] | None) -> RawFile | None:
+    return files[0] if files else None
 
 
 def _in_folder(sources: tuple[Source, ...], folder: Path) -> RawFiles | None:
-    def file(member: Member) -> RawFile | None:
-        for name in (member.path, member.basename):
-            if (folder / name).is_file():
-                return RawFile(folder / name, None, member.format, member.sha256)
+    def find(name: str) -> tuple[Path, str | None] | None:
+        for candidate in (name, name.rsplit("/", 1)[-1]):
+            for spelled in (candidate, f"{candidate}.gz"):
+                if (folder / spelled).is_file():
+                    return folder / spelled, None
         return None
 
     for source in sources:
-        if interactions := file(source.interactions):
-            return RawFiles(source, interactions, file(source.items) if source.items else None)
+        if interactions := _files(source.interactions, find):
+            return RawFiles(source, interactions, _first(_files(source.items, find)) if source.items else None)
     for source in sources:
         if (folder / source.filename).is_file() and _is_archive(folder / source.filename):
             return _in_archive((source,), folder / source.filename)
@@ -198,33 +302,42 @@ def _in_folder(sources: tuple[Source, ...], folder: Path) -> RawFiles | None:
 
 
 def _in_archive(sources: tuple[Source, ...], path: Path) -> RawFiles | None:
-    try:
+    if _is_zip(path):
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
-    except _DAMAGED as error:
-        raise damaged(path, error) from error
+    else:
+        names = _tar_names(path)
 
-    def file(member: Member) -> RawFile | None:
-        for name in (member.path, member.basename):
-            if name in names:
-                return RawFile(path, name, member.format, member.sha256)
-        return None
+    def find(name: str) -> tuple[Path, str | None] | None:
+        outer, _, inner = name.partition("//")
+        if not _is_zip(path):  # a tar, which may have been taken out of the zip that it is published in
+            wanted = (inner or outer).rsplit("/", 1)[-1]
+            there = any(entry.rsplit("/", 1)[-1] == wanted for entry in names)
+            return (path, wanted) if there else None
+        if outer in names:
+            return path, name
+        basename = name.rsplit("/", 1)[-1]
+        return (path, basename) if basename in names else None
 
     for source in sources:
-        if interactions := file(source.interactions):
-            return RawFiles(source, interactions, file(source.items) if source.items else None)
+        if interactions := _files(source.interactions, find):
+            return RawFiles(source, interactions, _first(_files(source.items, find)) if source.items else None)
     return None
 
 
 def _single(sources: tuple[Source, ...], path: Path) -> RawFiles | None:
     """A file on its own: told apart by its name, or else by its ending; titles may lie beside it."""
-    same_name = [source for source in sources if path.name == source.interactions.basename]
-    same_ending = [source for source in sources if path.suffix == Path(source.interactions.basename).suffix]
+    name = path.name.removesuffix(".gz")
+    same_name = [source for source in sources if name == source.interactions.basename]
+    same_ending = [source for source in sources if Path(name).suffix == Path(source.interactions.basename).suffix]
     for source in same_name + same_ending:
         member = source.interactions
+        if member.more and source in same_name:  # the other files must be there too
+            return _in_folder((source,), path.parent)
         items = None
-        if source.items and (path.parent / source.items.basename).is_file():
-            beside = path.parent / source.items.basename
-            items = RawFile(beside, None, source.items.format, source.items.sha256)
-        return RawFiles(source, RawFile(path, None, member.format, member.sha256), items)
+        if source.items:
+            for spelled in (source.items.basename, f"{source.items.basename}.gz"):
+                if (path.parent / spelled).is_file():
+                    items = RawFile(path.parent / spelled, None, source.items.format, source.items.sha256)
+        return RawFiles(source, (RawFile(path, None, member.format, member.sha256),), items)
     return None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqbench.data.catalog import SPLITS
-from seqbench.errors import SeqbenchError, unknown_name
+from seqbench.data.catalog import GIVEN, SPLITS
+from seqbench.errors import SeqbenchError, UsageError, unknown_name
 
 # The temporal split: the share of all interactions that lies before the validation and the test period.
 TEMPORAL_QUANTILES = (0.8, 0.9)
@@ -123,7 +123,14 @@ class Sequences:
         return Examples(users + 1, starts[users], stops, self.flat[stops].astype(np.int64))
 
 
-def split_sequences(users: NDArray[np.int32], items: NDArray[np.int32], timestamps: Ints, *, split: str) -> Sequences:
+def split_sequences(
+    users: NDArray[np.int32],
+    items: NDArray[np.int32],
+    timestamps: Ints,
+    marks: NDArray[np.int8] | None = None,
+    *,
+    split: str,
+) -> Sequences:
     """Cut prepared interactions (sorted by user, then time) into training, validation and test.
 
     `leave-one-out`: a user's last item is the test target, the one before it the validation target, the rest is
@@ -133,6 +140,9 @@ def split_sequences(users: NDArray[np.int32], items: NDArray[np.int32], timestam
     What lies before the first is training. A user's validation target is the first item between the two, the
     test target the first item after the second; each is predicted from everything before its point in time.
     Interactions at the point itself count as after it, so equal timestamps are never torn apart.
+
+    `given`: as the authors of the data marked it, 0 training, 1 validation, 2 test. A user's targets are the first
+    item that is marked so; each is predicted from everything before it.
 
     Raises:
         UsageError: no such split.
@@ -153,8 +163,15 @@ def split_sequences(users: NDArray[np.int32], items: NDArray[np.int32], timestam
         test_starts = offsets[:-1] + _count_per_user(users, timestamps < test_time, len(counts))
         valid_positions = np.where(train_stops < test_starts, train_stops, -1)
         test_positions = np.where(test_starts < stops, test_starts, -1)
+    elif split == GIVEN and marks is not None:
+        train_stops = offsets[:-1] + _count_per_user(users, marks == 0, len(counts))
+        test_starts = offsets[:-1] + _count_per_user(users, marks < 2, len(counts))
+        valid_positions = np.where(train_stops < test_starts, train_stops, -1)
+        test_positions = np.where(test_starts < stops, test_starts, -1)
+    elif split == GIVEN:
+        raise UsageError("The data set has no split of its own.", hint=f"Use --split {' or '.join(SPLITS)}.")
     else:
-        raise unknown_name("Split", split, SPLITS, "seqbench run --help")
+        raise unknown_name("Split", split, (*SPLITS, GIVEN), "seqbench run --help")
     sequences = Sequences(
         flat=items,
         offsets=offsets,

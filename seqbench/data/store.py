@@ -25,8 +25,9 @@ class Tables:
     users: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray
-    raw_users: list[str]
-    raw_items: list[str]
+    raw_users: pa.Array
+    raw_items: pa.Array
+    marks: np.ndarray | None = None  # int8, which part of the given split a row belongs to
 
 
 def write_prepared(folder: Path, tables: Tables, titles: dict[str, str], meta: dict[str, Any]) -> None:
@@ -43,19 +44,32 @@ def write_prepared(folder: Path, tables: Tables, titles: dict[str, str], meta: d
 
 
 def _write_tables(folder: Path, tables: Tables, titles: dict[str, str]) -> None:
-    raw_users, raw_items = (pa.array(ids, pa.string()) for ids in (tables.raw_users, tables.raw_items))
-    item_titles = pa.array([titles.get(raw) for raw in tables.raw_items], pa.string())
+    known = [titles.get(raw) for raw in tables.raw_items.to_pylist()] if titles else [None] * len(tables.raw_items)
+    interactions = {
+        columns.USER: tables.users,
+        columns.ITEM: tables.items,
+        columns.TIMESTAMP: tables.timestamps,
+    }
+    if tables.marks is not None:
+        interactions[columns.SPLIT] = tables.marks
     content = {
-        INTERACTIONS: {
-            columns.USER: tables.users,
-            columns.ITEM: tables.items,
-            columns.TIMESTAMP: tables.timestamps,
+        INTERACTIONS: interactions,
+        USERS: {columns.USER: _ids(tables.raw_users), columns.RAW: tables.raw_users},
+        ITEMS: {
+            columns.ITEM: _ids(tables.raw_items),
+            columns.RAW: tables.raw_items,
+            columns.TITLE: pa.array(known, pa.string()),
         },
-        USERS: {columns.USER: _ids(raw_users), columns.RAW: raw_users},
-        ITEMS: {columns.ITEM: _ids(raw_items), columns.RAW: raw_items, columns.TITLE: item_titles},
     }
     for name, table in content.items():
-        pq.write_table(pa.table(table), folder / name, compression="zstd")
+        # A dictionary of times would only be built to be given up.
+        pq.write_table(
+            pa.table(table),
+            folder / name,
+            compression="zstd",
+            use_dictionary=[columns.USER, columns.ITEM],
+            column_encoding={columns.TIMESTAMP: "DELTA_BINARY_PACKED"} if name == INTERACTIONS else None,
+        )
         _sync(folder / name)
 
 

@@ -67,7 +67,8 @@ class GLINTRU(IncrementalModel):
 
     Config: ClassVar[type[ModelConfig]] = GLINTRUConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(patience=10, batch_size=256, objective="prefix")
-    summary: ClassVar[str] = "gated recurrence and linear attention"
+    no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, "mixing")
+    summary: ClassVar[str] = "GRU and linear attention"
     paper: ClassVar[str] = "Zhang et al., KDD 2025"
 
     def __init__(self, items: int, max_len: int, config: GLINTRUConfig) -> None:

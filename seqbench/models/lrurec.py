@@ -57,8 +57,8 @@ class LRURec(IncrementalModel):
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(weight_decay=0.01, clip_norm=5.0)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ml-1m": {"dropout": 0.2},
-        "amazon-beauty": {"dropout": 0.6},
-        "amazon-video-games": {"dropout": 0.6},
+        "amazon-beauty-sasrec": {"dropout": 0.6},
+        "amazon-video-games-sasrec": {"dropout": 0.6},
     }
     summary: ClassVar[str] = "linear recurrent units"
     paper: ClassVar[str] = "Yue et al., WSDM 2024"

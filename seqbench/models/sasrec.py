@@ -70,8 +70,8 @@ class SASRec(IncrementalModel):
     # The paper has one rate for all of its dropouts, and lowers it where the data is dense.
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ml-1m": {"dropout": 0.2, "attention_dropout": 0.2},
-        "amazon-beauty": {"dropout": 0.5, "attention_dropout": 0.5},
-        "amazon-video-games": {"dropout": 0.5, "attention_dropout": 0.5},
+        "amazon-beauty-sasrec": {"dropout": 0.5, "attention_dropout": 0.5},
+        "amazon-video-games-sasrec": {"dropout": 0.5, "attention_dropout": 0.5},
         "steam": {"dropout": 0.5, "attention_dropout": 0.5},
     }
     summary: ClassVar[str] = "causal self-attention"

@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import ModelConfig, NeuralConfig, SequenceModel, TrainingConfig, require
-from seqbench.models.mamba import Mamba
+from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
 from seqbench.ops.dropout import Dropout
 
 LAYER_NORM_EPS = 1e-12
@@ -81,7 +81,8 @@ class SIGMA(SequenceModel):
 
     Config: ClassVar[type[ModelConfig]] = SIGMAConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(patience=10, batch_size=256, objective="prefix")
-    summary: ClassVar[str] = "partly reversed Mamba and a gated recurrence"
+    no_weight_decay: ClassVar[tuple[str, ...]] = (*SequenceModel.no_weight_decay, *NO_WEIGHT_DECAY, "shares")
+    summary: ClassVar[str] = "Mamba in two directions and a GRU"
     paper: ClassVar[str] = "Liu et al., AAAI 2025"
 
     def __init__(self, items: int, max_len: int, config: SIGMAConfig) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
+import torch
+
 from seqbench.errors import UsageError, unknown_name
 
 VARIABLE = "SEQBENCH_BACKEND"
@@ -44,6 +46,7 @@ BACKENDS = {
 }
 
 
+@torch.compiler.assume_constant_result
 def resolve(operator: str, name: str, device: str) -> Backend:
     """The backend of that name; `auto` is the SEQBENCH_BACKEND variable, or the first that can run.
 

@@ -24,7 +24,7 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, probability)
     if resolve(OPERATOR, "auto", "cpu").name == "cpu":
-        return _dropout(x, torch.empty((), dtype=torch.int64).random_(-(2**63), None), probability)
+        return _dropout(x, torch.randint(-(2**63), 2**63 - 1, ()), probability)
     return x * _mask(x.shape, probability, x)
 
 

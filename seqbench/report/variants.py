@@ -9,6 +9,9 @@ from seqbench.results import Definition, Record
 
 MESSAGE_LENGTH = 100  # of a failure; the record has all of it
 
+# Settings that make a model another one than its paper's: named wherever they are on, even if all variants have them.
+OTHER_MODEL = ("config.causal", "config.official_quirks")
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -96,9 +99,13 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _differences(variants: Sequence[dict[str, Any]]) -> list[str]:
-    """For each variant, the settings in which the variants are not all equal: "dropout=0.2, lr=0.001"."""
+    """For each variant, the settings in which not all are equal, or are another model: "dropout=0.2, lr=0.001"."""
     keys = sorted({key for settings in variants for key in settings})
-    differing = [key for key in keys if any(_text(v, key) != _text(variants[0], key) for v in variants)]
+    differing = [
+        key
+        for key in keys
+        if any(_text(v, key) != _text(variants[0], key) or (key in OTHER_MODEL and v.get(key)) for v in variants)
+    ]
     last = [key.partition(".")[2] or key for key in differing]
     # "config." and "training." are our words, not the user's: they stay only where they are needed.
     names = [name if last.count(name) == 1 else key for key, name in zip(differing, last, strict=True)]

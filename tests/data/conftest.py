@@ -1,6 +1,8 @@
 """A loopback server that misbehaves on request, and a machine without proxies or pip settings."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,12 +13,14 @@ import pytest
 
 @dataclass
 class Reply:
-    """One answer. `declared` is the Content-Length, when it should differ from the body's."""
+    """One answer. `declared` is the Content-Length, when it should differ from the body's; -1 for none at all."""
 
     body: bytes = b""
     status: int = 200
     declared: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    ranges: bool = False  # whether a Range is honoured
+    stall: float = 0.0  # seconds of silence in the middle of the body
 
 
 class Server:
@@ -25,23 +29,42 @@ class Server:
     def __init__(self) -> None:
         self.replies: dict[str, list[Reply]] = {}
         self.requests: list[str] = []
+        self.asked: list[str | None] = []  # the Range of each request
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.requests.append(self.path)
+                outer.asked.append(self.headers.get("Range"))
                 queue = outer.replies.get(self.path, [Reply(status=404)])
                 reply = queue.pop(0) if len(queue) > 1 else queue[0]
-                self.send_response(reply.status)
-                self.send_header("Content-Length", str(reply.declared or len(reply.body)))
-                for name, value in reply.headers.items():
+                status, body, headers = reply.status, reply.body, dict(reply.headers)
+                if reply.ranges and (span := self.headers.get("Range")):
+                    start = int(span.removeprefix("bytes=").partition("-")[0])
+                    same = self.headers.get("If-Range") in (None, headers.get("ETag"))
+                    if same and start < len(body):
+                        headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+                        status, body = 206, body[start:]
+                    elif same:
+                        status, body = 416, b""
+                self.send_response(status)
+                if reply.declared != -1:
+                    self.send_header("Content-Length", str(reply.declared or len(body)))
+                for name, value in headers.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(reply.body)
+                with contextlib.suppress(OSError):  # the client may have had enough
+                    self.wfile.write(body[: len(body) // 2])
+                    self.wfile.flush()
+                    time.sleep(reply.stall)
+                    self.wfile.write(body[len(body) // 2 :])
+                if reply.declared not in (None, len(body)):
+                    self.close_connection = True
 
             def log_message(self, *args: object) -> None:
                 pass
 
+        ThreadingHTTPServer.block_on_close = False  # nobody waits for an answer that stalls
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()

@@ -16,8 +16,8 @@ SPEC = datakit.spec_of()
 DATA = b"1\t2\t3\t4\n"
 
 
-def read(file: raw.RawFile) -> bytes:
-    with raw.opened(file) as (stream, _):
+def read(*files: raw.RawFile) -> bytes:
+    with raw.opened(*files) as (stream, _):
         return stream.read()
 
 
@@ -37,22 +37,22 @@ def zip_of(path: Path, members: dict[str, bytes]) -> Path:
 )
 def test_archives(tmp_path: Path, name: str, member: str, format_: str) -> None:
     files = raw.locate(SPEC, zip_of(tmp_path / name, {"other": b"x", member: DATA}))
-    assert (files.interactions.member, files.interactions.format) == (member, format_)
+    assert (files.interactions[0].member, files.interactions[0].format) == (member, format_)
     assert files.items is None
-    assert read(files.interactions) == DATA
+    assert read(*files.interactions) == DATA
 
 
 @pytest.mark.parametrize("name", ["u.data", "ml-100k/u.data", "ml-100k.inter"])
 def test_folders(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(DATA)
-    assert read(raw.locate(SPEC, tmp_path).interactions) == DATA
+    assert read(*raw.locate(SPEC, tmp_path).interactions) == DATA
 
 
 def test_folder_with_the_archive(tmp_path: Path) -> None:
     zip_of(tmp_path / "ml-100k.zip", {"ml-100k/u.data": DATA, "ml-100k/u.item": b"2|B|"})
     files = raw.locate(SPEC, tmp_path)
-    assert read(files.interactions) == DATA
+    assert read(*files.interactions) == DATA
     assert files.items is not None
     assert read(files.items) == b"2|B|"
 
@@ -65,7 +65,7 @@ def test_single_files(tmp_path: Path, name: str, format_: str) -> None:
     (tmp_path / name).write_bytes(DATA)
     (tmp_path / "u.item").write_bytes(b"2|B|")
     files = raw.locate(SPEC, tmp_path / name)
-    assert files.interactions.format == format_
+    assert files.interactions[0].format == format_
     assert (files.items is not None) == (format_ == "movielens-tab")
 
 
@@ -97,7 +97,7 @@ def test_truncated_archive(tmp_path: Path, rows: list[datakit.Row]) -> None:
         path = tmp_path / "cut.zip"
         path.write_bytes(whole[:size])
         with pytest.raises(SeqbenchError, match=r"cut.zip.* is truncated or damaged"):
-            read(raw.locate(SPEC, path).interactions)
+            read(*raw.locate(SPEC, path).interactions)
 
 
 def test_flipped_bytes_in_an_archive(tmp_path: Path, rows: list[datakit.Row]) -> None:
@@ -109,7 +109,7 @@ def test_flipped_bytes_in_an_archive(tmp_path: Path, rows: list[datakit.Row]) ->
         path.write_bytes(content)
         # Either the bits did not matter, or there is a clear error and no other.
         with contextlib.suppress(SeqbenchError):
-            assert read(raw.locate(SPEC, path).interactions) == datakit.u_data(rows)
+            assert read(*raw.locate(SPEC, path).interactions) == datakit.u_data(rows)
 
 
 def test_member_that_climbs_out_is_never_touched(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_member_that_climbs_out_is_never_touched(tmp_path: Path) -> None:
     with pytest.raises(SeqbenchError, match="holds no raw file"):
         raw.locate(SPEC, path)
     path = zip_of(inside / "evil.zip", hostile | {"ml-100k/u.data": b"good"})
-    assert read(raw.locate(SPEC, path).interactions) == b"good"
+    assert read(*raw.locate(SPEC, path).interactions) == b"good"
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
 
 
@@ -128,7 +128,7 @@ def test_zip_bomb(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "bomb.zip", {"u.data": bytes(64 << 20)})
     assert path.stat().st_size < 1 << 20
     with pytest.raises(SeqbenchError, match="unpacks to 67,108,864 bytes or more"):
-        read(raw.locate(SPEC, path).interactions)
+        read(*raw.locate(SPEC, path).interactions)
 
 
 def test_zip_bomb_that_lies_about_its_size(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_zip_bomb_that_lies_about_its_size(tmp_path: Path) -> None:
     content = path.read_bytes().replace(struct.pack("<L", 64 << 20), struct.pack("<L", 1000))
     path.write_bytes(content)
     with pytest.raises(SeqbenchError, match="truncated or damaged"):
-        read(raw.locate(SPEC, path).interactions)
+        read(*raw.locate(SPEC, path).interactions)
 
 
 def test_actual_size_is_bounded_too() -> None:
@@ -152,7 +152,7 @@ def test_encrypted_member(tmp_path: Path) -> None:
         content[content.index(signature) + offset] |= 1
     path.write_bytes(content)
     with pytest.raises(SeqbenchError, match=r"truncated or damaged .*encrypted"):
-        read(raw.locate(SPEC, path).interactions)
+        read(*raw.locate(SPEC, path).interactions)
 
 
 def test_folder_named_like_a_member(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_the_same_bits_as_ever(default_home: Path) -> None:
 
 def test_ceiling_beats_popularity_and_last_item(default_home: Path) -> None:
     prepared = prepare("synthetic", home=default_home)
-    users, items, _ = prepared.load()
+    users, items, *_ = prepared.load()
     stops = np.flatnonzero(np.diff(users, append=users[-1] + 1)) + 1
     starts = np.concatenate([[0], stops[:-1]])
     count = np.bincount(items)

@@ -80,7 +80,7 @@ def test_learns_that_item_i_is_followed_by_the_next(form: str, tmp_path: Path) -
             model,
             sequences,
             training=TrainingConfig(
-                epochs=60, patience=60, batch_size=batch_size, learning_rate=3e-3, objective=objective
+                epochs=60, patience=15, batch_size=batch_size, learning_rate=3e-3, objective=objective
             ),
             protocol=protocol,
             seed=0,
@@ -255,7 +255,11 @@ def test_matrices_and_embeddings_are_the_parameters_that_weight_decay_is_for(for
 
 @pytest.mark.parametrize(
     ("name", "exempt"),
-    [("recblr", {"blocks.0.decay"}), ("mamba4rec", {"blocks.0.mamba.decay_log", "blocks.0.mamba.skip"})],
+    [
+        ("recblr", {"blocks.0.decay"}),
+        ("mamba4rec", {"blocks.0.mamba.decay_log", "blocks.0.mamba.skip"}),
+        ("sigma", {"blocks.0.mamba.decay_log", "blocks.0.mamba.skip", "blocks.0.shares"}),
+    ],
 )
 def test_recurrences_keep_their_decay_from_weight_decay(name: str, exempt: set[str]) -> None:
     model = make(name)

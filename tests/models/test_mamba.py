@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from seqbench.models.mamba import LARGEST_STEP, SMALLEST_STEP, Mamba
-from seqbench.ops.backends import BACKENDS, VARIABLE
+from seqbench.ops.backends import VARIABLE
 from tests.conftest import Golden
 from tests.models.official import Entry, load_official_state, mamba, official_gradients
 
@@ -28,8 +28,6 @@ def official(golden: Golden) -> tuple[Mamba, dict[str, list[Entry]]]:
 
 @pytest.mark.parametrize("length", [1, 3, 17])
 def test_equals_the_official_block(golden: Golden, length: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if reason := BACKENDS[backend].unavailable("selective_scan", "cpu"):
-        pytest.skip(reason)
     monkeypatch.setenv(VARIABLE, backend)
     block, names = official(golden)
     inputs = golden[f"L{length}/u"].requires_grad_()

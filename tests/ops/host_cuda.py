@@ -40,13 +40,18 @@ def on_the_host(form: str | None = None) -> Iterator[None]:
         patch.setattr(cuda, "unavailable", lambda operator, device: None)
         patch.setattr(gpu, "launch", _launch)
         patch.setattr(gpu, "processors", lambda device: PROCESSORS)
-        if form == "channels":
-            patch.setattr(cutting, "CHANNEL_PARALLEL_FROM", 0)
-        elif form == "chunked":
-            patch.setattr(cutting, "CHANNEL_PARALLEL_FROM", 1 << 40)
-            patch.setattr(cutting, "CHUNKED_FROM", 0)
-            patch.setattr(cutting, "STEPS", 1)
+        force(form, patch)
         yield
+
+
+def force(form: str | None, patch: pytest.MonkeyPatch) -> None:
+    """Make the scans use the form "channels" or "chunked", whatever the shape; None is the rule."""
+    if form == "channels":
+        patch.setattr(cutting, "CHANNEL_PARALLEL_FROM", 0)
+    elif form == "chunked":
+        patch.setattr(cutting, "CHANNEL_PARALLEL_FROM", 1 << 40)
+        patch.setattr(cutting, "CHUNKED_FROM", 0)
+        patch.setattr(cutting, "STEPS", 1)
 
 
 def _launch(source: str, kernel: str, tensor: Tensor, *, threads: int, block: int, arguments: tuple[int, ...]) -> None:

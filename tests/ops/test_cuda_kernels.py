@@ -29,24 +29,30 @@ def form(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def differentiated(function: Any, tensors: dict[str, Tensor], cotangents: list[Tensor], **options: Any) -> list[Tensor]:
-    """Results of `function`, then gradients of Σ cotangent · result in the order of `tensors`."""
+    """Results of `function`, then gradients of Re Σ conj(cotangent) · result in the order of `tensors`."""
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
     results = function(**leaves, **options)
     results = results if isinstance(results, tuple) else (results,)
-    loss = sum((result * cotangent).sum() for result, cotangent in zip(results, cotangents, strict=True))
+    loss = sum((result * cotangent.conj()).sum() for result, cotangent in zip(results, cotangents, strict=True))
+    loss = loss.real if loss.is_complex() else loss
     return [*(result.detach() for result in results), *torch.autograd.grad(loss, list(leaves.values()))]
 
 
-def compare(function: Any, tensors: dict[str, Tensor], cotangents: list[Tensor], **options: Any) -> None:
-    """Results and gradients of the CUDA kernels with those of the reference in float64, both from the same numbers."""
+def compare(
+    function: Any, tensors: dict[str, Tensor], cotangents: list[Tensor], device: str = "cpu", **options: Any
+) -> None:
+    """Results and gradients of the CUDA kernels with those of the reference in double precision."""
     dtype = cotangents[0].dtype
-    wide = {name: tensor.double() for name, tensor in tensors.items()}
-    truth = differentiated(function, wide, [tensor.double() for tensor in cotangents], backend="reference", **options)
+    double = torch.complex128 if dtype.is_complex else torch.float64
+    wide = {name: tensor.to(double) for name, tensor in tensors.items()}
+    truth = differentiated(function, wide, [tensor.to(double) for tensor in cotangents], backend="reference", **options)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    cotangents = [tensor.to(device) for tensor in cotangents]
     ours = differentiated(function, tensors, cotangents, backend="cuda", **options)
     for index, (mine, true) in enumerate(zip(ours, truth, strict=True)):
         assert mine.dtype == dtype
         named = index - len(cotangents)
-        assert_close(mine, true, dtype, list(tensors)[named] if named >= 0 else f"result {index}")
+        assert_close(mine.cpu(), true, dtype, list(tensors)[named] if named >= 0 else f"result {index}")
 
 
 def rg_lru_problem(B: int, T: int, D: int, dtype: torch.dtype) -> dict[str, Tensor]:

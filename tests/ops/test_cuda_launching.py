@@ -35,6 +35,9 @@ class Compiler:
 
         return SimpleNamespace(compile=compile)
 
+    def Device(self, index: int) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(set_current=lambda: None)
+
     class ObjectCode:
         @staticmethod
         def from_cubin(code: bytes) -> SimpleNamespace:
@@ -50,6 +53,7 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(paths, "shipped", lambda name: folder)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(nvrtc, "_version", lambda: "13.0")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(nvrtc, "load", nvrtc.load.__wrapped__)
     return folder
 
@@ -95,6 +99,16 @@ def test_what_nvrtc_says_is_the_reason_and_nothing_is_kept(
     reason = nvrtc.load("small", "float32", "sm_90").reason or ""
     assert reason == "NVRTC 13.0 could not compile small.cu for sm_90: small.cu(3): error: expected a ;"
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+
+
+def test_what_the_driver_says_is_the_reason(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Compiler())
+
+    def refuse() -> int:
+        raise RuntimeError("the driver is too old")
+
+    monkeypatch.setattr(torch.cuda, "current_device", refuse)
+    assert (nvrtc.load("small", "float32", "sm_90").reason or "").endswith("the driver is too old")
 
 
 def test_a_cache_that_cannot_be_written_is_a_reason(

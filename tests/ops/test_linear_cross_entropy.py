@@ -1,5 +1,8 @@
 """Every cross entropy backend against torch's own over all logits in float64: the loss and every gradient."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seqbench.ops.backends import BACKENDS
+from seqbench.ops.cpu import binding
+from seqbench.ops.cpu import linear_cross_entropy as cpu
 from seqbench.ops.linear_cross_entropy import OPERATOR, linear_cross_entropy
 from seqbench.ops.pytorch import linear_cross_entropy as torch_blocks
 
@@ -56,6 +61,8 @@ def assert_close(actual: list[Tensor], expected: list[Tensor], dtype: torch.dtyp
     for name, mine, true in zip(NAMES, actual, expected, strict=False):
         assert mine.dtype == dtype
         assert mine.shape == true.shape
+        if true.numel() == 0:
+            continue
         error = (mine.double() - true).abs().max().item()
         scale = max(true.abs().max().item(), torch.finfo(dtype).tiny)
         assert error <= TOLERANCE[dtype] * scale, f"{name}: error {error:.2e} of {scale:.2e} in {dtype}"
@@ -75,11 +82,12 @@ def test_equals_reference_at_awkward_counts(
     N: int, V: int, with_bias: bool, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(torch_blocks.BLOCK_BYTES, "cpu", 1 << 16)  # several blocks
+    monkeypatch.setattr(cpu, "BLOCK_BYTES", 1 << 18)  # blocks of 128 positions and of fewer
     compare_with_reference(problem(N, V, 6, dtype, with_bias), backend)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("D", [1, 6, 16, 32, 50, 64, 100, 208])
+@pytest.mark.parametrize("D", [0, 1, 6, 16, 32, 50, 64, 100, 208])
 def test_equals_reference_at_awkward_widths(D: int, dtype: torch.dtype, backend: str) -> None:
     compare_with_reference(problem(37, 333, D, dtype), backend)
 
@@ -193,21 +201,6 @@ def test_operator_is_well_registered(fast: str) -> None:
             torch.library.opcheck(torch.ops.seqbench.linear_cross_entropy.default, arguments, test_utils=checks)
 
 
-def test_runs_under_torch_compile(fast: str) -> None:
-    arguments = problem(20, 50)
-
-    def model(states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        return linear_cross_entropy(states * 2, items, bias, targets, backend=fast)
-
-    losses = []
-    for function in (model, torch.compile(model, backend="aot_eager")):
-        leaves = [tensor.detach().requires_grad_() for tensor in arguments[:3] if tensor is not None]
-        loss = function(*leaves, arguments[3])
-        losses.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
-    for mine, true in zip(*losses, strict=True):
-        torch.testing.assert_close(mine, true)
-
-
 def test_a_second_derivative_is_refused(fast: str) -> None:
     states, items, bias, targets = problem(5, 7)
     states.requires_grad_()
@@ -217,20 +210,46 @@ def test_a_second_derivative_is_refused(fast: str) -> None:
         gradient.sum().backward()
 
 
-def test_the_logits_are_never_whole_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(torch_blocks.BLOCK_BYTES, "cpu", 1 << 16)
-    N, V = 512, 4096
-    largest = 0
-    original = torch.empty_like
+@pytest.mark.parametrize("gradients", [True, False], ids=["gradients", "loss only"])
+def test_the_logits_are_never_whole_in_memory(gradients: bool, fast: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_blocks.BLOCK_BYTES, "cpu", 1 << 17)
+    N, V, D = 4096, 1024, 16
+    arguments = problem(N, V, D, torch.float32)
+    made = 0
 
-    def watch(tensor: Tensor, **kwargs: object) -> Tensor:
-        nonlocal largest
-        largest = max(largest, tensor.numel())
-        return original(tensor, **kwargs)
+    def watched(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def function(*args: Any, **kwargs: Any) -> Tensor:
+            nonlocal made
+            tensor = original(*args, **kwargs)
+            made += tensor.numel() * tensor.element_size()
+            return tensor
 
-    monkeypatch.setattr(torch, "empty_like", watch)
-    torch_blocks.forward(*problem(N, V, dtype=torch.float32), True)
-    assert 0 < largest < N * V / 16
+        return function
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, watched(getattr(torch, name)))
+    monkeypatch.setattr(Tensor, "new_empty", watched(Tensor.new_empty))
+    parts = BACKENDS[fast].load(OPERATOR).forward(*arguments, gradients)
+    asked = sum(part.numel() * part.element_size() for part in parts)
+    assert asked <= made < asked + N * V * 4 / 16
+
+
+@pytest.mark.parametrize("pool", ["torch's threads", "threads of its own"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_any_number_of_threads_gives_the_same_bits(
+    dtype: torch.dtype, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_this_machine("cpu")
+    if pool == "threads of its own":
+        monkeypatch.setattr(binding, "_torch_threads", lambda: None)
+    arguments = problem(150, 3000, 20, dtype)  # the kernel's least share of a thread is a million multiplications
+    runs = []
+    for threads in (1, 2, 3, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        runs.append(cpu.forward(*arguments, True))
+    for run in runs[1:]:
+        for one, other in zip(runs[0], run, strict=True):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

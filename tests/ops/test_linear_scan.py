@@ -216,6 +216,17 @@ def test_subnormal_and_non_finite_values_mean_what_they_mean(fast: str) -> None:
     assert states[0, 1, 2] == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_rounded_as_torch_rounds(dtype: torch.dtype, fast: str) -> None:
+    """Over all exponents, subnormal and overflowing ones too; products of two are exact in float32."""
+    exponents = torch.randint(-18, 10, (3, 1, 1, 4000)) if dtype == torch.float16 else 0
+    gates, inputs, initial = (torch.randn(3, 1, 1, 4000) * 2.0**exponents).to(dtype)
+    inputs[..., :3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    states = linear_scan(gates, inputs, initial[:, 0], backend=fast)
+    expected = (gates.float() * initial.float() + inputs.float()).to(dtype)
+    torch.testing.assert_close(states, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_final_state_continues_a_sequence() -> None:
     gates, inputs = torch.rand(2, 3, 50, 4, dtype=torch.float64).unbind(0)
     whole = linear_scan(gates, inputs)

@@ -156,6 +156,15 @@ def test_configurations_are_rows_of_their_own_named_by_what_differs(make_record)
     assert [each.label for each in table.rows] == ["lrurec (dropout=0.2)", "lrurec (dropout=0.5)", "sasrec"]
 
 
+def test_a_form_that_is_not_the_papers_is_named_even_if_it_is_the_only_one(make_record):
+    for setting in ("causal", "official_quirks"):
+        labels = [
+            [each.label for each in accuracy(build_report([make_record("linrec", config={setting: value})])).rows]
+            for value in (True, False)
+        ]
+        assert labels == [[f"linrec ({setting}=true)"], ["linrec"]]
+
+
 def test_settings_of_the_same_name_keep_their_origin(make_record):
     first, second = make_record(config={"lr": 1}), make_record(config={"lr": 2})
     second.definition.training["lr"] = 0.01

@@ -1,23 +1,62 @@
-"""MovieLens 100K as GroupLens publishes it."""
+"""MovieLens as GroupLens publishes it: three formats, and their lists of films."""
 
+import csv
+import io
 from typing import BinaryIO
 
-from seqbench.data.parsers.rows import RawInteractions
-from seqbench.data.parsers.rows import interactions as read
+from seqbench.data.parsers import delimited
+from seqbench.data.parsers.delimited import Lines
+from seqbench.data.parsers.rows import Fields, RawInteractions
+
+NAMES = ["user", "item", "rating", "timestamp"]
 
 
-def interactions(stream: BinaryIO, where: str) -> RawInteractions:
-    """Parse u.data: user TAB item TAB rating TAB Unix seconds, no header."""
-    names = ["user", "item", "rating", "timestamp"]
-    return read(stream, where, names, ("user", "item", "timestamp"), decimal=False, header=0)
+def _fields(ratings: bool) -> Fields:
+    return Fields("user", "item", time="timestamp", rating="rating" if ratings else None, whole_ids=True)
 
 
-def titles(stream: BinaryIO) -> dict[str, str]:
+def tab(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+    """Parse u.data (100K): user TAB item TAB rating TAB Unix seconds, no header."""
+    return delimited.interactions(Lines(stream, where), where, NAMES, _fields(ratings))
+
+
+def colons(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+    """Parse ratings.dat (1M, 10M): user::item::rating::Unix seconds, no header."""
+    return delimited.interactions(Lines(stream, where), where, NAMES, _fields(ratings), separator=b"::")
+
+
+def comma(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+    """Parse ratings.csv (20M, 25M, 32M, latest): userId,movieId,rating,timestamp under a header."""
+    lines = Lines(stream, where)
+    if lines.peek().partition(",")[0].strip('"').lower() == "userid":
+        lines.header()
+    return delimited.interactions(lines, where, NAMES, _fields(ratings), delimiter=",")
+
+
+def titles_bars(stream: BinaryIO) -> dict[str, str]:
     """Parse u.item: `|`-separated ISO-8859-1, item id and title first. Lines without both are passed over."""
+    return _titles(stream, "|")
+
+
+def titles_colons(stream: BinaryIO) -> dict[str, str]:
+    """Parse movies.dat: id::title::genres, ISO-8859-1. Lines without a title are passed over."""
+    return _titles(stream, "::")
+
+
+def titles_comma(stream: BinaryIO) -> dict[str, str]:
+    """Parse movies.csv: movieId,title,genres, UTF-8, titles with commas in quotes."""
+    rows = csv.reader(io.StringIO(stream.read().decode("utf-8-sig", errors="replace"), newline=""))
+    try:
+        return {row[0]: row[1].strip() for row in rows if len(row) >= 2 and row[0].isdigit() and row[1].strip()}
+    except csv.Error:  # a field past the module's limit: this is no list of films
+        return {}
+
+
+def _titles(stream: BinaryIO, separator: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in stream.read().decode("iso-8859-1").split("\n"):
-        item, _, rest = line.partition("|")
-        title = rest.partition("|")[0].strip()
+        item, _, rest = line.partition(separator)
+        title = rest.partition(separator)[0].strip()
         if item and title:
             found[item] = title
     return found

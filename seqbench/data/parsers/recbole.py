@@ -3,36 +3,39 @@
 import re
 from typing import BinaryIO
 
-from seqbench.data.parsers.rows import RawInteractions, empty
-from seqbench.data.parsers.rows import interactions as read
+from seqbench.data.parsers import delimited
+from seqbench.data.parsers.delimited import Lines
+from seqbench.data.parsers.rows import Fields, RawInteractions
 from seqbench.errors import SeqbenchError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
-HEADER_LIMIT = 1 << 16  # bytes; a longer first line is not a header
 
 
-def interactions(stream: BinaryIO, where: str) -> RawInteractions:
+def interactions(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
     """Parse a .inter file with the fields user_id, item_id and timestamp among any others."""
-    names = _header(stream, where)
-    wanted = ("user_id", "item_id", "timestamp")
+    lines = Lines(stream, where)
+    names = header(lines, where)
+    wanted = ["user_id", "item_id", "timestamp", *(["rating"] if ratings else [])]
     if missing := [name for name in wanted if name not in names]:
         raise SeqbenchError(
             f"{where}: its header has no field {' nor '.join(missing)} (it has {', '.join(names)}).",
             hint="Give a .inter file with user_id:token, item_id:token and timestamp:float.",
         )
-    return read(stream, where, names, wanted, decimal=True, header=1)
+    fields = Fields("user_id", "item_id", time="timestamp", rating="rating" if ratings else None, times="decimal")
+    return delimited.interactions(lines, where, names, fields)
 
 
 def titles(stream: BinaryIO) -> dict[str, str]:
     """Parse a .item file: `title (year)`, from a title field and, where there is one, release_year."""
-    names = _header(stream, "the item file")
+    lines = Lines(stream, "the item file")
+    names = header(lines, "the item file")
     item_at = names.index("item_id") if "item_id" in names else None
     title_at = next((names.index(name) for name in ("movie_title", "title") if name in names), None)
     year_at = names.index("release_year") if "release_year" in names else None
     found: dict[str, str] = {}
     if item_at is None or title_at is None:
         return found
-    for line in stream.read().decode("utf-8", errors="replace").split("\n"):
+    for line in lines.rest().decode("utf-8", errors="replace").split("\n"):
         fields = line.rstrip("\r").split("\t")
         if len(fields) != len(names):
             continue
@@ -47,14 +50,10 @@ def titles(stream: BinaryIO) -> dict[str, str]:
     return found
 
 
-def _header(stream: BinaryIO, where: str) -> list[str]:
+def header(lines: Lines, where: str) -> list[str]:
     """Consume the first line and return the field names."""
-    line = stream.readline(HEADER_LIMIT)
-    if not line.strip():
-        raise empty(where)
-    fields = line.decode("utf-8-sig", errors="replace").rstrip("\r\n").split("\t")
     names = []
-    for field in fields:
+    for field in lines.header().split("\t"):
         name, _, kind = field.partition(":")
         if kind not in TYPES:
             raise SeqbenchError(

@@ -11,17 +11,14 @@ from seqbench.ops.cpu.binding import INTEGER, POINTER, THREADS, address, functio
 from seqbench.ops.precision import widened
 
 KERNEL = "linear_cross_entropy"
-_ARGUMENTS = (*(POINTER,) * 13, *(INTEGER,) * 6, *THREADS)
+_ARGUMENTS = (*(POINTER,) * 13, *(INTEGER,) * 5, *THREADS)
 
-MULTIPLE = 16  # of which the kernel wants the width and a block's positions to be a multiple
-CHUNK = 64  # and of this one, a slice's items
-
-# Exponentials of a block of positions: with more positions, the gradient of the items is read and written less often.
-BLOCK_BYTES = 16 << 20
-BLOCK_POSITIONS = 128
-# Parts of the items that threads take, each with a share of its own in the gradient of a block's states.
-SLICES = 64
-SLICE_ITEMS = 256  # at least
+# The width and the positions of a block are multiples of the first, the items of a slice of the second.
+COLUMNS, CHUNK = 16, 64
+# A block's exponentials, (V, positions), and how many positions it has at most.
+BLOCK_BYTES, BLOCK_POSITIONS = 16 << 20, 128
+# Slices of the items, which threads take one by one: so many, but none with fewer items than the second.
+SLICES, SLICE_ITEMS = 64, 256
 
 
 @widened
@@ -47,16 +44,15 @@ def forward(
     lowest, highest = targets.aminmax()
     if lowest < 0 or highest >= V:
         raise IndexError(f"target {int(lowest if lowest < 0 else highest)} is out of bounds for {V} items")
-    if missing := -width % MULTIPLE:
+    if missing := _up(max(width, 1), COLUMNS) - width:
         states, items = F.pad(states, (0, missing)), F.pad(items, (0, missing))
     states, items, targets = plain(states), plain(items), plain(targets)
     bias = None if bias is None else plain(bias)
     D, dtype = states.shape[1], states.dtype
 
-    # From the shapes alone, so that results do not depend on the number of threads.
-    block = min(BLOCK_BYTES // (V * dtype.itemsize), BLOCK_POSITIONS, N)
-    block = max(_up(block, MULTIPLE) if block == N else block // MULTIPLE * MULTIPLE, MULTIPLE)
-    stride = block if block % 128 else block + MULTIPLE  # lines a power of two apart would share few places in a cache
+    # From the shapes alone: results must not depend on the number of threads.
+    fitting = BLOCK_BYTES // (V * dtype.itemsize) // COLUMNS * COLUMNS
+    block = min(max(fitting, COLUMNS), BLOCK_POSITIONS, _up(N, COLUMNS))
     slice_items = max(_up(-(-V // SLICES), CHUNK), SLICE_ITEMS)
     slices = -(-V // slice_items)
 
@@ -68,7 +64,7 @@ def forward(
     grad_states, grad_items = (room(N, D), room(V, D)) if gradients else (room(0), room(0))
     grad_bias = room(V) if gradients and bias is not None else room(0)
     workspace = (
-        room(V, stride),
+        room(V, block),
         room(D, block),
         room(slices, block),
         room(slices, block, dtype=torch.float64),
@@ -78,7 +74,7 @@ def forward(
         *(address(tensor) for tensor in (states, items, bias, targets, loss)),
         *(address(tensor if tensor.numel() else None) for tensor in (grad_states, grad_items, grad_bias)),
         *(tensor.data_ptr() for tensor in workspace),
-        *(N, V, D, block, stride, slice_items, *threads()),
+        *(N, V, D, block, slice_items, *threads()),
     )
     if gradients and missing:
         grad_states, grad_items = grad_states[:, :width].contiguous(), grad_items[:, :width].contiguous()
@@ -86,4 +82,5 @@ def forward(
 
 
 def _up(count: int, multiple: int) -> int:
+    """The least multiple that is not below `count`."""
     return -(-count // multiple) * multiple

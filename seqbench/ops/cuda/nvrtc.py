@@ -71,6 +71,7 @@ def load(name: str, element: str, arch: str) -> Kernels:
 def _loaded(path: Path) -> Any:
     code = core().ObjectCode.from_cubin(path.read_bytes())
     try:
+        core().Device(torch.cuda.current_device()).set_current()
         _ = code.handle  # loads it, which would otherwise be put off until the first launch
     except Exception as error:  # cuda.core raises its own, which differ between releases
         raise _CannotBuild(f"the driver cannot load {path}: {error}") from error

@@ -1,0 +1,286 @@
+"""Delimited text in blocks of whole lines: read as numbers at once where that works, line by line where not."""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from seqbench.data.parsers.rows import (
+    LARGEST_EXACT,
+    LARGEST_WHOLE,
+    Block,
+    Collector,
+    Fields,
+    RawInteractions,
+    empty,
+    iso_seconds,
+    judge,
+    marks_of,
+)
+from seqbench.errors import SeqbenchError
+
+BLOCK = 8 << 20  # bytes that are looked at together
+PART = 1 << 20  # bytes of a block that one thread parses at a time
+HEADER_LIMIT = 1 << 16  # bytes; a longer first line is not a header
+LINE_LIMIT = 64 << 20  # bytes; a longer line is not a row
+
+HEXADECIMAL = re.compile(rb"(?:^|[^0-9A-Za-z])0[xX]")
+
+BOM = b"\xef\xbb\xbf"  # some editors put it before the first value
+
+
+class Lines:
+    """A binary stream as blocks of whole lines, and how many lines came before each."""
+
+    def __init__(self, stream: BinaryIO, where: str, *, quoted: bool = False) -> None:
+        self._stream = stream
+        self._where = where
+        self._quoted = quoted  # a line feed between two quotes does not end a row
+        self._rest = b""
+        self._begun = False
+        self.lines = 0  # consumed so far
+
+    def peek(self) -> str:
+        """The next line, which stays to be read."""
+        if not self._rest:
+            line = self._stream.readline(HEADER_LIMIT)
+            self._rest = line if self._begun else line.removeprefix(BOM)
+            self._begun = True
+        return self._rest.decode("utf-8", errors="replace").rstrip("\r\n")
+
+    def header(self) -> str:
+        """Consume the first line.
+
+        Raises:
+            SeqbenchError: the file is empty.
+        """
+        line = self.peek()
+        if not line.strip():
+            raise empty(self._where)
+        self._rest = b""
+        self.lines += 1
+        return line
+
+    def rest(self) -> bytes:
+        """Everything that is left."""
+        return self._rest + self._stream.read()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Blocks that end with a line feed, but for the last. `lines` is updated when the next one is asked for.
+
+        The next block is read, unpacked and hashed while one is looked at.
+
+        Raises:
+            SeqbenchError: a line is absurdly long, or a quotation mark is never closed.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._next)
+            while block := ahead.result():
+                ahead = pool.submit(self._next)
+                yield block
+                self.lines += _count(block, b"\n")
+
+    def _next(self) -> bytes:
+        data = self._stream.read(BLOCK)
+        block = self._rest + data + (self._stream.readline(LINE_LIMIT) if data else b"")
+        self._rest = b""
+        if not self._begun:
+            block = block.removeprefix(BOM)
+            self._begun = True
+        while self._quoted and _count(block, b'"') % 2:
+            more = self._stream.readline(LINE_LIMIT)
+            if not more or len(block) > BLOCK + LINE_LIMIT:
+                raise SeqbenchError(
+                    f"{self._where}: a quotation mark after line {self.lines:,} is never closed.",
+                    hint="Close it, or double it if it belongs to the value.",
+                )
+            block += more
+        if len(block) > LINE_LIMIT and not block.endswith(b"\n") and self._stream.read(1):
+            raise SeqbenchError(
+                f"{self._where}: a line after line {self.lines:,} does not end within {LINE_LIMIT:,} bytes.",
+                hint="This is no file of interactions. Compare it with the publisher's.",
+            )
+        return block
+
+
+def _count(block: bytes, byte: bytes) -> int:
+    """How often a byte occurs; for frequent ones this is faster than bytes.count."""
+    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == byte[0]))
+
+
+def interactions(
+    lines: Lines,
+    where: str,
+    names: list[str],
+    fields: Fields,
+    *,
+    delimiter: str = "\t",
+    separator: bytes | None = None,
+    quoted: bool = False,
+) -> RawInteractions:
+    """Read the rows that are left in `lines`.
+
+    Args:
+        names: all columns of the file, in order.
+        fields: the columns that are read.
+        delimiter: one character between two values.
+        separator: several bytes in the file that stand for the delimiter.
+        quoted: whether values may be put in double quotes.
+
+    Raises:
+        SeqbenchError: the file is empty, is no delimited text, or is malformed past MALFORMED_LIMIT.
+    """
+    collector = Collector(where)
+    for block in lines:
+        if separator:
+            block = block.replace(separator, delimiter.encode())
+        if (columns := _at_once(block, names, fields, delimiter, quoted)) is not None:
+            collector.add(columns)
+        else:
+            _one_by_one(block, where, names, fields, delimiter, quoted, lines.lines, collector)
+            collector.check_hope()
+    return collector.finish()
+
+
+def _at_once(block: bytes, names: list[str], fields: Fields, delimiter: str, quoted: bool) -> Block | None:
+    """The columns of a block in which every row is as it should be, or None."""
+    text = pa.dictionary(pa.int32(), pa.string())
+    identifier = pa.int64() if fields.whole_ids else text
+    numbers = {"whole": pa.int64(), "decimal": pa.float64(), "iso": pa.string()}
+    kinds = {
+        "user": identifier,
+        "item": identifier,
+        "time": numbers[fields.times],
+        "rating": pa.float64(),
+        "position": pa.int64(),
+        "split": text,
+    }
+    types = {name: kinds[role] for role, name in fields.by_role().items()}
+    if (b"x" in block or b"X" in block) and HEXADECIMAL.search(block):
+        return None  # would be read as a number
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(block),
+            read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=PART),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
+                ignore_empty_lines=False,
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=types, include_columns=list(types), null_values=[], strings_can_be_null=False
+            ),
+        )
+        return typed({role: table.column(name) for role, name in fields.by_role().items()}, fields)
+    except pa.ArrowInvalid:
+        return None
+
+
+def typed(columns: dict[str, pa.ChunkedArray], fields: Fields) -> Block | None:
+    """Columns as the collector takes them, or None if a value cannot be used.
+
+    Raises:
+        pa.ArrowInvalid: a date cannot be read.
+    """
+    found: Block = {}
+    for role, column in columns.items():
+        if column.null_count:
+            return None
+        if role == "split":
+            found[role], usable = marks_of(column.unify_dictionaries().combine_chunks())
+            if not usable.all():
+                return None
+        elif pa.types.is_dictionary(column.type):
+            # Chunks have dictionaries of their own; one for the block means fewer ids to look up.
+            values = column.unify_dictionaries().combine_chunks()
+            values.dictionary.validate(full=True)  # JSON is not checked for being UTF-8
+            if pc.any(pc.equal(values.dictionary, "")).as_py():
+                return None
+            found[role] = values
+        elif pa.types.is_string(column.type):
+            found[role] = iso_seconds(column.combine_chunks())
+        elif role == "rating":
+            found[role] = column.to_numpy()
+            if not np.isfinite(found[role]).all():
+                return None
+        else:
+            values = column.to_numpy()
+            largest = LARGEST_EXACT if pa.types.is_floating(column.type) else LARGEST_WHOLE
+            if len(values) and not (values.min() >= 0 and values.max() <= largest):
+                return None
+            found[role] = values.astype(np.int64, copy=False)
+    return found
+
+
+def _one_by_one(
+    block: bytes,
+    where: str,
+    names: list[str],
+    fields: Fields,
+    delimiter: str,
+    quoted: bool,
+    before: int,
+    collector: Collector,
+) -> None:
+    """Split a block into usable rows and others; `before` lines of the file came earlier."""
+    misfits: list[int] = []  # rows with a wrong number of fields, counted from 1 in this block
+
+    def misfit(row: pyarrow.csv.InvalidRow) -> str:
+        misfits.append(row.number)
+        return "skip"
+
+    roles = fields.by_role()
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(block),
+            # Row numbers are only known when one thread reads. Any bytes are ISO-8859-1, so that one row that
+            # is not UTF-8 does not hide the others; `_utf8` undoes it.
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=names, use_threads=False, encoding="iso-8859-1", block_size=max(PART, 2 * len(block))
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
+                ignore_empty_lines=False,
+                invalid_row_handler=misfit,
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={name: pa.string() for name in names},
+                include_columns=list(roles.values()),
+                strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        shown = {"\t": "TAB", ",": "comma", " ": "space"}.get(delimiter, f"'{delimiter}'")
+        raise SeqbenchError(
+            f"{where} is not {shown}-separated text: {error}.",
+            hint="Compare it with the publisher's file, or fetch it again.",
+        ) from error
+    wrong = np.array(misfits, np.int64)
+    collector.reject("wrong number of fields", before + wrong)
+    # A kept row stands as many lines further down as there are misfits before it.
+    positions = np.arange(table.num_rows)
+    shift = np.searchsorted(wrong - np.arange(1, len(wrong) + 1), positions, side="right")
+    texts = {role: _utf8(table.column(name)) for role, name in roles.items()}
+    judge(texts, fields, before + positions + shift + 1, collector)
+
+
+def _utf8(values: pa.ChunkedArray) -> pa.Array:
+    """Bytes that were read as ISO-8859-1, read as UTF-8; null where they are not."""
+    encoded = values.dictionary_encode().unify_dictionaries().combine_chunks()
+    read = pa.array([_reread(value) for value in encoded.dictionary.to_pylist()], pa.string())
+    return read.take(encoded.indices)
+
+
+def _reread(value: str) -> str | None:
+    try:
+        return value.encode("iso-8859-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,64 @@
+"""The Netflix prize: a line `film:`, then its ratings `customer,rating,YYYY-MM-DD`."""
+
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from seqbench.data.parsers.delimited import PART, Lines
+from seqbench.data.parsers.rows import Collector, Fields, RawInteractions, judge
+
+FIELDS = Fields("user", "item", time="date", rating="rating", whole_ids=True, times="iso")
+
+
+def interactions(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+    """Parse combined_data_*.txt, one after the other."""
+    lines = Lines(stream, where)
+    collector = Collector(where)
+    film = ""  # of the rows at the top of a block
+    for block in lines:
+        film = _block(block, film, lines.lines, collector, ratings)
+        collector.check_hope()
+    return collector.finish()
+
+
+def _block(block: bytes, film: str, before: int, collector: Collector, ratings: bool) -> str:
+    """Add the rows of a block; returns the film that it ends with."""
+    breaks: list[tuple[int, str]] = []  # rows that are not three values, counted from 1 in this block
+
+    def other(row: pyarrow.csv.InvalidRow) -> str:
+        breaks.append((row.number, row.text))
+        return "skip"
+
+    names = ["user", "rating", "date"]
+    table = pyarrow.csv.read_csv(
+        pa.BufferReader(block),
+        read_options=pyarrow.csv.ReadOptions(
+            column_names=names, use_threads=False, encoding="iso-8859-1", block_size=max(PART, 2 * len(block))
+        ),
+        parse_options=pyarrow.csv.ParseOptions(quote_char=False, ignore_empty_lines=False, invalid_row_handler=other),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+    )
+    numbers = np.array([number for number, _ in breaks], np.int64)
+    positions = np.arange(table.num_rows)
+    shift = np.searchsorted(numbers - np.arange(1, len(numbers) + 1), positions, side="right")
+    # The film of a row is the last one that was named above it.
+    films = [film]
+    for number, text in breaks:
+        named = text.strip()
+        if named.endswith(":") and named[:-1].isdigit():
+            film = named[:-1]
+        else:
+            collector.reject("wrong number of fields", [before + number])
+        films.append(film)
+    texts = {
+        "user": table.column("user").combine_chunks(),
+        "item": pa.array(films, pa.string()).take(pa.array(shift)),
+        "time": table.column("date").combine_chunks(),
+    }
+    if ratings:
+        texts["rating"] = table.column("rating").combine_chunks()
+    if table.num_rows:
+        judge(texts, FIELDS, before + positions + shift + 1, collector)
+    return film

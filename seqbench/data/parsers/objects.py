@@ -1,0 +1,193 @@
+"""One object per line: JSON, or the Python literals of the older files, which are read and never evaluated."""
+
+import ast
+import json
+import re
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json
+
+from seqbench.data.parsers.delimited import PART, Lines, typed
+from seqbench.data.parsers.rows import Block, Collector, Fields, RawInteractions, judge
+from seqbench.errors import SeqbenchError
+
+# A line of the Python-literal files: {u'username': u'x', 'hours': 0.3, 'early_access': False, …}.
+_TEXT = r"""u?(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
+_PLAIN = rf"{_TEXT}|-?[0-9]+(?:\.[0-9]+)?|True|False|None"
+_WORDS = {"True": True, "False": False, "None": None}
+_PAIR = re.compile(rf"(?:\{{|, )({_TEXT}): ({_PLAIN})")
+
+
+def json_lines(lines: Lines, where: str, fields: Fields, *, whole_ids: tuple[str, ...] = ()) -> RawInteractions:
+    """Read JSON, one object per line.
+
+    Args:
+        fields: the keys that are read; others are passed over.
+        whole_ids: roles ("user", "item") whose values are written as numbers.
+
+    Raises:
+        SeqbenchError: the file is empty, or is malformed past MALFORMED_LIMIT.
+    """
+    collector = Collector(where)
+    numbers = {"whole": pa.int64(), "decimal": pa.float64(), "iso": pa.string()}
+    kinds = {
+        "user": pa.int64() if "user" in whole_ids else pa.string(),
+        "item": pa.int64() if "item" in whole_ids else pa.string(),
+        "time": numbers[fields.times],
+        "rating": pa.float64(),
+        "position": pa.int64(),
+        "split": pa.string(),
+    }
+    roles = fields.by_role()
+    schema = pa.schema([(name, kinds[role]) for role, name in roles.items()])
+    for block in lines:
+        if (columns := _at_once(block, schema, roles, fields)) is not None:
+            collector.add(columns)
+        else:
+            one_by_one(block, roles, fields, json.loads, "not JSON", lines.lines, collector)
+            collector.check_hope()
+    return collector.finish()
+
+
+def literal_lines(stream: BinaryIO, where: str, fields: Fields) -> RawInteractions:
+    """Read Python literals, one dictionary per line. JSON is understood too.
+
+    Raises:
+        SeqbenchError: the file is empty, or is malformed past MALFORMED_LIMIT.
+    """
+    lines = Lines(stream, where)
+    collector = Collector(where)
+    roles = fields.by_role()
+    for block in lines:
+        one_by_one(block, roles, fields, literal, "not a Python literal", lines.lines, collector)
+        collector.check_hope()
+    return collector.finish()
+
+
+def literal(line: str) -> Any:
+    """The value of a Python literal.
+
+    Flat dictionaries of text and numbers, which these files consist of, are taken apart by a pattern, in less than
+    half the time of Python's own parser, which takes the rest.
+
+    Raises:
+        ValueError: it is none.
+    """
+    line = line.strip()
+    if "\\" not in line and line.startswith("{"):
+        pairs = _PAIR.findall(line)
+        # Nothing but the pairs, ": " in each, ", " between them, and the braces.
+        if sum(len(key) + len(value) for key, value in pairs) + 4 * len(pairs) == len(line) and line.endswith("}"):
+            return {_text(key): _plain(value) for key, value in pairs}
+    try:
+        return ast.literal_eval(line)
+    except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError):
+            raise ValueError(str(error)) from error
+
+
+def one_by_one(
+    block: bytes,
+    roles: dict[str, str],
+    fields: Fields,
+    parse: Callable[[str], Any],
+    kind: str,
+    before: int,
+    collector: Collector,
+) -> None:
+    """Parse line by line; `before` lines of the file came earlier. What cannot be parsed is rejected as `kind`."""
+    values: dict[str, list[str]] = {role: [] for role in roles}
+    numbers: list[int] = []
+    rejected: dict[str, list[int]] = {}
+    for number, line in enumerate(block.split(b"\n"), start=before + 1):
+        if not line.strip():
+            continue
+        try:
+            entry = parse(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            rejected.setdefault("not UTF-8", []).append(number)
+            continue
+        except (ValueError, RecursionError):
+            rejected.setdefault(kind, []).append(number)
+            continue
+        if not isinstance(entry, dict):
+            rejected.setdefault(kind, []).append(number)
+            continue
+        for role, name in roles.items():
+            values[role].append(_written(entry.get(name)))
+        numbers.append(number)
+    for why, found in rejected.items():
+        collector.reject(why, found)
+    texts = {role: pa.array(column, pa.string()) for role, column in values.items()}
+    if numbers:
+        judge(texts, fields, np.array(numbers), collector)
+
+
+def _at_once(block: bytes, schema: pa.Schema, roles: dict[str, str], fields: Fields) -> Block | None:
+    """The columns of a block in which every object is as it should be, or None."""
+    try:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(block),
+            read_options=pyarrow.json.ReadOptions(block_size=PART),
+            parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+        columns = {}
+        for role, name in roles.items():
+            column = table.column(name)
+            if role in ("user", "item", "split"):
+                if pa.types.is_integer(column.type) and not fields.whole_ids:
+                    column = column.cast(pa.string())
+                column = column.dictionary_encode() if pa.types.is_string(column.type) else column
+                if column.null_count:
+                    return None
+            columns[role] = column
+        return typed(columns, fields)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _text(written: str) -> str:
+    return written.removeprefix("u")[1:-1]
+
+
+def _plain(written: str) -> Any:
+    if written[-1] in "'\"":
+        return _text(written)
+    return _WORDS.get(written, written)
+
+
+def _written(value: Any) -> str:
+    """A value as text; empty where there is none that could be an id or a number."""
+    if value is None or isinstance(value, bool | dict | list | tuple | set | bytes):
+        return ""
+    try:
+        text = str(value)
+        text.encode("utf-8")
+    except ValueError:  # a number of thousands of digits, or half of a surrogate pair
+        return ""
+    return text
+
+
+def titles(stream: BinaryIO) -> dict[str, str]:
+    """Amazon metadata, JSON or Python literals: asin (or parent_asin) and title. Other lines are passed over."""
+    found: dict[str, str] = {}
+    try:
+        for block in Lines(stream, "the item file"):
+            for line in block.split(b"\n"):
+                try:
+                    text = line.decode("utf-8", errors="replace")
+                    entry = json.loads(text) if text.startswith('{"') else literal(text)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(entry, dict):
+                    item, title = _written(entry.get("parent_asin") or entry.get("asin")), _written(entry.get("title"))
+                    if item and title.strip():
+                        found[item] = title.strip()
+    except SeqbenchError:
+        return found
+    return found

@@ -1,0 +1,49 @@
+"""torch.compile sees every operator as one node of one graph, and changes neither results nor gradients."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqbench.ops.backends import BACKENDS, VARIABLE
+from seqbench.ops.dropout import dropout
+from seqbench.ops.linear_cross_entropy import linear_cross_entropy
+from seqbench.ops.linear_scan import linear_scan
+from seqbench.ops.rg_lru import rg_lru
+from seqbench.ops.selective_scan import selective_scan
+
+B, T, D, N, V = 2, 5, 3, 4, 7
+TARGETS = torch.tensor([1, 2])
+CALLS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
+    "linear_scan": (linear_scan, ((B, T, D), (B, T, D), (B, D))),
+    "rg_lru": (rg_lru, ((B, T, D), (B, T, 2 * D), (D,), (B, D))),
+    "selective_scan": (
+        lambda *tensors: torch.cat([result.flatten() for result in selective_scan(*tensors, delta_softplus=True)]),
+        ((B, T, D), (B, T, D), (D, N), (B, T, N), (B, T, N), (D,), (B, T, D), (B, D, N)),
+    ),
+    "linear_cross_entropy": (
+        lambda states, items, bias: linear_cross_entropy(states, items, bias, TARGETS),
+        ((len(TARGETS), D), (V, D), (V,)),
+    ),
+    "dropout": (lambda x: dropout(x, 0.5, training=True), ((B, T, D),)),
+}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("operator", CALLS)
+def test_compiles_into_one_graph(operator: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := BACKENDS[backend].unavailable(operator, "cpu"):
+        pytest.skip(reason)
+    if (operator, backend) == ("dropout", "torch"):
+        pytest.skip("its mask is drawn in place, which torch.compile does not follow")
+    monkeypatch.setenv(VARIABLE, backend)
+    function, shapes = CALLS[operator]
+    arguments = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    outcomes = []
+    for call in (function, torch.compile(function, backend="aot_eager", fullgraph=True)):
+        torch.manual_seed(0)
+        result = call(*arguments)
+        outcomes.append([result, *torch.autograd.grad(result.sum(), arguments)])
+    for plain, compiled in zip(*outcomes, strict=True):
+        torch.testing.assert_close(compiled, plain)
