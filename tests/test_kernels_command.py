@@ -335,9 +335,7 @@ def test_without_matplotlib_its_installation_is_named_before_anything_is_timed(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     outcome = kernels.call("--plot", tmp_path / "speed.png")
     assert (outcome.code, outcome.out) == (2, "")
-    assert "--plot needs matplotlib, which is not installed. Install it with: pip install 'seqbench[plot]'" in (
-        outcome.words
-    )
+    assert "--plot needs matplotlib, which is not installed. Run `pip install 'seqbench[plot]'`." in (outcome.words)
 
 
 # Wrong input

@@ -9,7 +9,7 @@ from seqbench.speed.benchmark import COPY, FRESH_COPY, PASSES, PLAIN, Benchmark,
 from seqbench.speed.summary import machine, quantiles
 
 SUFFIXES = (".png", ".svg", ".pdf")
-INSTALL = "Install it with: pip install 'seqbench[plot]'"
+INSTALL = "Run `pip install 'seqbench[plot]'`."
 WIDTH = 7.0  # inches: two columns of a paper
 ROW = 0.23
 GAP = 0.4  # rows between operators
