@@ -3,8 +3,9 @@
 Noise on a shared machine comes in spells: another process, a lower clock. So competitors take turns, in rounds of
 random order, and what is compared is time within a round, where both sides had the same spell; the ratio that is
 reported is the median over the rounds. The ratio of the best times asks for one quiet moment on either side, which a
-short call finds and a long one does not: beside a process that took half of the processor it varied three to ten times
-as much from one measurement to the next ((128, 200, 128), a scan against a copy). Both are kept in the JSON.
+short call finds and a long one does not: with the cores taken by others it varied six times as much from one
+measurement to the next (a scan of (128, 200, 128) against its copy, ten measurements of half a second); on a machine
+that was nearly quiet, and for shapes that fit the caches, it varied less. The best times are in the JSON, too.
 
 A turn is one call, or as many as fill TURN_SECONDS; its sample is the median of its calls. Results are allocated by
 every call and dropped after it, as in a model. On a CPU a call that is repeated finds in the caches what the one before
