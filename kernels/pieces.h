@@ -14,6 +14,9 @@ constexpr int64_t ROW_BYTES = 4096;
 constexpr int64_t LINE_BYTES = 64;
 // What the backward pass takes from a row at a time. Whole rows, upwards within while time runs down, are twice as slow.
 constexpr int64_t CHUNK_BYTES = 128;
+// Two threads do not take parts of a row within one page: what the prefetchers of one core ask for is what the other is
+// about to write, and both together were slower than one of them alone.
+constexpr int64_t PAGE_BYTES = 4096;
 // With fewer elements per thread, waking another one costs more than it saves.
 constexpr int64_t ELEMENTS_PER_THREAD = 65536;
 
@@ -38,11 +41,14 @@ struct Pieces {
         if (useful > MAX_THREADS) useful = MAX_THREADS;
         threads = useful < 1 ? 1 : static_cast<int>(useful);
         const int64_t line = LINE_BYTES / element_bytes;
-        const int64_t cuts = B >= 8 * threads ? 1 : threads / gcd(B, threads);
+        int64_t cuts = B >= 8 * threads ? 1 : threads / gcd(B, threads);
+        const int64_t pages = D * element_bytes / PAGE_BYTES;
+        if (cuts > pages) cuts = pages < 1 ? 1 : pages;
         width = ((D + cuts - 1) / cuts + line - 1) / line * line;
         if (width > ROW_BYTES / element_bytes) width = ROW_BYTES / element_bytes;
         per_row = (D + width - 1) / width;
         count = B * per_row;
+        if (threads > count) threads = static_cast<int>(count);
     }
     int64_t row(int64_t piece) const { return piece / per_row; }
     int64_t first(int64_t piece) const { return piece % per_row * width; }

@@ -163,7 +163,7 @@ def test_importing_compiles_nothing(empty_cache: Path) -> None:
 @pytest.mark.parametrize("pool", ["torch's threads", "threads of its own"])
 @pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.float64, torch.complex128], ids=str)
-@pytest.mark.parametrize("shape", [(1, 1600, 130), (7, 900, 33), (40, 300, 17)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 100, 2100), (7, 900, 33), (40, 300, 17)], ids=str)
 def test_any_number_of_threads_gives_the_same_bits(
     shape: tuple[int, int, int], dtype: torch.dtype, constant: bool, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
