@@ -481,6 +481,7 @@ def _announce(names: list[str]) -> None:
 
 def _open_datasets(datasets: str | None, home: Path, *, prepare_missing: bool) -> "list[PreparedDataset]":
     """The data sets of a run. What is not prepared yet is prepared, and said."""
+    from seqbench.data.catalog import get_spec
     from seqbench.data.prepare import prepare as prepare_dataset
     from seqbench.data.prepared import list_prepared, open_prepared
     from seqbench.plan import words
@@ -491,6 +492,8 @@ def _open_datasets(datasets: str | None, home: Path, *, prepare_missing: bool) -
     names = missing if datasets is None else words(datasets)
     if not names:
         raise UsageError(f"--datasets names no data set: '{datasets}'.", hint="See `seqbench list datasets`.")
+    for name in missing:
+        get_spec(name)  # a name that is wrong is said before any of the others is prepared
     found = []
     for name in names:
         if name not in missing:

@@ -24,7 +24,7 @@ POSITIONS = 50
 
 def models_table() -> Table:
     """One line per registered model."""
-    table = _table("Model", "What it is", "Causal", "Incremental", f"Parameters, D = {WIDTH}", "Paper")
+    table = _table("Model", "What it is", "Causal", "Incremental", "Parameters", "Paper")
     for name in model_names():
         try:
             cls = load_model(name)
@@ -36,10 +36,12 @@ def models_table() -> Table:
         causal = "optional" if optional else _yes(cls.Config().causal)
         incremental = causal if issubclass(cls, IncrementalModel) else "no"
         if issubclass(cls, IncrementalModel) and cls.state_grows:
-            incremental = "growing state"
+            incremental = "growing"
         table.add_row(name, cls.summary, causal, incremental, parameter_words(cls), cls.paper)
     table.caption = (
-        f"Parameters for V = items + 1 and sequences of at most {POSITIONS} items; the part with V is the item table.\n"
+        f"Parameters at D = {WIDTH}, V = items + 1, sequences of at most {POSITIONS} items; the part "
+        "with V is the item table.\n"
+        "Incremental: one item can be appended to a state; growing, if the state grows with the history.\n"
         "`seqbench list models NAME` shows a model's settings."
     )
     return table
@@ -145,7 +147,7 @@ def environment_table(home: Path, results: Path) -> Table:
 def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, caption_justify="left")
     for title in titles:
-        table.add_column(title, no_wrap=title in ("Model", "Data set", "Setting"))
+        table.add_column(title, no_wrap=title in ("Model", "Data set", "Setting", "Parameters"))
     return table
 
 

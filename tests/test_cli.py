@@ -360,3 +360,11 @@ def test_prepare_says_what_it_did_and_is_quiet_on_request(tmp_path: Path, capsys
     assert "is already prepared" in again.words
     quiet = bench.call(*words, "--force", "-q")
     assert (quiet.code, quiet.err) == (0, "")
+
+
+def test_a_wrong_data_set_name_is_said_before_anything_is_prepared(bench: Bench, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "home"
+    outcome = bench.call("run", "--datasets", "ml-100k,ml-100", "--home", elsewhere)
+    assert outcome.code == 2
+    assert outcome.err.startswith("Error: Data set 'ml-100' is unknown. Did you mean ml-100k?")
+    assert not elsewhere.exists()

@@ -71,7 +71,7 @@ class RecBLR(IncrementalModel):
         "steam": {"dropout": 0.4},
     }
     no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, "decay")
-    summary: ClassVar[str] = "behavior-dependent linear recurrent units"
+    summary: ClassVar[str] = "gated linear recurrence"
     paper: ClassVar[str] = "Liu et al., CIKM 2024"
 
     def __init__(self, items: int, max_len: int, config: RecBLRConfig) -> None:

@@ -55,6 +55,8 @@ def rg_lru(
             raise ValueError(
                 f"{name} is {tensor.dtype} on {tensor.device}, inputs are {inputs.dtype} on {inputs.device}"
             )
+    if not inputs.is_floating_point():
+        raise ValueError(f"inputs must be real floating-point numbers, got {inputs.dtype}")
     chosen = resolve(OPERATOR, backend, inputs.device.type)
     if chosen.name == "reference":
         return chosen.load(OPERATOR).forward(inputs, gates, decay, initial_state)

@@ -77,6 +77,8 @@ def selective_scan(
             raise ValueError(
                 f"{name} is {tensor.dtype} on {tensor.device}, inputs are {inputs.dtype} on {inputs.device}"
             )
+    if not inputs.is_floating_point():
+        raise ValueError(f"inputs must be real floating-point numbers, got {inputs.dtype}")
     chosen = resolve(OPERATOR, backend, inputs.device.type)
     arguments = (inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus)
     if chosen.name == "reference":

@@ -193,3 +193,10 @@ def test_refuses_what_does_not_fit(changed: dict[str, Tensor], message: str) -> 
     tensors = {name: tensor.float() for name, tensor in problem(2, 5, 3)[0].items()}
     with pytest.raises(ValueError, match=message):
         rg_lru(**tensors | changed)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64], ids=str)
+def test_refuses_numbers_that_are_not_real(dtype: torch.dtype) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in problem(2, 5, 3)[0].items()}
+    with pytest.raises(ValueError, match="must be real floating-point numbers"):
+        rg_lru(**tensors)

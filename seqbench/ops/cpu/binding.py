@@ -15,17 +15,6 @@ STRIDED = (POINTER, INTEGER, INTEGER)  # see `strided`
 THREADS = (ctypes.c_int, POINTER)  # see `threads`
 
 
-def plain(tensor: Tensor) -> Tensor:
-    """Contiguous, with conjugation and negation, which torch may only have noted, carried out."""
-    return tensor.resolve_conj().resolve_neg().contiguous()
-
-
-def rows(tensor: Tensor) -> Tensor:
-    """With adjacent channels, conjugation and negation carried out; a copy only if need be."""
-    tensor = tensor.resolve_conj().resolve_neg()
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
 def strided(tensor: Tensor) -> tuple[int, int, int]:
     """Address, batch stride and time stride in real numbers; a (D,) tensor has strides of zero."""
     parts = 2 if tensor.is_complex() else 1

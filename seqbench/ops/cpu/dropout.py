@@ -5,7 +5,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from seqbench.ops.cpu.binding import INTEGER, POINTER, THREADS, function, plain, threads
+from seqbench.ops.cpu.binding import INTEGER, POINTER, THREADS, function, threads
+from seqbench.ops.layout import plain
 from seqbench.ops.precision import widened
 
 KERNEL = "dropout"

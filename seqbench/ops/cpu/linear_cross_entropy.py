@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqbench.ops.cpu.binding import INTEGER, POINTER, THREADS, address, function, plain, threads
+from seqbench.ops.cpu.binding import INTEGER, POINTER, THREADS, address, function, threads
+from seqbench.ops.layout import plain
 from seqbench.ops.precision import widened
 
 KERNEL = "linear_cross_entropy"

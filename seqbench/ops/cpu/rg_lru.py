@@ -6,7 +6,8 @@ Shapes: B batch, T time, D channels.
 import torch
 from torch import Tensor
 
-from seqbench.ops.cpu.binding import INTEGER, POINTER, STRIDED, THREADS, function, plain, rows, strided, threads
+from seqbench.ops.cpu.binding import INTEGER, POINTER, STRIDED, THREADS, function, strided, threads
+from seqbench.ops.layout import plain, rows
 from seqbench.ops.precision import widened
 
 KERNEL = "rg_lru"

@@ -8,18 +8,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from seqbench.ops.cpu.binding import (
-    INTEGER,
-    POINTER,
-    STRIDED,
-    THREADS,
-    address,
-    function,
-    plain,
-    rows,
-    strided,
-    threads,
-)
+from seqbench.ops.cpu.binding import INTEGER, POINTER, STRIDED, THREADS, address, function, strided, threads
+from seqbench.ops.layout import plain, rows
 from seqbench.ops.precision import widened
 
 KERNEL = "selective_scan"

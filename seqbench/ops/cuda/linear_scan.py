@@ -6,10 +6,10 @@ Shapes: B batch, T time, D channels, C chunks of time.
 import torch
 from torch import Tensor
 
-from seqbench.ops.cpu.binding import plain, rows
 from seqbench.ops.cuda import launch as gpu
 from seqbench.ops.cuda.cutting import BLOCK, cut
 from seqbench.ops.cuda.launch import address, strided
+from seqbench.ops.layout import plain, rows
 
 SOURCE = "linear_scan"
 

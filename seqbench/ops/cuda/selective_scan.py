@@ -6,9 +6,9 @@ Shapes: B batch, T time, D channels, N states per channel.
 import torch
 from torch import Tensor
 
-from seqbench.ops.cpu.binding import plain, rows
 from seqbench.ops.cuda import launch as gpu
 from seqbench.ops.cuda.launch import address, strided
+from seqbench.ops.layout import plain, rows
 from seqbench.ops.precision import HALF
 
 SOURCE = "selective_scan"
