@@ -13,12 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.ops.backends import BACKENDS, resolve
+from seqbench.ops.operator import Operator, like
 
 OPERATOR = "dropout"
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
-    """Zero elements with the given probability and scale the others up, if training."""
+    """Zero elements with the given probability, below 1, and scale the others up, if training."""
+    if not 0 <= probability < 1:
+        raise ValueError(f"probability must be in [0, 1), got {probability}")
     if not training or probability == 0:
         return x
     if x.device.type != "cpu":
@@ -28,14 +31,8 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     return x * _mask(x.shape, probability, x)
 
 
-@torch.library.custom_op("seqbench::dropout", mutates_args=())
-def _dropout(x: Tensor, seed: Tensor, probability: float) -> Tensor:
+def _forward(x: Tensor, seed: Tensor, probability: float) -> Tensor:
     return BACKENDS["cpu"].load(OPERATOR).forward(x, int(seed), probability)
-
-
-@_dropout.register_fake
-def _(x: Tensor, seed: Tensor, probability: float) -> Tensor:
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -43,11 +40,12 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(seed)
 
 
-def _differentiate(ctx, grad):  # type: ignore[no-untyped-def]
-    return _dropout(grad, *ctx.saved_tensors, ctx.probability), None, None
+def _pull(ctx, backward, grad):  # type: ignore[no-untyped-def]
+    return backward(grad, *ctx.saved_tensors, ctx.probability), None, None
 
 
-torch.library.register_autograd("seqbench::dropout", _differentiate, setup_context=_save)
+_same = (_forward, lambda x, *_: like(x))
+_dropout = Operator(OPERATOR, _same, _save, _pull, backward=_same)
 
 
 def _mask(shape: torch.Size, probability: float, like: Tensor) -> Tensor:

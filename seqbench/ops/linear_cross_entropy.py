@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seqbench.ops.backends import BACKENDS, resolve
+from seqbench.ops.operator import Operator, check
 
 OPERATOR = "linear_cross_entropy"
 
@@ -42,13 +43,7 @@ def linear_cross_entropy(
     N, D = states.shape
     if items.dim() != 2 or items.shape[1] != D:
         raise ValueError(f"items must be (V, {D}), got {tuple(items.shape)}")
-    if bias is not None and bias.shape != items.shape[:1]:
-        raise ValueError(f"bias must be {tuple(items.shape[:1])}, got {tuple(bias.shape)}")
-    for name, tensor in (("items", items), ("bias", bias)):
-        if tensor is not None and (tensor.dtype != states.dtype or tensor.device != states.device):
-            raise ValueError(
-                f"{name} is {tensor.dtype} on {tensor.device}, states are {states.dtype} on {states.device}"
-            )
+    check("states", states, items=(items, items.shape), bias=(bias, items.shape[:1]))
     if targets.shape != (N,) or targets.dtype != torch.int64 or targets.device != states.device:
         raise ValueError(
             f"targets must be int64 of shape {(N,)} on {states.device}, "
@@ -62,21 +57,15 @@ def linear_cross_entropy(
     return _linear_cross_entropy(states, items, bias, targets, wanted, chosen.name)[0]
 
 
-@torch.library.custom_op("seqbench::linear_cross_entropy", mutates_args=())
-def _linear_cross_entropy(
+def _forward(
     states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, gradients: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return BACKENDS[backend].load(OPERATOR).forward(states, items, bias, targets, gradients)
 
 
-@_linear_cross_entropy.register_fake
-def _(
-    states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, gradients: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    def like(tensor: Tensor | None) -> Tensor:
-        return states.new_empty(tensor.shape if gradients and tensor is not None else (0,))
-
-    return states.new_empty(()), like(states), like(items), like(bias)
+def _empty_results(states, items, bias, targets, gradients, backend):  # type: ignore[no-untyped-def]
+    shapes = (tensor.shape if gradients and tensor is not None else (0,) for tensor in (states, items, bias))
+    return states.new_empty(()), *(states.new_empty(shape) for shape in shapes)
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -86,8 +75,7 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*gradients)
 
 
-@torch.autograd.function.once_differentiable
-def _differentiate(ctx, grad_loss, *_):  # type: ignore[no-untyped-def]
+def _pull(ctx, _, grad_loss, *__):  # type: ignore[no-untyped-def]
     scaled = (
         gradient * grad_loss if wanted and grad_loss is not None else None
         for gradient, wanted in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
@@ -95,4 +83,4 @@ def _differentiate(ctx, grad_loss, *_):  # type: ignore[no-untyped-def]
     return *scaled, None, None, None
 
 
-torch.library.register_autograd("seqbench::linear_cross_entropy", _differentiate, setup_context=_save)
+_linear_cross_entropy = Operator(OPERATOR, (_forward, _empty_results), _save, _pull)

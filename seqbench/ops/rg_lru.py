@@ -12,10 +12,10 @@ Only r, g, x and h are in memory; α and what multiplies x are computed where th
 Shapes: B batch, T time, D channels.
 """
 
-import torch
 from torch import Tensor
 
 from seqbench.ops.backends import BACKENDS, resolve
+from seqbench.ops.operator import Operator, check, like
 
 OPERATOR = "rg_lru"
 
@@ -44,37 +44,20 @@ def rg_lru(
     B, T, D = inputs.shape
     if initial_state is None:
         initial_state = inputs.new_zeros((B, D))
-    for name, tensor, shape in (
-        ("gates", gates, (B, T, 2 * D)),
-        ("decay", decay, (D,)),
-        ("initial_state", initial_state, (B, D)),
-    ):
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
-        if tensor.dtype != inputs.dtype or tensor.device != inputs.device:
-            raise ValueError(
-                f"{name} is {tensor.dtype} on {tensor.device}, inputs are {inputs.dtype} on {inputs.device}"
-            )
     if not inputs.is_floating_point():
         raise ValueError(f"inputs must be real floating-point numbers, got {inputs.dtype}")
+    check("inputs", inputs, gates=(gates, (B, T, 2 * D)), decay=(decay, (D,)), initial_state=(initial_state, (B, D)))
     chosen = resolve(OPERATOR, backend, inputs.device.type)
     if chosen.name == "reference":
         return chosen.load(OPERATOR).forward(inputs, gates, decay, initial_state)
     return _rg_lru(inputs, gates, decay, initial_state, chosen.name)
 
 
-@torch.library.custom_op("seqbench::rg_lru", mutates_args=())
-def _rg_lru(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor, backend: str) -> Tensor:
+def _forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor, backend: str) -> Tensor:
     return BACKENDS[backend].load(OPERATOR).forward(inputs, gates, decay, initial_state)
 
 
-@_rg_lru.register_fake
-def _(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor, backend: str) -> Tensor:
-    return torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
-
-
-@torch.library.custom_op("seqbench::rg_lru_backward", mutates_args=())
-def _rg_lru_backward(
+def _backward(
     inputs: Tensor,
     gates: Tensor,
     decay: Tensor,
@@ -86,21 +69,19 @@ def _rg_lru_backward(
     return BACKENDS[backend].load(OPERATOR).backward(inputs, gates, decay, initial_state, states, grad_states)
 
 
-@_rg_lru_backward.register_fake
-def _(inputs, gates, decay, initial_state, states, grad_states, backend):  # type: ignore[no-untyped-def]
-    return tuple(
-        torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-        for tensor in (inputs, gates, decay, initial_state)
-    )
-
-
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     *tensors, ctx.backend = inputs
     ctx.save_for_backward(*tensors, output)
 
 
-def _differentiate(ctx, grad_states):  # type: ignore[no-untyped-def]
-    return *_rg_lru_backward(*ctx.saved_tensors, grad_states, ctx.backend), None
+def _pull(ctx, backward, grad_states):  # type: ignore[no-untyped-def]
+    return *backward(*ctx.saved_tensors, grad_states, ctx.backend), None
 
 
-torch.library.register_autograd("seqbench::rg_lru", _differentiate, setup_context=_save)
+_rg_lru = Operator(
+    OPERATOR,
+    (_forward, lambda inputs, *_: like(inputs)),
+    _save,
+    _pull,
+    (_backward, lambda *tensors: tuple(like(tensor) for tensor in tensors[:4])),
+)

@@ -10,10 +10,10 @@ Shapes: B batch, T time, D channels, N states per channel. Nothing of shape (B, 
 computes the states again.
 """
 
-import torch
 from torch import Tensor
 
 from seqbench.ops.backends import BACKENDS, resolve
+from seqbench.ops.operator import Operator, check, like
 
 OPERATOR = "selective_scan"
 
@@ -60,25 +60,19 @@ def selective_scan(
     (B, T, D), N = inputs.shape, decay.shape[1]
     if initial_state is None:
         initial_state = inputs.new_zeros((B, D, N))
-    for name, tensor, shape in (
-        ("deltas", deltas, (B, T, D)),
-        ("decay", decay, (D, N)),
-        ("drive", drive, (B, T, N)),
-        ("readout", readout, (B, T, N)),
-        ("skip", skip, (D,)),
-        ("gate", gate, (B, T, D)),
-        ("initial_state", initial_state, (B, D, N)),
-    ):
-        if tensor is None:
-            continue
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
-        if tensor.dtype != inputs.dtype or tensor.device != inputs.device:
-            raise ValueError(
-                f"{name} is {tensor.dtype} on {tensor.device}, inputs are {inputs.dtype} on {inputs.device}"
-            )
     if not inputs.is_floating_point():
         raise ValueError(f"inputs must be real floating-point numbers, got {inputs.dtype}")
+    check(
+        "inputs",
+        inputs,
+        deltas=(deltas, (B, T, D)),
+        decay=(decay, (D, N)),
+        drive=(drive, (B, T, N)),
+        readout=(readout, (B, T, N)),
+        skip=(skip, (D,)),
+        gate=(gate, (B, T, D)),
+        initial_state=(initial_state, (B, D, N)),
+    )
     chosen = resolve(OPERATOR, backend, inputs.device.type)
     arguments = (inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus)
     if chosen.name == "reference":
@@ -86,8 +80,7 @@ def selective_scan(
     return _selective_scan(*arguments, chosen.name)
 
 
-@torch.library.custom_op("seqbench::selective_scan", mutates_args=())
-def _selective_scan(
+def _forward(
     inputs: Tensor,
     deltas: Tensor,
     decay: Tensor,
@@ -106,13 +99,11 @@ def _selective_scan(
     )
 
 
-@_selective_scan.register_fake
-def _(inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus, backend):  # type: ignore[no-untyped-def]
-    return torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device), _like(initial_state)
+def _empty_results(inputs, deltas, decay, drive, readout, skip, gate, initial_state, *_):  # type: ignore[no-untyped-def]
+    return like(inputs), like(initial_state)
 
 
-@torch.library.custom_op("seqbench::selective_scan_backward", mutates_args=())
-def _selective_scan_backward(
+def _backward(
     inputs: Tensor,
     deltas: Tensor,
     decay: Tensor,
@@ -136,27 +127,10 @@ def _selective_scan_backward(
     )
 
 
-@_selective_scan_backward.register_fake
-def _(
-    inputs: Tensor,
-    deltas: Tensor,
-    decay: Tensor,
-    drive: Tensor,
-    readout: Tensor,
-    skip: Tensor | None,
-    gate: Tensor | None,
-    initial_state: Tensor,
-    *_: object,
-) -> tuple[Tensor, ...]:
+def _empty_gradients(*arguments):  # type: ignore[no-untyped-def]
     # A schema has no optional results: empty ones stand for gradients of arguments that were not given.
-    return tuple(
-        inputs.new_empty(0) if tensor is None else _like(tensor)
-        for tensor in (inputs, deltas, decay, drive, readout, skip, gate, initial_state)
-    )
-
-
-def _like(tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    inputs = arguments[0]
+    return tuple(inputs.new_empty(0) if tensor is None else like(tensor) for tensor in arguments[:8])
 
 
 def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -164,11 +138,11 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, grad_outputs, grad_final):  # type: ignore[no-untyped-def]
+def _pull(ctx, backward, grad_outputs, grad_final):  # type: ignore[no-untyped-def]
     tensors = ctx.saved_tensors
-    gradients = _selective_scan_backward(*tensors, ctx.delta_softplus, grad_outputs, grad_final, ctx.backend)
+    gradients = backward(*tensors, ctx.delta_softplus, grad_outputs, grad_final, ctx.backend)
     given = [None if tensor is None else gradient for tensor, gradient in zip(tensors, gradients, strict=True)]
     return *given, None, None
 
 
-torch.library.register_autograd("seqbench::selective_scan", _differentiate, setup_context=_save)
+_selective_scan = Operator(OPERATOR, (_forward, _empty_results), _save, _pull, (_backward, _empty_gradients))
