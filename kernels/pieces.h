@@ -32,14 +32,15 @@ inline int64_t gcd(int64_t x, int64_t y) { return y ? gcd(y, x % y) : x; }
 
 // Cuts (batch, channels) into pieces: whole rows if there are plenty, else as many pieces of rows as balance threads.
 struct Pieces {
-    int threads;
+    int useful;   // threads that have enough to do
+    int threads;  // as many, if there are pieces for them
     int64_t D, width, per_row, count;
 
     Pieces(int64_t B, int64_t T, int64_t D_, int64_t element_bytes, int threads_) : D(D_) {
-        int64_t useful = B * T * D / ELEMENTS_PER_THREAD;
-        if (useful > threads_) useful = threads_;
-        if (useful > MAX_THREADS) useful = MAX_THREADS;
-        threads = useful < 1 ? 1 : static_cast<int>(useful);
+        int64_t most = B * T * D / ELEMENTS_PER_THREAD;
+        if (most > threads_) most = threads_;
+        if (most > MAX_THREADS) most = MAX_THREADS;
+        threads = useful = most < 1 ? 1 : static_cast<int>(most);
         const int64_t line = LINE_BYTES / element_bytes;
         int64_t cuts = B >= 8 * threads ? 1 : threads / gcd(B, threads);
         const int64_t pages = D * element_bytes / PAGE_BYTES;

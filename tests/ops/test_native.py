@@ -14,6 +14,7 @@ from seqbench.errors import UsageError
 from seqbench.ops.backends import BACKENDS, resolve
 from seqbench.ops.cpu import binding, linear_scan, native
 from tests.kit import ROOT, Bench
+from tests.ops.opskit import assert_close
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
@@ -184,3 +185,53 @@ def test_any_number_of_threads_gives_the_same_bits(
     for run in runs[1:]:
         for one, other in zip(runs[0], run, strict=True):
             assert torch.equal(one, other)
+
+
+def with_threads(
+    threads: int, tensors: list[torch.Tensor], lengths: torch.Tensor | None, patch: pytest.MonkeyPatch
+) -> list[torch.Tensor]:
+    """States and all gradients, for gates, inputs, initial state and cotangent."""
+    patch.setattr(torch, "get_num_threads", lambda: threads)
+    gates, inputs, initial, cotangent = tensors
+    states = linear_scan.forward(gates, inputs, initial, lengths)
+    return [states, *linear_scan.backward(gates, states, initial, lengths, cotangent)]
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.float64], ids=str)
+def test_threads_that_share_a_long_row_find_what_one_finds(
+    dtype: torch.dtype, constant: bool, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := BACKENDS["cpu"].unavailable("linear_scan", "cpu"):
+        pytest.skip(reason)
+    B, T, D = shape = (2, 4097, 65)
+    gates = torch.rand(D if constant else shape, dtype=dtype) * (0.7 if dtype.is_complex else 0.98)
+    inputs, cotangent = torch.randn(2, *shape, dtype=dtype)
+    tensors = [gates, inputs, torch.randn(B, D, dtype=dtype), cotangent]
+    lengths = torch.tensor([3001, 200]) if padded else None
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    true = with_threads(1, [tensor.to(wide) for tensor in tensors], lengths, monkeypatch)
+    for threads in (4, 7):
+        for result, expected in zip(with_threads(threads, tensors, lengths, monkeypatch), true, strict=True):
+            assert_close(result, expected, dtype, f"{threads} threads")
+
+
+def test_threads_that_share_a_long_row_agree_where_gates_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := BACKENDS["cpu"].unavailable("linear_scan", "cpu"):
+        pytest.skip(reason)
+    shape = (1, 4096, 64)
+    gates, inputs = torch.full(shape, 1e10), torch.zeros(shape)
+    cotangent = torch.zeros(shape)
+    for result in with_threads(4, [gates, inputs, torch.zeros(1, 64), cotangent], None, monkeypatch):
+        assert not result.any()
+
+
+def test_a_length_beyond_the_tensor_ends_with_it() -> None:
+    if reason := BACKENDS["cpu"].unavailable("linear_scan", "cpu"):
+        pytest.skip(reason)
+    gates, inputs = torch.rand(2, 3, 2, 5)
+    initial = torch.rand(3, 5)
+    states = linear_scan.forward(gates, inputs, initial, torch.tensor([9, 2, -4]))
+    whole = linear_scan.forward(gates, inputs, initial, torch.tensor([2, 2, 0]))
+    assert torch.equal(states, whole)

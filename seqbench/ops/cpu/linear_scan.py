@@ -63,9 +63,10 @@ def backward(
         return gates.new_zeros(gates.shape), grad_inputs, initial_state.new_zeros(initial_state.shape)
     grad_gates = torch.empty(gates.shape, dtype=dtype)
     grad_initial = torch.empty(initial_state.shape, dtype=dtype)
-    # Sums over time of each batch row, for constant gates: added up in one order, however many threads there are.
+    # Sums over time, for constant gates: of each batch row, and of each chunk where threads share rows.
     wide = torch.complex128 if dtype.is_complex else torch.float64
-    partial = torch.empty(initial_state.shape, dtype=wide) if gates.dim() == 1 else None
+    B, _, D = states.shape
+    partial = torch.empty((B + torch.get_num_threads(), D), dtype=wide) if gates.dim() == 1 else None
     gates, states, grad_states, initial_state = rows(gates), rows(states), rows(grad_states), plain(initial_state)
     lengths = None if lengths is None else lengths.contiguous()
     function(KERNEL, "backward", dtype, _BACKWARD)(
