@@ -205,7 +205,8 @@ def test_threads_that_share_a_long_row_find_what_one_finds(
 ) -> None:
     if reason := BACKENDS["cpu"].unavailable("linear_scan", "cpu"):
         pytest.skip(reason)
-    B, T, D = shape = (2, 4097, 65)
+    shape = (2, 4097, 65)
+    B, _, D = shape
     gates = torch.rand(D if constant else shape, dtype=dtype) * (0.7 if dtype.is_complex else 0.98)
     inputs, cotangent = torch.randn(2, *shape, dtype=dtype)
     tensors = [gates, inputs, torch.randn(B, D, dtype=dtype), cotangent]
