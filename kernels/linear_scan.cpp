@@ -107,8 +107,9 @@ struct Summary {
     explicit Summary(int64_t width) {
         for (int64_t i = 0; i < width * (Complex ? 2 : 1); ++i) state[i] = 0, product[i] = Complex ? 1 - i % 2 : 1;
     }
-    void add(const R* gate, const R* input, int64_t width) {
-        R *__restrict h = state, *__restrict p = product;
+    // One step of `width` channels from channel `first` on, of which the pointers are.
+    void add(const R* gate, const R* input, int64_t first, int64_t width) {
+        R *__restrict h = state + first * (Complex ? 2 : 1), *__restrict p = product + first * (Complex ? 2 : 1);
         if constexpr (!Complex) {
             for (int64_t i = 0; i < width; ++i) h[i] = fma(gate[i], h[i], input[i]), p[i] *= gate[i];
         } else {
@@ -189,7 +190,7 @@ void forward(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, 
         const int64_t b = pieces.row(piece), offset = pieces.first(piece) * parts, width = pieces.size(piece);
         Summary<R, Complex, false> summary(width);
         for (int64_t t = start; t < end; ++t)
-            summary.add(gates + b * gates_b + t * gates_t + offset, inputs + b * inputs_b + t * inputs_t + offset, width);
+            summary.add(gates + b * gates_b + t * gates_t + offset, inputs + b * inputs_b + t * inputs_t + offset, 0, width);
         R* last = states + (b * T + end - 1) * row + offset;
         summary.write(last, last - row, width);
     });
@@ -283,9 +284,13 @@ void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states,
             if (start == end) return;
             const int64_t b = pieces.row(piece), offset = pieces.first(piece) * parts, width = pieces.size(piece);
             Summary<R, Complex, true> summary(width);
-            for (int64_t t = end - 1; t >= start; --t)
-                summary.add(gates + b * gates_b + (t + 1) * gates_t + offset, grads + b * grads_b + t * grads_t + offset,
-                            width);
+            for (int64_t t = end - 1; t >= start; --t) {
+                const R* gate = gates + b * gates_b + (t + 1) * gates_t + offset;
+                const R* grad = grads + b * grads_b + t * grads_t + offset;
+                downwards<chunk>(width, [&](int64_t first, auto count) {
+                    summary.add(gate + first * parts, grad + first * parts, first, count);
+                });
+            }
             R* last = grad_inputs + (b * T + start) * row + offset;
             summary.write(last, last + row, width);
         });
