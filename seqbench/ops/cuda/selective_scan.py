@@ -103,7 +103,7 @@ def backward(
     dtype, device = inputs.dtype, inputs.device
     tensors = (inputs, deltas, decay, drive, readout, skip, gate, initial_state)
     if inputs.numel() == 0:
-        zeros = [inputs.new_empty(0) if tensor is None else torch.zeros_like(tensor) for tensor in tensors[:-1]]
+        zeros = (inputs.new_zeros(0 if tensor is None else tensor.shape) for tensor in tensors[:-1])
         return *zeros, grad_final.clone(memory_format=torch.contiguous_format)
     problem = _Problem(*tensors, delta_softplus)
     B, T, D, N = problem.B, problem.T, problem.D, problem.N
