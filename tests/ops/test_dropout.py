@@ -92,6 +92,12 @@ def test_attention_with_dropout_has_the_plain_one_as_its_mean() -> None:
     torch.testing.assert_close(nothing, plain)
 
 
+def test_nothing_is_left_with_probability_one() -> None:
+    seed, element = 1994398, 3026  # whose hash is the largest 32-bit number, which no threshold of 32 bits is above
+    assert cpu_dropout.forward(torch.ones(4000), seed, 1 - 2**-32)[element] == 2**32
+    assert not cpu_dropout.forward(torch.ones(4000), seed, 1.0).any()
+
+
 def test_operator_is_well_registered(backend: str) -> None:
     if backend == "cpu":
         arguments = (torch.randn(4, 5, requires_grad=True), torch.tensor(7), 0.4)
