@@ -6,6 +6,7 @@ from torch import Tensor
 
 from seqbench.ops.attention import causal_attention
 from seqbench.ops.backends import BACKENDS, VARIABLE
+from seqbench.ops.cpu import binding
 from seqbench.ops.cpu import dropout as cpu_dropout
 from seqbench.ops.dropout import OPERATOR, Dropout, dropout
 
@@ -112,3 +113,12 @@ def test_any_number_of_threads_zeroes_the_same_elements(backend: str, monkeypatc
             runs.append(cpu_dropout.forward(torch.ones(300_000), 5, 0.5))
         assert torch.equal(runs[0], runs[1])
         assert torch.equal(runs[0], runs[2])
+
+
+def test_more_threads_than_a_kernel_starts_are_no_harm(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if backend == "cpu":
+        x = torch.ones(600 << 15)
+        one = cpu_dropout.forward(x, 5, 0.5)
+        monkeypatch.setattr(binding, "_torch_threads", lambda: None)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 300)
+        assert torch.equal(cpu_dropout.forward(x, 5, 0.5), one)
