@@ -170,7 +170,6 @@ public:
     void run(int threads, Parallel parallel) {
         const int64_t useful = (a.N < a.block ? a.N : a.block) * a.V * a.D / PRODUCTS_PER_THREAD + 1;
         if (threads > useful) threads = static_cast<int>(useful);
-        if (threads > MAX_THREADS) threads = MAX_THREADS;
         double loss = 0;
         for (first = 0; first < a.N; first += a.block) {
             rows = a.N - first < a.block ? a.N - first : a.block;

@@ -33,6 +33,7 @@ struct Job {
 template <class Work>
 inline void for_each(int64_t count, int threads, Parallel parallel, const Work& work) {
     Job<Work> job{work, count};
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
     if (threads <= 1) {
         job.run(&job);
     } else if (parallel) {

@@ -247,7 +247,8 @@ DEVICE void carry(const Precise<E>* __restrict__ products, Precise<E>* locals, c
         0, chunks, [&](int64 c) { return Operands{products[offset + c * D], locals[offset + c * D]}; },
         [&](int64 c, const Operands& chunk) {
             locals[offset + c * D] = state;
-            // A product of gates may have overflown; what it would multiply is nothing.
+            // A product of gates may have overflown; what it would multiply is nothing. (A state so small that the step
+            // by step form would keep it finite becomes infinite here.)
             state = is_zero(state) ? chunk.local : multiply_add(chunk.product, state, chunk.local);
         });
 }

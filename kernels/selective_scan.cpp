@@ -83,7 +83,7 @@ constexpr int64_t up(int64_t count, int64_t multiple) { return (count + multiple
 constexpr int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
 
 int useful(const Sizes& size, int threads) {
-    const int64_t enough = least(size.B * size.T * size.D * size.N / STATES_PER_THREAD, least(threads, MAX_THREADS));
+    const int64_t enough = least(size.B * size.T * size.D * size.N / STATES_PER_THREAD, threads);
     return enough < 1 ? 1 : static_cast<int>(enough);
 }
 

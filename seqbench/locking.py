@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from seqbench import console
-from seqbench.errors import storage_error
+from seqbench.errors import StorageError, storage_error
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     The operating system frees the lock of a process that dies, so a stale file blocks nobody.
 
     Raises:
-        StorageError: the lock file cannot be written.
+        StorageError: the lock file cannot be written, or its file system has no locks.
     """
     lock = FileLock(path)
     try:
@@ -29,6 +29,11 @@ def locked(path: Path, what: str) -> Iterator[None]:
             lock.acquire()
     except OSError as error:
         raise storage_error(error, path) from error
+    except NotImplementedError as error:  # of older releases of filelock
+        raise StorageError(
+            f"Cannot lock {path}: its file system has no locks.",
+            hint="Choose a folder elsewhere with --results or --home, or `pip install -U filelock`.",
+        ) from error
     try:
         yield
     finally:

@@ -18,11 +18,11 @@ from seqbench.ops.backends import BACKENDS, Backend
 from seqbench.ops.reference import linear_scan as reference_scan
 from seqbench.ops.reference import selective_scan as reference_selective
 from seqbench.speed import benchmark, gate, workloads
-from seqbench.speed.benchmark import PASSES, _Problem
+from seqbench.speed.benchmark import PASSES, Competitor, _Problem
 from seqbench.speed.peers import PEERS
 from seqbench.speed.request import parse
-from seqbench.speed.timing import MINIMUM_ROUNDS, compete
-from seqbench.speed.workloads import OUTPUT, WORKLOADS, leaves
+from seqbench.speed.timing import MINIMUM_ROUNDS, Call, compete
+from seqbench.speed.workloads import OUTPUT, WORKLOADS, Inputs, leaves
 from tests.kit import Bench, Outcome
 
 TINY = {"BxTxD": "3x32x4", "BxTxDxN": "2x9x4x3", "NxDxV": "5x4x11"}
@@ -188,6 +188,35 @@ def test_a_backend_that_fails_does_not_stop_the_others(kernels: Kernels, monkeyp
     forward, _ = kernels.measure("linear_scan", "--backends", "fake,torch").values()
     assert (forward["fake"]["status"], forward["fake"]["reason"]) == ("failed", "RuntimeError: no such luck")
     assert forward["torch"]["status"] == "measured"
+
+
+def test_a_baseline_that_fails_costs_only_the_ratios(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(inputs: Inputs) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setitem(
+        WORKLOADS, "linear_cross_entropy", dataclasses.replace(WORKLOADS["linear_cross_entropy"], plain=fail)
+    )
+    for entries in kernels.measure("linear_cross_entropy", "--backends", "torch").values():
+        assert (entries["plain"]["status"], entries["plain"]["reason"]) == ("failed", "out of memory")
+        assert entries["torch"]["status"] == "measured"
+        assert entries["torch"]["ratio"] is None
+
+
+def test_no_memory_for_what_is_timed_does_not_stop_the_others(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = _Problem.call
+
+    def call(problem: _Problem, competitor: Competitor, passes: str) -> Call:
+        if competitor.name == "torch":
+            raise MemoryError
+        return given(problem, competitor, passes)
+
+    monkeypatch.setattr(_Problem, "call", call)
+    for entries in kernels.measure("linear_scan", "--backends", "torch,reference").values():
+        assert (entries["torch"]["status"], entries["torch"]["reason"]) == ("failed", "out of memory")
+        assert entries["reference"]["status"] == entries["copy"]["status"] == "measured"
 
 
 @pytest.mark.parametrize("operator", WORKLOADS)

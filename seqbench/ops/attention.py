@@ -31,5 +31,5 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, dropout: floa
     T = query.shape[-2]
     later = torch.full((T, T), -math.inf, dtype=query.dtype).triu(1)
     scores = torch.matmul(query / math.sqrt(query.shape[-1]), key.transpose(-2, -1))
-    probabilities = torch.softmax(scores + later, dim=-1)
+    probabilities = torch.softmax(scores.add_(later), dim=-1)
     return torch.matmul(apply_dropout(probabilities, dropout, training), value)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Norms below this count as this, so that a vector of zeros stays zero. Elsewhere the result is exact.
+# Norms below this count as this, so that a vector of zeros stays zero. Elsewhere the result is exact. In float16, whose
+# largest number is below 1 / 1e-6, its smallest normal number takes the place.
 SMALLEST_NORM = 1e-6
 
 # Causal sums are carried from chunk to chunk of this many positions; within a chunk the weights are formed.
@@ -74,7 +75,8 @@ class _UnitElu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, mask):  # type: ignore[no-untyped-def]
         activated = F.elu(x)
-        inverse = torch.linalg.vector_norm(activated, dim=-1, keepdim=True).clamp_min_(SMALLEST_NORM).reciprocal_()
+        norm = torch.linalg.vector_norm(activated, dim=-1, keepdim=True)
+        inverse = norm.clamp_min_(max(SMALLEST_NORM, torch.finfo(x.dtype).tiny)).reciprocal_()
         if mask is not None:
             inverse *= mask
         ctx.save_for_backward(activated, inverse)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import psutil
 import torch
@@ -17,7 +16,7 @@ from seqbench.environment import cores
 from seqbench.errors import UsageError, out_of_memory
 from seqbench.ops.backends import BACKENDS
 from seqbench.speed.gate import Deviation, deviation, truth
-from seqbench.speed.peers import PEERS, Peer
+from seqbench.speed.peers import PEERS, Peer, same
 from seqbench.speed.request import Request
 from seqbench.speed.timing import Call, Sampler, compete, sampler
 from seqbench.speed.workloads import OUTPUT, WORKLOADS, Inputs, Shape, Workload, leaves
@@ -31,10 +30,6 @@ BUSY = 0.2  # of the cores: from here on a warning
 LISTENING_SECONDS = 0.3
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
 @dataclass(frozen=True)
 class Competitor:
     """One way to compute an operator; conversions to its layout and back are not timed."""
@@ -42,8 +37,8 @@ class Competitor:
     name: str
     kind: str  # "backend", "peer", or "baseline"
     run: Callable[[Inputs], Tensor]
-    prepare: Callable[[Inputs], Inputs] = _same
-    finish: Callable[[Tensor], Tensor] = _same
+    prepare: Callable[[Inputs], Inputs] = same
+    finish: Callable[[Tensor], Tensor] = same
 
 
 @dataclass
@@ -213,18 +208,17 @@ class _Problem:
         gradients = torch.autograd.grad(output, list(wanted.values()), self.cotangent)
         return {OUTPUT: output.detach(), **dict(zip(wanted, gradients, strict=True))}
 
-    def calls(self, competitor: Competitor) -> tuple[Call, Call]:
-        """What is timed: forward, and forward plus backward, on tensors in the competitor's layout."""
+    def call(self, competitor: Competitor, passes: str) -> Call:
+        """What is timed, on tensors in the competitor's layout."""
         own = {name: tensor.detach() for name, tensor in competitor.prepare(self.inputs).items()}
+        if passes == PASSES[0]:
+            return lambda: competitor.run(own)
         output = competitor.run(own).requires_grad_()
         (pull,) = torch.autograd.grad(competitor.finish(output), output, self.cotangent)
         pull = pull.contiguous()
         trained = _differentiable(own)
         wanted = list(leaves(trained).values())
-        return (
-            lambda: competitor.run(own),
-            lambda: torch.autograd.grad(competitor.run(trained), wanted, pull),
-        )
+        return lambda: torch.autograd.grad(competitor.run(trained), wanted, pull)
 
     def copies(self, moved: int) -> dict[str, Call]:
         """Copies that move as many bytes, half of them read and half written: into memory that exists, and into new."""
@@ -251,13 +245,17 @@ def _time(problem: _Problem, competitors: list[Competitor], sample: Sampler, sec
     cases = []
     for index, passes in enumerate(PASSES):
         entries = [both[index] for both in checked]
-        calls = {}
+        calls: dict[str, Call] = {}
+        for competitor, entry in zip(competitors, entries, strict=True):
+            if entry.status == "measured":
+                try:
+                    calls[competitor.name] = problem.call(competitor, passes)
+                except Exception as error:
+                    entry.status, entry.reason = "failed", _words(error)
         if workload.plain is None:
-            calls.update(problem.copies(moved[index]))
-            entries = [*(Entry(name, "baseline") for name in calls), *entries]
-        for competitor, both in zip(competitors, checked, strict=True):
-            if both[index].status == "measured":
-                calls[competitor.name] = problem.calls(competitor)[index]
+            copies = problem.copies(moved[index])
+            calls |= copies
+            entries = [*(Entry(name, "baseline") for name in copies), *entries]
         samples = compete(calls, workload.baseline, sample, seconds)
         for entry in entries:
             if entry.status == "measured":

@@ -47,7 +47,8 @@ class Peer:
             return None
 
 
-def _same(value: Any) -> Any:
+def same(value: Any) -> Any:
+    """Of one whose layout is ours."""
     return value
 
 
@@ -162,7 +163,7 @@ PEERS = {
             workloads=("linear_scan",),
             load=_hgrn("fused_recurrent_hgrn"),
             prepare=_log_gates,
-            finish=_same,
+            finish=same,
         ),
         Peer(
             name="fla-hgrn-chunk",
@@ -171,7 +172,7 @@ PEERS = {
             workloads=("linear_scan",),
             load=_hgrn("chunk_hgrn"),
             prepare=_log_gates,
-            finish=_same,
+            finish=same,
         ),
         Peer(
             name="torch-associative-scan",
@@ -179,8 +180,8 @@ PEERS = {
             package="torch._higher_order_ops.associative_scan",
             workloads=("linear_scan",),
             load=_associative_scan,
-            prepare=_same,
-            finish=_same,
+            prepare=same,
+            finish=same,
             devices=("cpu", "cuda"),
         ),
     )

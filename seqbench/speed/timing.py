@@ -65,7 +65,7 @@ def compete(calls: Mapping[str, Call], baseline: str, sample: Sampler, seconds: 
 
     Args:
         calls: by name, warmed up.
-        baseline: the name that takes part in all rounds.
+        baseline: the name that takes part in all rounds, if it is among them.
         sample: what `sampler` gave.
         seconds: time for each.
 
@@ -82,7 +82,7 @@ def compete(calls: Mapping[str, Call], baseline: str, sample: Sampler, seconds: 
         return len(samples[name]) < MINIMUM_ROUNDS or spent[name] < seconds
 
     while going := [name for name in calls if wants_more(name)]:
-        names = list({baseline, *going})
+        names = {*going} | ({baseline} & calls.keys())
         for name in order.sample(sorted(names), len(names)):
             value = sample(calls[name], repeats[name])
             samples[name].append(value)

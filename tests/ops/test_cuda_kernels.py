@@ -201,9 +201,10 @@ def test_selective_scan_of_nothing_keeps_the_state(shape: tuple[int, int, int], 
         assert not gradient.any()
 
 
-def test_selective_scan_refuses_more_states_than_a_warp_holds(warps: None) -> None:
-    with pytest.raises(ValueError, match="1 to 256 states"):
-        selective_scan(**selective_problem(1, 1, 1, 257, torch.float32), backend="cuda")
+@pytest.mark.parametrize("N", [0, 257])
+def test_selective_scan_without_states_or_with_more_than_a_warp_holds(N: int, warps: None) -> None:
+    problem = selective_problem(2, 3, 4, N, torch.float64)
+    compare(selective_scan, problem, selective_cotangents(problem))
 
 
 def test_gradients_of_selective_scan_need_little_memory(warps: None, monkeypatch: pytest.MonkeyPatch) -> None:

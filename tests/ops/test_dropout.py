@@ -6,6 +6,7 @@ from torch import Tensor
 
 from seqbench.ops.attention import causal_attention
 from seqbench.ops.backends import BACKENDS, VARIABLE
+from seqbench.ops.cpu import binding
 from seqbench.ops.cpu import dropout as cpu_dropout
 from seqbench.ops.dropout import OPERATOR, Dropout, dropout
 
@@ -92,6 +93,12 @@ def test_attention_with_dropout_has_the_plain_one_as_its_mean() -> None:
     torch.testing.assert_close(nothing, plain)
 
 
+def test_nothing_is_left_with_probability_one() -> None:
+    seed, element = 1994398, 3026  # whose hash is the largest 32-bit number, which no threshold of 32 bits is above
+    assert cpu_dropout.forward(torch.ones(4000), seed, 1 - 2**-32)[element] == 2**32
+    assert not cpu_dropout.forward(torch.ones(4000), seed, 1.0).any()
+
+
 def test_operator_is_well_registered(backend: str) -> None:
     if backend == "cpu":
         arguments = (torch.randn(4, 5, requires_grad=True), torch.tensor(7), 0.4)
@@ -106,3 +113,12 @@ def test_any_number_of_threads_zeroes_the_same_elements(backend: str, monkeypatc
             runs.append(cpu_dropout.forward(torch.ones(300_000), 5, 0.5))
         assert torch.equal(runs[0], runs[1])
         assert torch.equal(runs[0], runs[2])
+
+
+def test_more_threads_than_a_kernel_starts_are_no_harm(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if backend == "cpu":
+        x = torch.ones(600 << 15)
+        one = cpu_dropout.forward(x, 5, 0.5)
+        monkeypatch.setattr(binding, "_torch_threads", lambda: None)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 300)
+        assert torch.equal(cpu_dropout.forward(x, 5, 0.5), one)

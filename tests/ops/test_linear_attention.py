@@ -62,11 +62,12 @@ def test_steps_equal_the_causal_form() -> None:
         torch.testing.assert_close(attended, whole[:, t], **TOLERANCE[torch.float32])
 
 
-def test_a_vector_of_zeros_stays_zero_and_has_a_finite_gradient() -> None:
-    x = torch.zeros(2, 3, requires_grad=True)
+@pytest.mark.parametrize("dtype", [*TOLERANCE, torch.bfloat16, torch.float16], ids=str)
+def test_a_vector_of_zeros_stays_zero_and_has_a_finite_gradient(dtype: torch.dtype) -> None:
+    x = torch.zeros(2, 3, dtype=dtype, requires_grad=True)
     unit = unit_elu(x)
     unit.sum().backward()
-    assert torch.equal(unit, torch.zeros(2, 3))
+    assert torch.equal(unit, torch.zeros(2, 3, dtype=dtype))
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
 

@@ -123,12 +123,15 @@ def test_equals_reference_for_any_shape(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-@pytest.mark.parametrize("layout", ["time first", "channels first", "every other", "broadcast", "conjugate"])
+@pytest.mark.parametrize(
+    "layout", ["time first", "channels first", "batch last", "every other", "broadcast", "conjugate"]
+)
 def test_takes_tensors_of_any_stride(layout: str, dtype: torch.dtype, fast: str) -> None:
     B, T, D = 3, 40, 5
     cut = {
         "time first": lambda: torch.randn(T, B, D, dtype=dtype).transpose(0, 1),
         "channels first": lambda: torch.randn(B, D, T, dtype=dtype).transpose(1, 2),
+        "batch last": lambda: torch.randn(D, T, B, dtype=dtype).transpose(0, 2),
         "every other": lambda: torch.randn(B, 2 * T, 2 * D, dtype=dtype)[:, ::2, ::2],
         "broadcast": lambda: torch.randn(D, dtype=dtype).expand(B, T, D),
         "conjugate": lambda: torch.randn(B, T, D, dtype=dtype).conj(),
@@ -144,6 +147,7 @@ def test_takes_tensors_of_any_stride(layout: str, dtype: torch.dtype, fast: str)
     for strided, plain in zip(
         results, [states, *module.backward(gates, states, initial, None, cotangent)], strict=True
     ):
+        assert strided.is_contiguous()
         torch.testing.assert_close(strided, plain, **exact)
 
 
@@ -214,6 +218,17 @@ def test_subnormal_and_non_finite_values_mean_what_they_mean(fast: str) -> None:
     assert torch.equal(states.nan_to_num(7.0), expected.nan_to_num(7.0))
     assert states[0, 1, 1] == tiny / 2  # not flushed to zero
     assert states[0, 1, 2] == 0
+
+
+def test_products_of_gates_may_overflow_where_states_do_not(backend: str) -> None:
+    gates = torch.full((1, 64, 3), 1e10)
+    gates[..., 1] = torch.tensor([1e10, 0.0]).repeat_interleave(32)
+    inputs, cotangent = torch.zeros(2, 1, 64, 3)
+    inputs[0, 63] = cotangent[0, 0] = 1  # nothing comes before the last step, or back from later than the first
+    found, expected = (gradients(gates, inputs, torch.zeros(1, 3), cotangent, name) for name in (backend, "reference"))
+    for mine, true in zip(found, expected, strict=True):
+        assert true.isfinite().all()
+        assert torch.equal(mine, true)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from seqbench import paths
 from seqbench.errors import UsageError
@@ -106,16 +107,49 @@ def test_a_cache_that_cannot_be_written_is_a_reason(empty_cache: Path, monkeypat
     assert native.CACHE_VARIABLE in (native.load("linear_scan").reason or "")
 
 
+def test_a_file_system_without_locks_is_a_reason(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(lock: FileLock, timeout: float | None = None) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock; use SoftFileLock instead")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    if COMPILER is None:
+        monkeypatch.setenv("CXX", "true")
+    assert "has no locks. Choose another folder with" in (native.load("linear_scan").reason or "")
+
+
 @needs_compiler
-def test_compiles_for_any_processor_if_the_compiler_cannot_name_this_one(
+def test_compiles_for_any_processor_for_as_long_as_the_compiler_cannot_for_this_one(
     empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_source(monkeypatch, tmp_path)
-    script = f'case "$*" in *-march=native*) echo "error: bad value"; exit 1;; esac; exec {COMPILER} "$@"'
-    monkeypatch.setenv("CXX", compiler_that(tmp_path / "old", script))
-    library = native.load("small").library
-    assert library is not None
-    assert library.one() == 1
+    broken = tmp_path / "broken"
+    broken.touch()
+    script = f'case "$*" in *-march=native*) [ -e {broken} ] && exit 1;; esac; exec {COMPILER} "$@"'
+    monkeypatch.setenv("CXX", compiler_that(tmp_path / "compiler", script))
+
+    def loaded() -> str:
+        native.load.cache_clear()  # as in a new process
+        library = native.load("small").library
+        assert library is not None
+        assert library.one() == 1
+        return library._name
+
+    for_any = loaded()
+    assert loaded() == for_any
+    broken.unlink()
+    assert loaded() != for_any
+
+
+@needs_compiler
+def test_what_is_compiled_on_an_unknown_processor_is_for_any(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(monkeypatch, tmp_path)
+    monkeypatch.setattr(native, "_processor_features", lambda: None)
+    log = tmp_path / "log"
+    monkeypatch.setenv("CXX", compiler_that(tmp_path / "compiler", f'echo "$*" >> {log}; exec {COMPILER} "$@"'))
+    assert native.load("small").library is not None
+    assert "-march" not in log.read_text()
 
 
 @needs_compiler

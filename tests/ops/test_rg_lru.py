@@ -110,7 +110,7 @@ def test_nothing_in_nothing_out(shape: tuple[int, int, int], fast: str) -> None:
         assert torch.equal(found[name], torch.zeros_like(tensor))
 
 
-@pytest.mark.parametrize("layout", ["slices", "time first", "channels first", "every other", "broadcast"])
+@pytest.mark.parametrize("layout", ["slices", "time first", "channels first", "batch last", "every other", "broadcast"])
 def test_takes_tensors_of_any_stride(layout: str, fast: str) -> None:
     B, T, D = 3, 20, 5
 
@@ -119,6 +119,7 @@ def test_takes_tensors_of_any_stride(layout: str, fast: str) -> None:
             "slices": lambda: torch.randn(B, T, 3 * width)[..., width : 2 * width],
             "time first": lambda: torch.randn(T, B, width).transpose(0, 1),
             "channels first": lambda: torch.randn(B, width, T).transpose(1, 2),
+            "batch last": lambda: torch.randn(width, T, B).transpose(0, 2),
             "every other": lambda: torch.randn(B, 2 * T, 2 * width)[:, ::2, ::2],
             "broadcast": lambda: torch.randn(width).expand(B, T, width),
         }[layout]().double()

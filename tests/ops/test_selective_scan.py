@@ -122,7 +122,7 @@ def test_nothing_in_nothing_out_and_the_state_is_kept(shape: tuple[int, int, int
         assert torch.equal(found[name], cotangents[1] if name == "initial_state" else torch.zeros_like(tensor))
 
 
-@pytest.mark.parametrize("layout", ["slices", "time first", "channels first", "every other", "broadcast"])
+@pytest.mark.parametrize("layout", ["slices", "time first", "channels first", "batch last", "every other", "broadcast"])
 def test_takes_tensors_of_any_stride(layout: str, fast: str) -> None:
     B, T, D, N = 3, 20, 5, 4
 
@@ -131,6 +131,7 @@ def test_takes_tensors_of_any_stride(layout: str, fast: str) -> None:
             "slices": lambda: torch.randn(B, T, 3 * width)[..., width : 2 * width],
             "time first": lambda: torch.randn(T, B, width).transpose(0, 1),
             "channels first": lambda: torch.randn(B, width, T).transpose(1, 2),
+            "batch last": lambda: torch.randn(width, T, B).transpose(0, 2),
             "every other": lambda: torch.randn(B, 2 * T, 2 * width)[:, ::2, ::2],
             "broadcast": lambda: torch.randn(width).expand(B, T, width),
         }[layout]().double()
@@ -184,6 +185,15 @@ def test_operator_is_well_registered(without: tuple[str, ...], fast: str) -> Non
     arguments = (*(tensors[name].float().requires_grad_() if name in tensors else None for name in names), True, fast)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(torch.ops.seqbench.selective_scan.default, arguments, test_utils=checks)
+
+
+def test_no_step_leaves_the_state_as_it_is(fast: str) -> None:
+    nothing, initial = torch.zeros(2, 0, 3), torch.randn(4, 3, 2).transpose(0, 2)
+    arguments = (nothing, nothing, torch.ones(3, 4), *(torch.zeros(2, 0, 4),) * 2, None, None, initial, False)
+    module = BACKENDS[fast].load(OPERATOR)
+    for state in (module.forward(*arguments)[1], module.backward(*arguments, nothing, initial)[7]):
+        assert torch.equal(state, initial)
+        assert state.is_contiguous()
 
 
 def test_final_state_continues_a_sequence(fast: str) -> None:

@@ -22,8 +22,9 @@ def forward(x: Tensor, seed: int, probability: float) -> Tensor:
     x = plain(x)
     out = torch.empty(x.shape, dtype=x.dtype)
     dropped = min(round(probability * 2**32), 2**32 - 1)
+    scale = 2**32 / (2**32 - dropped) if probability < 1 else 0.0  # even then one hash in 2³² is not below `dropped`
     function(KERNEL, "forward", x.dtype, _ARGUMENTS)(
-        *(x.data_ptr(), out.data_ptr(), x.numel(), seed & (2**64 - 1), dropped, 2**32 / (2**32 - dropped)),
+        *(x.data_ptr(), out.data_ptr(), x.numel(), seed & (2**64 - 1), dropped, scale),
         *threads(),
     )
     return out

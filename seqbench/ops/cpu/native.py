@@ -11,6 +11,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -74,29 +75,39 @@ def cache_folder() -> Path:
 
 
 def _build(source: Path) -> Path:
-    """Path of the compiled `source`; everything that could change the result is part of its name."""
+    """Path of the compiled `source`: for this processor, or else for any of its kind.
+
+    The latter has a name of its own. A compiler that failed for a passing reason is asked again by the next process.
+    """
     compiler = _compiler()
+    features = _processor_features()
+    if features is not None:
+        with suppress(_CannotBuild):
+            return _built(source, compiler, (*FLAGS, THIS_PROCESSOR), features)
+    return _built(source, compiler, FLAGS, "")
+
+
+def _built(source: Path, compiler: list[str], flags: tuple[str, ...], features: str) -> Path:
+    """Path of the compiled `source`; everything that could change the result is part of its name."""
     texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
-    parts = (*texts, shlex.join(compiler), _version(compiler), shlex.join(FLAGS))
-    machine = (platform.system(), platform.machine(), _processor_features())
+    parts = (*texts, shlex.join(compiler), _version(compiler), shlex.join(flags))
+    machine = (platform.system(), platform.machine(), features)
     key = hashlib.sha256("\0".join((*parts, *machine, seqbench.__version__)).encode()).hexdigest()[:20]
     target = cache_folder() / f"{source.stem}-{key}.so"
     if not target.exists():
         with locked(target.with_suffix(".lock"), f"it is compiling {source.name}"):
             if not target.exists():
                 with replacing(target) as temporary:
-                    _compile(compiler, source, temporary)
+                    _compile(compiler, flags, source, temporary)
     return target
 
 
-def _compile(compiler: list[str], source: Path, output: Path) -> None:
-    for flags in ((*FLAGS, THIS_PROCESSOR), FLAGS):
-        done = _run([*compiler, *flags, "-o", str(output), str(source)])
-        if done.returncode == 0:
-            return
-    lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
-    said = next((line for line in lines if "error" in line), lines[0])
-    raise _CannotBuild(f"`{shlex.join(compiler)}` could not compile {source.name}: {said}; {INSTALL}")
+def _compile(compiler: list[str], flags: tuple[str, ...], source: Path, output: Path) -> None:
+    done = _run([*compiler, *flags, "-o", str(output), str(source)])
+    if done.returncode != 0:
+        lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
+        said = next((line for line in lines if "error" in line), lines[0])
+        raise _CannotBuild(f"`{shlex.join(compiler)}` could not compile {source.name}: {said}; {INSTALL}")
 
 
 def _compiler() -> list[str]:
@@ -125,12 +136,12 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         raise _CannotBuild(f"`{command[0]}` could not be run: {error}") from error
 
 
-def _processor_features() -> str:
-    """What -march=native depends on: a cache may be shared by machines with different processors."""
+def _processor_features() -> str | None:
+    """What -march=native depends on: a cache may be shared by machines with different processors. None if unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor()
+        return None
     # The words differ between architectures; on all of them they are the same for all cores that matter here.
     names = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU part", "isa")
-    return "\n".join(sorted({line for line in lines if line.partition(":")[0].strip() in names}))
+    return "\n".join(sorted({line for line in lines if line.partition(":")[0].strip() in names})) or None

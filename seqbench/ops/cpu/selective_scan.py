@@ -36,7 +36,7 @@ def forward(
     """Outputs (B, T, D) and final state (B, D, N); arguments as in `selective_scan`."""
     outputs = torch.empty(inputs.shape, dtype=inputs.dtype)
     if outputs.numel() == 0:
-        return outputs, initial_state.clone()
+        return outputs, initial_state.clone(memory_format=torch.contiguous_format)
     final = torch.empty(initial_state.shape, dtype=inputs.dtype)
     held = _held(inputs, deltas, decay, drive, readout, skip, gate, initial_state)
     function(KERNEL, "forward", inputs.dtype, _FORWARD)(
@@ -69,7 +69,7 @@ def backward(
     held = _held(inputs, deltas, decay, drive, readout, skip, gate, initial_state)
     if inputs.numel() == 0:
         zeros = (inputs.new_zeros(0 if tensor is None else tensor.shape) for tensor in held[:-1])
-        return *zeros, grad_final.clone()
+        return *zeros, grad_final.clone(memory_format=torch.contiguous_format)
     grads = [None if tensor is None else torch.empty(tensor.shape, dtype=inputs.dtype) for tensor in held]
     grad_outputs, grad_final = rows(grad_outputs), plain(grad_final)
     function(KERNEL, "backward", inputs.dtype, _BACKWARD)(

@@ -6,7 +6,10 @@ from seqbench.ops.cuda import nvrtc
 
 
 def unavailable(operator: str, device: str) -> str | None:
-    """Why it cannot run on this device, or None; compiles the operator's kernels for float32 if need be."""
+    """Why it cannot run on this device, or None; compiles the operator's kernels for float32 if need be.
+
+    Of several GPUs the current one is asked. A kernel that does not compile for another says so when it is launched.
+    """
     if torch.version.cuda is None or not torch.cuda.is_available():
         return f"it runs on NVIDIA GPUs only, and torch {torch.__version__} sees none"
     if device != "cuda":

@@ -10,6 +10,7 @@ from seqbench.ops.cuda import launch as gpu
 from seqbench.ops.cuda.launch import address, strided
 from seqbench.ops.layout import plain, rows
 from seqbench.ops.precision import HALF
+from seqbench.ops.pytorch import selective_scan as pytorch
 
 SOURCE = "selective_scan"
 # As in kernels/selective_scan.cu.
@@ -51,10 +52,9 @@ def forward(
 
     Returns:
         (B, T, D) and (B, D, N), contiguous.
-
-    Raises:
-        ValueError: N is not 1 … 256.
     """
+    if not _has_kernel(decay):
+        return pytorch.forward(inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus)
     outputs = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
     if inputs.numel() == 0:
         return outputs, initial_state.clone(memory_format=torch.contiguous_format)
@@ -100,10 +100,12 @@ def backward(
     Returns:
         Gradients with respect to the eight tensors; empty ones for those that are None.
     """
-    dtype, device = inputs.dtype, inputs.device
     tensors = (inputs, deltas, decay, drive, readout, skip, gate, initial_state)
+    if not _has_kernel(decay):
+        return pytorch.backward(*tensors, delta_softplus, grad_outputs, grad_final)
+    dtype, device = inputs.dtype, inputs.device
     if inputs.numel() == 0:
-        zeros = [inputs.new_empty(0) if tensor is None else torch.zeros_like(tensor) for tensor in tensors[:-1]]
+        zeros = (inputs.new_zeros(0 if tensor is None else tensor.shape) for tensor in tensors[:-1])
         return *zeros, grad_final.clone(memory_format=torch.contiguous_format)
     problem = _Problem(*tensors, delta_softplus)
     B, T, D, N = problem.B, problem.T, problem.D, problem.N
@@ -146,6 +148,11 @@ def backward(
     )
 
 
+def _has_kernel(decay: Tensor) -> bool:
+    """Whether the kernels take this many states per channel; torch's operations take any number."""
+    return 1 <= decay.shape[1] <= LARGEST_N
+
+
 class _Problem:
     """Sizes, and the arguments that both directions begin with. Keeps the tensors whose addresses they are."""
 
@@ -162,8 +169,6 @@ class _Problem:
         delta_softplus: bool,
     ) -> None:
         (self.B, self.T, self.D), self.N = inputs.shape, decay.shape[1]
-        if not 1 <= self.N <= LARGEST_N:
-            raise ValueError(f"the CUDA kernels take 1 to {LARGEST_N} states per channel, not {self.N}")
         lanes = 1
         while lanes * STATES < self.N:
             lanes *= 2

@@ -33,10 +33,10 @@ def forward(
     row_bytes = V * states.element_size()
     rows = max(16, BLOCK_BYTES.get(states.device.type, 2 << 20) // row_bytes)
     total = states.new_zeros((), dtype=torch.float64 if states.device.type == "cpu" else torch.float32)
-    none = (0,)
-    grad_states = torch.empty_like(states) if gradients else states.new_empty(none)
-    grad_items = torch.zeros_like(items) if gradients else items.new_empty(none)
-    grad_bias = torch.zeros_like(bias) if gradients and bias is not None else items.new_empty(none)
+    # Contiguous, whatever the strides of the arguments.
+    grad_states = states.new_empty(states.shape if gradients else 0)
+    grad_items = items.new_zeros(items.shape if gradients else 0)
+    grad_bias = items.new_zeros(bias.shape if gradients and bias is not None else 0)
     scores = states.new_empty((min(rows, N), V))
     probabilities = torch.empty_like(scores)
     for start in range(0, N, rows):

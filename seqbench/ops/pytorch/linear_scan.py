@@ -10,6 +10,7 @@ logarithm, so zero, negative and tiny gates are exact.
 Shapes: B batch, T time, D channels, C chunks of K steps.
 """
 
+import cmath
 import math
 
 import torch
@@ -68,12 +69,13 @@ def backward(
     conjugate = gates.conj().resolve_conj()
     grad_inputs = torch.empty(states.shape, dtype=states.dtype, device=states.device)
     if states.shape[1] == 0:
-        return torch.zeros_like(gates), grad_inputs, torch.zeros_like(initial_state)
+        return gates.new_zeros(gates.shape), grad_inputs, initial_state.new_zeros(initial_state.shape)
     grad_inputs[:, -1] = grad_states[:, -1]
     later = conjugate if gates.dim() == 1 else conjugate[:, 1:]
     _run(later, grad_states[:, :-1], grad_states[:, -1], grad_inputs[:, :-1], reverse=True)
     first = conjugate if gates.dim() == 1 else conjugate[:, 0]
-    grad_initial = first * grad_inputs[:, 0]
+    grad_initial = torch.empty(initial_state.shape, dtype=states.dtype, device=states.device)
+    torch.mul(first, grad_inputs[:, 0], out=grad_initial)
     if gates.dim() == 1:
         grad_gates = (grad_inputs[:, 1:] * states[:, :-1].conj()).sum(dim=(0, 1))
         grad_gates += (grad_inputs[:, 0] * initial_state.conj()).sum(dim=0)
@@ -142,6 +144,10 @@ def _chunked(gates: Tensor, inputs: Tensor, initial: Tensor, out: Tensor, *, rev
             torch.addcmul(values[:, :, k], gate, local[:, :, previous], out=local[:, :, k])
             torch.mul(products[:, :, previous], gate, out=products[:, :, k])
         previous = k
+    # A product that has overflown says nothing of the state that it would multiply, which may be zero or tiny.
+    if not cmath.isfinite(products[:, :, last].sum().item()):
+        _sequential(gates, inputs, initial, out, reverse=reverse)
+        return
 
     carries = torch.empty((B, C, D), dtype=out.dtype, device=out.device)  # the state that enters each chunk
     state = initial

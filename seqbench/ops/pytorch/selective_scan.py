@@ -98,7 +98,7 @@ def backward(
         for k in reversed(range(len(decays))):
             t = chunk.start + k
             torch.addcmul(grad_state, grad_y[t].unsqueeze(2), C[t].unsqueeze(1), out=grads[k])
-            grad_state = decays[k] * grads[k]
+            torch.mul(decays[k], grads[k], out=grad_state)
         grad_readout[chunk] = _times(states[1:].mT, grad_y[chunk])
         grad_drive[chunk] = _times(grads.mT, driven[chunk])
         grad_driven[chunk] = _times(grads, B[chunk])
