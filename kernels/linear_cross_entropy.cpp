@@ -178,8 +178,8 @@ public:
             for_each(slices, threads, parallel, [&](int64_t index) { score(index); });
             loss += normalise();
             if (!a.grad_states) continue;
-            // From the last slice to the first, and then upwards again: what was used last may still be in a cache.
-            for_each(slices, threads, parallel, [&](int64_t index) { differentiate(slices - 1 - index); });
+            // Downwards, and with the next block upwards again: what was used last may still be in a cache.
+            for_each(slices, threads, parallel, [&](int64_t index) { differentiate(index); }, true);
             for_each(rows, threads, parallel, [&](int64_t n) { add_shares(n); });
         }
         *a.loss = loss / a.N;

@@ -268,12 +268,12 @@ void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states,
         product<R, Complex>(grad_inputs + b * T * row + offset, gate, grad_initial + b * row + offset, width);
     };
     if (chunks.count == 1) {
-        for_each(pieces.count, pieces.threads, parallel, [&](int64_t item) {
-            const int64_t piece = pieces.count - 1 - item;
+        const auto all = [&](int64_t piece) {
             pad(piece);
             scan(piece, 0, 0, steps_of(piece), false);
             finish(piece);
-        });
+        };
+        for_each(pieces.count, pieces.threads, parallel, all, true);
     } else {
         const int64_t cuts = chunks.count - 1;
         for_each(pieces.count * cuts, pieces.useful, parallel, [&](int64_t item) {

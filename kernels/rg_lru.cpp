@@ -101,8 +101,7 @@ void backward(const R* inputs, int64_t inputs_b, int64_t inputs_t, const R* gate
               double* partial, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {
     constexpr int64_t chunk = CHUNK_BYTES / sizeof(R);
     const Pieces pieces(B, T, D, sizeof(R), threads);
-    for_each(pieces.count, pieces.threads, parallel, [&](int64_t item) {
-        const int64_t piece = pieces.count - 1 - item;
+    const auto all = [&](int64_t piece) {
         const int64_t b = pieces.row(piece), offset = pieces.first(piece), width = pieces.size(piece);
         R minus_rate[ROW_BYTES / sizeof(R)], carry[ROW_BYTES / sizeof(R)], rates[ROW_BYTES / sizeof(R)];
         minus_rates(decay + offset, minus_rate, width);
@@ -123,7 +122,8 @@ void backward(const R* inputs, int64_t inputs_b, int64_t inputs_t, const R* gate
                 for (int64_t i = 0; i < width; ++i) total[i] += rates[i], rates[i] = 0;
         }
         for (int64_t i = 0; i < width; ++i) grad_initial[b * D + offset + i] = carry[i];
-    });
+    };
+    for_each(pieces.count, pieces.threads, parallel, all, true);
     // In the order of the batch, whatever thread each row came from.
     for (int64_t b = 1; b < B; ++b)
         for (int64_t i = 0; i < D; ++i) partial[i] += partial[b * D + i];

@@ -28,8 +28,9 @@ def address(tensor: Tensor | None) -> int | None:
 
 
 def threads() -> tuple[int, int | None]:
-    """How many threads a kernel may use, and the address of the function that starts them."""
-    return torch.get_num_threads(), _torch_threads()
+    """How many threads a kernel may use, and the address of the runtime that has them, if any."""
+    runtime = _torch_threads()
+    return torch.get_num_threads(), None if runtime is None else ctypes.addressof(runtime)
 
 
 @cache
@@ -43,14 +44,22 @@ def function(kernel: str, direction: str, dtype: torch.dtype, arguments: Sequenc
     return found
 
 
+class _Runtime(ctypes.Structure):
+    """`Runtime` of kernels/parallel.h."""
+
+    _fields_ = (("parallel", POINTER), ("number", POINTER))
+
+
 @cache
-def _torch_threads() -> int | None:
-    """Address of the function that starts a parallel region in the OpenMP runtime that torch itself has loaded.
+def _torch_threads() -> _Runtime | None:
+    """The functions with which the OpenMP runtime that torch itself has loaded starts threads and numbers them.
 
     After an operation of torch its threads keep the cores busy for a while, waiting for the next one; threads of our
     own would compete with them. None if torch was built without OpenMP: the kernel then starts threads itself.
     """
     try:
-        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p).value
+        library = ctypes.CDLL(torch._C.__file__)
+        found = (library.GOMP_parallel, library.omp_get_thread_num)
     except (AttributeError, OSError):
         return None
+    return _Runtime(*(ctypes.cast(function, POINTER).value for function in found))
