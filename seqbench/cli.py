@@ -371,7 +371,6 @@ def kernels(
     quiet: Quiet = False,
 ) -> None:
     """Time the operators' backends, and peers if installed, next to a copy of as many bytes; check results first."""
-    from seqbench.allocator import keep_freed_memory
     from seqbench.files import write_json
     from seqbench.plan import resolve_device
     from seqbench.speed import benchmark, plots, request, summary, table
@@ -380,7 +379,6 @@ def kernels(
     wanted = request.parse(resolve_device(device), dtype, operators, shapes, backends, seconds)
     if plot is not None:
         plots.check(plot)
-    keep_freed_memory()  # as in training
     for name, measured in zip(wanted.shapes, benchmark.run(wanted), strict=True):
         for block in table.tables(measured, name):
             console.out.print(block)

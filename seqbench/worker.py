@@ -14,14 +14,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from seqbench.allocator import keep_freed_memory
 from seqbench.errors import Diverged, SeqbenchError, StorageError, out_of_memory
 
 
 def main() -> None:
     """Read one order, run it, and report `finished` or `failed` as the last event."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    keep_freed_memory()
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
