@@ -8,7 +8,7 @@ import pytest
 from seqbench import run
 from seqbench.evaluate import Ranks
 from seqbench.results import read_record
-from tests.kit import SMALL, TINY, Bench, Running
+from tests.kit import SMALL, TINY, Bench
 
 MODELS = ("--models", "lrurec,markov")
 DIVERGING = ("--set", "lrurec.learning_rate=1e30", "--set", "lrurec.clip_norm=0")
@@ -173,17 +173,20 @@ def test_a_worker_that_is_killed_is_recorded_and_resumed(bench: Bench) -> None:
 
 
 def test_two_commands_on_one_store_do_not_get_in_each_others_way(bench: Bench) -> None:
-    words = ("run", *TINY, *SMALL, "--models", "lrurec,markov", "--epochs", "3")
-    both: list[Running] = [bench.start(*words) for _ in range(2)]
-    outcomes = [running.wait() for running in both]
-    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
-    for model in ("lrurec", "markov"):
-        record = read_record(bench.folder(model) / "record.json")
-        assert record.finished
-        assert Ranks.read(bench.folder(model) / "ranks.parquet").metrics() == record.accuracy
-    assert bench.files() == ["ranks.parquet"] * 2 + ["record.json"] * 2 + ["samples.parquet"] * 2
-    trained = sum("epoch 3/3" in outcome.err for outcome in outcomes)
-    assert trained == 1, "the second one finds the cell finished"
+    words = ("run", *TINY, *SMALL, "--models", "lrurec", "--epochs", "40")
+    first = bench.start(*words)
+    assert first.saw("epoch 2/40")
+    second = bench.call(*words)
+    assert second.code == 0
+    assert "Waiting for another process: it is running synthetic / lrurec / seed 0" in second.words
+    assert "epoch" not in second.words, "it finds the cell finished"
+    outcome = first.wait()
+    assert outcome.code == 0
+    assert "epoch 40/40" in outcome.words
+    record = read_record(bench.folder("lrurec") / "record.json")
+    assert record.finished
+    assert Ranks.read(bench.folder("lrurec") / "ranks.parquet").metrics() == record.accuracy
+    assert bench.files() == ["ranks.parquet", "record.json", "samples.parquet"]
 
 
 def test_another_protocol_is_another_cell(bench: Bench) -> None:
@@ -205,7 +208,7 @@ def test_a_failure_never_replaces_what_was_finished(bench: Bench, monkeypatch: p
     before = bench.record("popularity")
     # The worker of a forced rerun dies before it has done anything.
     monkeypatch.setattr(run, "WORKER", "import os; os.kill(os.getpid(), 9)")
-    outcome = bench.run("--models", "popularity", "--force")
+    outcome = bench.run("--models", "popularity", "--force", processes=True)
     assert outcome.code == 1
     assert "killed" in outcome.words
     assert bench.record("popularity") == before
