@@ -52,7 +52,7 @@ class Kernels:
 @pytest.fixture
 def kernels(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Kernels:
     monkeypatch.setattr(benchmark, "LISTENING_SECONDS", 0.01)
-    monkeypatch.setattr(timing, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "TURN_SECONDS", 0.0005)
     return Kernels(tmp_path, capsys)
 
 

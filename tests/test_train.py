@@ -336,8 +336,8 @@ def test_throughput_counts_targets_whatever_the_objective(objective: str, make: 
     [(loss, proposal) for loss in LOSSES for proposal in (PROPOSALS if loss == "sampled-softmax" else PROPOSALS[:1])],
 )
 def test_every_loss_falls_and_resumes_bit_for_bit(loss: str, proposal: str, make: Make, tmp_path: Path) -> None:
-    settings = {"loss": loss, "proposal": proposal, "negatives": 5, "learning_rate": 1e-2, "batch_size": 16}
-    settings["objective"] = "prefix"
+    sampling = {"loss": loss, "proposal": proposal, "negatives": 5}
+    settings: dict[str, Any] = {**sampling, "objective": "prefix", "batch_size": 16, "learning_rate": 1e-2}
     straight = make(epochs=4, **settings)
     straight.run()
     assert straight.state.history[-1].loss < straight.state.history[0].loss

@@ -80,7 +80,7 @@ def test_learns_that_item_i_is_followed_by_the_next(form: str, tmp_path: Path) -
             model,
             sequences,
             training=TrainingConfig(
-                epochs=30, patience=4, batch_size=batch_size, learning_rate=1e-2, objective=objective
+                epochs=30, patience=6, batch_size=batch_size, learning_rate=1e-2, objective=objective
             ),
             protocol=protocol,
             seed=0,
