@@ -1,7 +1,7 @@
 """What the tests of whole commands share: a small prepared data set, and ways to run `seqbench`.
 
-In this process (`call`) the heavy imports are there already; only the workers are processes of their own. Signals
-need the real thing (`start`).
+In this process (`call`) the heavy imports are there already, and the cells are run here, too. What is about the
+processes themselves needs workers that are some (`processes=True`), signals the whole command (`start`).
 """
 
 import json
@@ -19,8 +19,10 @@ import psutil
 import pytest
 
 import seqbench
-from seqbench import console
+from seqbench import console, measure, run, worker
 from seqbench.__main__ import main
+from seqbench.ops.backends import VARIABLE
+from seqbench.progress import CellProgress
 
 ROOT = Path(seqbench.__file__).resolve().parent.parent
 QUICK = Path(__file__).parent / "quick"
@@ -57,27 +59,29 @@ class Bench:
         self.results = results
         self.capsys = capsys
 
-    def call(self, *words: object) -> Outcome:
-        """Run a command in this process, as `seqbench` would."""
-        assert self.capsys is not None
-        self.capsys.readouterr()
+    def call(self, *words: object, processes: bool = False) -> Outcome:
+        """Run a command in this process, as `seqbench` would; its cells here as well, or in worker processes."""
+        if self.capsys:
+            self.capsys.readouterr()
         code: Any = 0
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["seqbench", *map(str, words)])
             for name, value in self.environment().items():
                 patch.setenv(name, value)
+            if not processes:
+                patch.setattr(run, "_work", work_here)
             try:
                 main()
             except SystemExit as end:
                 code = end.code
             finally:
                 console.quiet(False)
-        said = self.capsys.readouterr()
-        return Outcome(code or 0, said.out, said.err)
+        out, err = self.capsys.readouterr() if self.capsys else ("", "")
+        return Outcome(code or 0, out, err)
 
-    def run(self, *words: object) -> Outcome:
+    def run(self, *words: object, processes: bool = False) -> Outcome:
         """`seqbench run` on the small data set in this process."""
-        return self.call("run", *TINY, *words)
+        return self.call("run", *TINY, *words, processes=processes)
 
     def start(self, *words: object) -> "Running":
         """Start a command in a process group of its own."""
@@ -112,6 +116,31 @@ class Bench:
     def files(self) -> list[str]:
         """Names of all files of all cells that hold something."""
         return sorted(path.name for path in self.results.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def work_here(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A worker's part in this process, its order and events as JSON, and as quick as those of `tests/quick`."""
+    environment: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+
+    def emit(event: str, **fields: Any) -> None:
+        nonlocal last
+        last = json.loads(json.dumps({"event": event, **fields}))
+        if event == "environment":
+            environment.update(last["environment"])
+        else:
+            progress.show(last)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, "auto")  # which the worker may set
+        patch.setattr(measure, "SECONDS_PER_POINT", 0.0)
+        for option, values in (("lengths", (16,)), ("batches", (1,))):
+            patch.setitem(measure.latency.__wrapped__.__kwdefaults__, option, values)  # type: ignore[attr-defined]
+        try:
+            worker._run(json.loads(json.dumps(order)), emit)
+        except Exception as error:
+            emit("failed", **worker.describe(error))
+    return last, environment
 
 
 class Running:

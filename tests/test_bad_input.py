@@ -230,13 +230,16 @@ def test_a_damaged_checkpoint_fails_its_cell_and_force_starts_over(bench: Bench)
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_finished(bench: Bench, tmp_path: Path) -> None:
-    """A real file system with room for the first cell, but not for the checkpoints of the second."""
+    """A real file system with room for a cell that is finished, but not for the checkpoints of the next."""
     mount = tmp_path / "mount"
     bench.results = mount / "results"
     wrapper = on_small_disk(mount, "96k")
+    stored = Bench(bench.home, tmp_path / "stored", bench.capsys)
+    assert stored.run("--models", "popularity").code == 0
     run = f"{sys.executable} -m seqbench run " + " ".join(TINY)
     # What is left has to be looked at before the file system goes.
     script = (
+        f'cp -r "{stored.results}" "{bench.results}"\n'
         f"{run} --models popularity,lrurec,markov --epochs 2 --set lrurec.hidden_size=64\n"
         f'code=$?\nfind "{mount}" -type f -size +0 -printf "%f\\n"\n'
         f"{sys.executable} -m seqbench report --csv > /dev/null || exit 8\nexit $code"

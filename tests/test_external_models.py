@@ -98,7 +98,7 @@ def test_a_file_that_changes_before_its_cell_is_run_is_refused(
 ) -> None:
     path = write(CONSTANT.replace("VALUE", "0.0"))
     monkeypatch.setattr(plan, "model_source", lambda _: "sha256:another")
-    outcome = bench.run("--models", f"{path}:Constant")
+    outcome = bench.run("--models", f"{path}:Constant", processes=True)
     assert outcome.code == 1
     assert "has changed since the run began" in outcome.words
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from seqbench.ops.backends import BACKENDS, Backend
 from seqbench.ops.reference import linear_scan as reference_scan
 from seqbench.ops.reference import selective_scan as reference_selective
-from seqbench.speed import benchmark, gate, workloads
+from seqbench.speed import benchmark, gate, timing, workloads
 from seqbench.speed.benchmark import PASSES, Competitor, _Problem
 from seqbench.speed.peers import PEERS
 from seqbench.speed.request import parse
@@ -52,6 +52,7 @@ class Kernels:
 @pytest.fixture
 def kernels(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Kernels:
     monkeypatch.setattr(benchmark, "LISTENING_SECONDS", 0.01)
+    monkeypatch.setattr(timing, "TURN_SECONDS", 0.0005)
     return Kernels(tmp_path, capsys)
 
 

@@ -70,7 +70,7 @@ def test_the_estimated_sum_over_the_catalogue_is_unbiased(counts: list[int], inp
     states, items, bias, targets = (tensor if tensor is None else tensor.detach()[:1] for tensor in inputs)
     states, items, bias = states, inputs[1].detach(), None if inputs[2] is None else inputs[2].detach()
     proposal = Proposal(torch.tensor(counts))
-    draws, source = 4000, generator()
+    draws, source = 1000, generator()
     scores = logits(states, items, bias)[0]
     totals = []
     for _ in range(draws):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -36,14 +37,13 @@ def outcome_of(bench: Bench) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def uninterrupted(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     bench = Bench(home, tmp_path_factory.mktemp("uninterrupted"))
-    outcome = bench.start(*WORDS).wait()
-    assert outcome.code == 0, outcome.err
+    assert bench.call(*WORDS).code == 0
     return outcome_of(bench)
 
 
 def finish(bench: Bench) -> str:
     """Repeat the command to its end; what it said."""
-    outcome = bench.start(*WORDS).wait()
+    outcome = bench.call(*WORDS)
     assert outcome.code == 0, outcome.err
     return outcome.err
 
@@ -74,25 +74,64 @@ def kill_at_random(bench: Bench, rng: random.Random, kills: int) -> list[Running
     return killed
 
 
-def check_kills(bench: Bench, uninterrupted: dict[str, Any], seed: int, kills: int) -> None:
-    killed = kill_at_random(bench, random.Random(seed), kills)
+class Killed(BaseException):
+    """Nothing catches it."""
+
+
+def test_killed_around_every_file_that_is_put_in_place_the_outcome_is_the_same(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("run", *TINY, *SMALL, "--models", "lrurec", "--epochs", "3")
+    straight = Bench(bench.home, tmp_path / "straight", bench.capsys)
+    assert straight.call(*words).code == 0
+    names = ["checkpoint.safetensors"] * 3 + ["ranks.parquet", "samples.parquet", "record.json"]
+    moments = [(when, name) for name in names for when in ("before", "after")][:-1]  # after the last it is finished
+    replace = Path.replace
+
+    def kill(temporary: Path, target: Path) -> None:
+        if moments and moments[0] == ("before", target.name):
+            shutil.copy(temporary, target.with_name(f".{target.name}.1.tmp"))  # who is killed does not clean up
+            del moments[0]
+            raise Killed
+        replace(temporary, target)
+        if moments and moments[0] == ("after", target.name):
+            del moments[0]
+            raise Killed
+
+    monkeypatch.setattr(Path, "replace", kill)
+    while moments:
+        with pytest.raises(Killed):
+            bench.call(*words)
+    assert list(bench.results.rglob("*.tmp"))
+    assert bench.call(*words).code == 0
+    assert outcome_of(bench) == outcome_of(straight)
+
+
+def test_a_command_that_is_killed_takes_its_worker_along_and_is_resumed(
+    bench: Bench, uninterrupted: dict[str, Any]
+) -> None:
+    running = bench.start(*WORDS)
+    assert running.saw("epoch 3/")
+    children = running.children()
+    running.process.kill()
+    running.wait()
+    assert children
+    assert all_gone(children)
+    assert "resumed after epoch" in finish(bench)
+    assert outcome_of(bench) == uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_random_moments_the_outcome_is_the_same(
+    seed: int, bench: Bench, uninterrupted: dict[str, Any]
+) -> None:
+    killed = kill_at_random(bench, random.Random(seed), kills=12)
     said = finish(bench)
     resumed = [words for words in ["".join(running.lines) for running in killed] + [said] if "resumed after" in words]
     assert len(resumed) >= 2, "the kills did not hit the training"
     assert outcome_of(bench) == uninterrupted
     assert not list(bench.results.rglob("*.tmp"))
-
-
-def test_killed_at_random_moments_the_outcome_is_the_same(bench: Bench, uninterrupted: dict[str, Any]) -> None:
-    check_kills(bench, uninterrupted, seed=0, kills=5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 4))
-def test_killed_at_many_random_moments_the_outcome_is_the_same(
-    seed: int, bench: Bench, uninterrupted: dict[str, Any]
-) -> None:
-    check_kills(bench, uninterrupted, seed=seed, kills=12)
 
 
 @pytest.mark.parametrize("whole_group", [True, False], ids=["group", "parent only"])

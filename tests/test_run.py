@@ -1,14 +1,17 @@
 """Whole runs: what is stored, skipped, repeated, and what a failing cell leaves behind."""
 
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from seqbench import run
 from seqbench.evaluate import Ranks
+from seqbench.progress import CellProgress
 from seqbench.results import read_record
-from tests.kit import SMALL, TINY, Bench, Running
+from tests.kit import SMALL, TINY, Bench
 
 MODELS = ("--models", "lrurec,markov")
 DIVERGING = ("--set", "lrurec.learning_rate=1e30", "--set", "lrurec.clip_norm=0")
@@ -16,10 +19,10 @@ DIVERGING = ("--set", "lrurec.learning_rate=1e30", "--set", "lrurec.clip_norm=0"
 
 @pytest.fixture(scope="module")
 def finished(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder after one run of two models, two seeds; its stderr is beside it."""
+    """A results folder after one run of two models, with real processes; its stderr is beside it."""
     folder = tmp_path_factory.mktemp("run")
     bench = Bench(home, folder / "results")
-    running = bench.start("run", *TINY, *SMALL, *MODELS, "--seeds", "0,1", "--epochs", "2")
+    running = bench.start("run", *TINY, *SMALL, *MODELS, "--epochs", "2")
     outcome = running.wait()
     assert outcome.code == 0, outcome.err
     (folder / "stderr").write_text(outcome.err)
@@ -37,9 +40,9 @@ def stamps(results: Path) -> dict[str, int]:
 
 
 def test_a_run_stores_record_ranks_and_samples_and_no_checkpoint(done: Bench) -> None:
-    assert done.files() == ["ranks.parquet"] * 3 + ["record.json"] * 3 + ["samples.parquet"] * 3
-    for model, seed in (("lrurec", 0), ("lrurec", 1), ("markov", 0)):
-        folder = done.folder(model, seed)
+    assert done.files() == ["ranks.parquet"] * 2 + ["record.json"] * 2 + ["samples.parquet"] * 2
+    for model in ("lrurec", "markov"):
+        folder = done.folder(model)
         record = read_record(folder / "record.json")
         assert record.finished
         assert folder == record.definition.folder(done.results)
@@ -71,26 +74,26 @@ def test_a_record_tells_what_training_gave_and_took(done: Bench) -> None:
 def test_without_a_terminal_every_epoch_is_a_plain_line(done: Bench) -> None:
     said = (done.results.parent / "stderr").read_text()
     assert "synthetic / lrurec / seed 0: epoch 1/2: loss" in said
-    assert "synthetic / lrurec / seed 1: epoch 2/2: loss" in said
-    assert "[3/3] synthetic / markov / seed 0: test ndcg@10" in said
+    assert "synthetic / lrurec / seed 0: epoch 2/2: loss" in said
+    assert "[2/2] synthetic / markov / seed 0: test ndcg@10" in said
     assert "\x1b" not in said
     assert "\r" not in said
 
 
 def test_a_second_run_skips_what_is_finished(done: Bench) -> None:
     before = stamps(done.results)
-    outcome = done.run(*SMALL, *MODELS, "--seeds", "0,1", "--epochs", "2")
+    outcome = done.run(*SMALL, *MODELS, "--epochs", "2")
     assert outcome.code == 0
-    assert "3 of 3 cells are finished already; --force runs them again." in outcome.words
+    assert "2 of 2 cells are finished already; --force runs them again." in outcome.words
     assert stamps(done.results) == before
 
 
 def test_a_dry_run_shows_the_plan_and_runs_nothing(done: Bench) -> None:
     before = stamps(done.results)
-    outcome = done.run(*SMALL, *MODELS, "--seeds", "0,1,2", "--epochs", "2", "--dry-run")
+    outcome = done.run(*SMALL, *MODELS, "--seeds", "0,1", "--epochs", "2", "--dry-run")
     assert outcome.code == 0
     states = [line.split()[-1] for line in outcome.out.splitlines() if line.startswith("synthetic")]
-    assert states == ["skipped", "skipped", "run", "skipped"]
+    assert states == ["skipped", "run", "skipped"]
     forced = done.run(*SMALL, *MODELS, "--epochs", "2", "--dry-run", "--force")
     assert forced.out.count("to be run again") == 2
     assert stamps(done.results) == before
@@ -126,11 +129,12 @@ def test_a_data_set_named_twice_is_run_once(bench: Bench) -> None:
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(bench: Bench) -> None:
-    words = (*SMALL, *DIVERGING, "--models", "lrurec,markov", "--epochs", "3")
+    words = (*SMALL, *DIVERGING, "--models", "lrurec,markov", "--seeds", "0,1", "--epochs", "3")
     outcome = bench.run(*words)
     assert outcome.code == 1
-    summary = outcome.words[outcome.words.index("1 of 2 cells failed") :]
+    summary = outcome.words[outcome.words.index("2 of 3 cells failed") :]
     assert "synthetic / lrurec / seed 0" in summary
+    assert "synthetic / lrurec / seed 1" in summary
     assert "is not finite" in summary
     assert "Repeat the command" in summary
     assert bench.record("markov")["status"] == "finished"
@@ -147,25 +151,31 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(bench: Bench) -> None:
 
     again = bench.run(*words)
     assert again.code == 1
-    assert "1 of 2 cells are finished already" in again.words
-    assert "[1/1] synthetic / lrurec / seed 0" not in again.words.partition("Error")[0]
+    assert "1 of 3 cells are finished already" in again.words
+    assert "[1/2] synthetic / lrurec / seed 0" not in again.words.partition("Error")[0]
     assert bench.record("lrurec")["started"] >= failed["started"]
 
 
-def test_a_worker_that_is_killed_is_recorded_and_resumed(bench: Bench) -> None:
-    words = ("run", *TINY, *SMALL, "--models", "lrurec,popularity", "--epochs", "12")
-    running = bench.start(*words)
-    assert running.saw("epoch 2/12")
-    running.worker().kill()
-    outcome = running.wait()
+def test_a_worker_that_is_killed_is_recorded_and_resumed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    show = CellProgress.show
+
+    def kill_in_epoch_2(progress: CellProgress, event: dict[str, Any]) -> None:
+        show(progress, event)
+        if (event["event"], event.get("epoch")) == ("epoch", 2):
+            (worker,) = psutil.Process().children()
+            worker.kill()
+
+    words = (*SMALL, "--models", "lrurec", "--epochs", "12")
+    with monkeypatch.context() as patch:
+        patch.setattr(CellProgress, "show", kill_in_epoch_2)
+        outcome = bench.run(*words, processes=True)
     assert outcome.code == 1
     assert "the process was killed, probably because memory ran out" in outcome.words
     assert bench.record("lrurec")["failure"]["kind"] == "killed"
-    assert bench.record("popularity")["status"] == "finished"
     assert "checkpoint.safetensors" in bench.files()
-    plan = bench.call(*words, "--dry-run")
+    plan = bench.run(*words, "--dry-run")
     assert "to be resumed" in plan.out
-    again = bench.call(*words)
+    again = bench.run(*words)
     assert again.code == 0
     assert "resumed after epoch" in again.words
     assert bench.record("lrurec")["training"]["epochs"] == 12
@@ -173,17 +183,20 @@ def test_a_worker_that_is_killed_is_recorded_and_resumed(bench: Bench) -> None:
 
 
 def test_two_commands_on_one_store_do_not_get_in_each_others_way(bench: Bench) -> None:
-    words = ("run", *TINY, *SMALL, "--models", "lrurec,markov", "--epochs", "3")
-    both: list[Running] = [bench.start(*words) for _ in range(2)]
-    outcomes = [running.wait() for running in both]
-    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
-    for model in ("lrurec", "markov"):
-        record = read_record(bench.folder(model) / "record.json")
-        assert record.finished
-        assert Ranks.read(bench.folder(model) / "ranks.parquet").metrics() == record.accuracy
-    assert bench.files() == ["ranks.parquet"] * 2 + ["record.json"] * 2 + ["samples.parquet"] * 2
-    trained = sum("epoch 3/3" in outcome.err for outcome in outcomes)
-    assert trained == 1, "the second one finds the cell finished"
+    words = ("run", *TINY, *SMALL, "--models", "lrurec", "--epochs", "40")
+    first = bench.start(*words)
+    assert first.saw("epoch 2/40")
+    second = bench.call(*words)
+    assert second.code == 0
+    assert "Waiting for another process: it is running synthetic / lrurec / seed 0" in second.words
+    assert "epoch" not in second.words, "it finds the cell finished"
+    outcome = first.wait()
+    assert outcome.code == 0
+    assert "epoch 40/40" in outcome.words
+    record = read_record(bench.folder("lrurec") / "record.json")
+    assert record.finished
+    assert Ranks.read(bench.folder("lrurec") / "ranks.parquet").metrics() == record.accuracy
+    assert bench.files() == ["ranks.parquet", "record.json", "samples.parquet"]
 
 
 def test_another_protocol_is_another_cell(bench: Bench) -> None:
@@ -205,7 +218,7 @@ def test_a_failure_never_replaces_what_was_finished(bench: Bench, monkeypatch: p
     before = bench.record("popularity")
     # The worker of a forced rerun dies before it has done anything.
     monkeypatch.setattr(run, "WORKER", "import os; os.kill(os.getpid(), 9)")
-    outcome = bench.run("--models", "popularity", "--force")
+    outcome = bench.run("--models", "popularity", "--force", processes=True)
     assert outcome.code == 1
     assert "killed" in outcome.words
     assert bench.record("popularity") == before

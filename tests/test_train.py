@@ -46,8 +46,9 @@ def make(tmp_path: Path) -> Make:
         model = cls(ITEMS, MAX_LEN, dataclasses.replace(cls.Config(), hidden_size=8, layers=1))
         assert isinstance(model, SequenceModel)
         assert cls.training_defaults is not None
-        changes.setdefault("objective", cls.training_defaults.objective)
-        defaults = {"epochs": 6, "patience": 50, "batch_size": 8, "learning_rate": 3e-3, "clip_norm": 5.0}
+        objective = changes.setdefault("objective", cls.training_defaults.objective)
+        batch_size = 8 if objective == "all-positions" else 8 * MAX_LEN  # as many targets either way
+        defaults = {"epochs": 4, "patience": 50, "batch_size": batch_size, "learning_rate": 3e-3, "clip_norm": 5.0}
         return Trainer(
             model,
             random_sequences(),
@@ -330,10 +331,13 @@ def test_throughput_counts_targets_whatever_the_objective(objective: str, make: 
     assert second.timed_interactions == len(trainer.sequences.training_pairs()[0])
 
 
-@pytest.mark.parametrize("proposal", PROPOSALS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "proposal"),
+    [(loss, proposal) for loss in LOSSES for proposal in (PROPOSALS if loss == "sampled-softmax" else PROPOSALS[:1])],
+)
 def test_every_loss_falls_and_resumes_bit_for_bit(loss: str, proposal: str, make: Make, tmp_path: Path) -> None:
-    settings = {"loss": loss, "proposal": proposal, "negatives": 5, "learning_rate": 1e-2, "objective": "prefix"}
+    sampling = {"loss": loss, "proposal": proposal, "negatives": 5}
+    settings: dict[str, Any] = {**sampling, "objective": "prefix", "batch_size": 16, "learning_rate": 1e-2}
     straight = make(epochs=4, **settings)
     straight.run()
     assert straight.state.history[-1].loss < straight.state.history[0].loss
@@ -408,12 +412,12 @@ def test_a_training_that_is_stopped_after_every_epoch_ends_bit_for_bit_the_same(
     straight.run()
     (tmp_path / CHECKPOINT).unlink()
     resumed: list[int] = []
-    for epochs in range(1, 7):
+    for epochs in range(1, 5):
         trainer = make(name, epochs=epochs, emit=lambda event, **f: event == "resumed" and resumed.append(f["epoch"]))
         torch.manual_seed(epochs)  # what was drawn before must not matter
         trainer.resume()
         trainer.run()
-    assert resumed == [1, 2, 3, 4, 5]
+    assert resumed == [1, 2, 3]
     assert figures(trainer) == figures(straight)
     assert equal_weights(copy_of(trainer), copy_of(straight))
     assert equal_weights(trainer.best_weights, straight.best_weights)
