@@ -3,12 +3,15 @@
 Shapes: n rows; users, items (n,) integer codes from 0; timestamps (n,) int64.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-PART = 1 << 17  # rows that are sorted together: they fit in a cache
-CHUNK = 1 << 22  # rows that are counted together
+PART = 1 << 14  # rows that are sorted together: they fit in a cache
+CHUNK = 1 << 18  # rows that are counted or looked up together
+THREADS = 4  # that sort
 
 RULES = ("k-core", "joint-once", "item-then-user-once")
 
@@ -25,18 +28,25 @@ def sort_by_user(columns: dict[str, np.ndarray], keys: Sequence[str]) -> None:
         return
     ends = np.cumsum(count(users))
     step = _step(len(users))
-    if not (users[1:] >= users[:-1]).all():
+    grouped = bool((users[1:] >= users[:-1]).all())
+    if not grouped:
         # Deal the rows to parts, each of which is then sorted on its own. With keys of 16 bits this is a radix sort.
         part = ((ends - 1) // step).astype(np.uint16)
         order = np.argsort(part[users], kind="stable")
         for name in columns:
             columns[name] = columns[name][order]
         del order
-    for start, stop in _parts(ends, step):
-        part_of = {name: values[start:stop] for name, values in columns.items()}
+
+    def sort(part: tuple[int, int]) -> None:
+        part_of = {name: values[slice(*part)] for name, values in columns.items()}
         order = _order_within(part_of["users"], *(part_of[key] for key in keys))
-        for values in part_of.values():
-            values[:] = values[order]
+        for name, values in part_of.items():
+            if not (grouped and name == "users"):
+                values[:] = values.take(order)
+
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(sort, _parts(ends, step)):
+            pass
 
 
 def _step(rows: int) -> int:
@@ -119,10 +129,34 @@ def core(
         good_users, good_items = of_users >= min_user, of_items >= min_item
         if (good_users | (of_users == 0)).all() and (good_items | (of_items == 0)).all():
             return of_users > 0, of_items > 0
-        kept = good_users[users]
-        kept &= good_items[items]
+        kept = both(good_users, users, good_items, items)
+        dropped = np.flatnonzero(~kept)
+        of_users -= count(users[dropped], len(of_users))
+        of_items -= count(items[dropped], len(of_items))
         users, items = users[kept], items[kept]
-        of_users, of_items = count(users, len(of_users)), count(items, len(of_items))
+
+
+def both(good_users: np.ndarray, users: np.ndarray, good_items: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """(n,) whether a row's user and item are both good."""
+    kept = np.empty(len(users), bool)
+    for at in _chunks(len(users)):
+        # All codes are in range; saying "clip" only saves looking.
+        np.logical_and(good_users.take(users[at], mode="clip"), good_items.take(items[at], mode="clip"), out=kept[at])
+    return kept
+
+
+def select(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The values of a mask, moved to the front of their own memory."""
+    end = 0
+    for at in _chunks(len(values)):
+        kept = values[at][chosen[at]]
+        values[end : end + len(kept)] = kept
+        end += len(kept)
+    return values[:end]
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    return (slice(start, min(start + CHUNK, rows)) for start in range(0, rows, CHUNK))
 
 
 def count(codes: np.ndarray, size: int = 0) -> np.ndarray:
@@ -145,9 +179,8 @@ def contiguous(codes: np.ndarray, size: int) -> np.ndarray:
     Returns:
         (V,) whether a code is in use.
     """
-    used = np.zeros(size, bool)
-    used[codes] = True
+    used = count(codes, size) > 0
     ids = np.cumsum(used, dtype=np.int32)
-    for start in range(0, len(codes), CHUNK):
-        codes[start : start + CHUNK] = ids[codes[start : start + CHUNK]]
+    for at in _chunks(len(codes)):
+        codes[at] = ids.take(codes[at], mode="clip")
     return used

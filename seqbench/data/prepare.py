@@ -373,7 +373,7 @@ class _Rows:
         if chosen.all():
             return
         for name in self.columns:
-            self.columns[name] = self.columns[name][chosen]
+            self.columns[name] = filters.select(self.columns[name], chosen)
 
 
 def _filter(spec: DatasetSpec, loaded: _Loaded, options: dict[str, Any], raw_counts: dict[str, float]) -> Tables:
@@ -399,9 +399,7 @@ def _filter(spec: DatasetSpec, loaded: _Loaded, options: dict[str, Any], raw_cou
         generator = np.random.default_rng(SAMPLE_SEED)
         dropped = generator.permutation(np.flatnonzero(users))[options["max_users"] :]
         users[dropped] = False
-    kept = users[rows["users"]]
-    kept &= items[rows["items"]]
-    rows.select(kept)
+    rows.select(filters.both(users, rows["users"], items, rows["items"]))
     if not len(rows["users"]):
         raise SeqbenchError(
             f"No interaction of {spec.name} passes the filters (at least {options['min_user']} per user and "

@@ -1,8 +1,9 @@
 """Delimited text in blocks of whole lines: read as numbers at once where that works, line by line where not."""
 
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
 import numpy as np
@@ -24,12 +25,13 @@ from seqbench.data.parsers.rows import (
 )
 from seqbench.errors import SeqbenchError
 
-BLOCK = 8 << 20  # bytes that are looked at together
-PART = 1 << 20  # bytes of a block that one thread parses at a time
+BLOCK = 4 << 20  # bytes that are looked at together
+THREADS = 4  # that parse; reading and hashing, which one thread does, keep no more of them busy
 HEADER_LIMIT = 1 << 16  # bytes; a longer first line is not a header
 LINE_LIMIT = 64 << 20  # bytes; a longer line is not a row
 
-HEXADECIMAL = re.compile(rb"(?:^|[^0-9A-Za-z])0[xX]")
+# 0x where nothing of a word comes before it, looked at last: a pattern that begins with a letter is searched for fast.
+HEXADECIMAL = re.compile(rb"0[xX](?<![0-9A-Za-z]0[xX])")
 
 BOM = b"\xef\xbb\xbf"  # some editors put it before the first value
 
@@ -108,9 +110,28 @@ class Lines:
         return block
 
 
+def one_piece(block: bytes) -> int:
+    """The block_size with which pyarrow parses all of a block as one piece, whose columns need not be joined."""
+    return max(len(block), 1 << 16)
+
+
 def _count(block: bytes, byte: bytes) -> int:
     """How often a byte occurs; for frequent ones this is faster than bytes.count."""
     return int(np.count_nonzero(np.frombuffer(block, np.uint8) == byte[0]))
+
+
+def parsed(lines: Lines, parse: Callable[[bytes], Block | None]) -> Iterator[tuple[bytes, int, Block | None]]:
+    """Every block, how many lines came before it, and what `parse` makes of it; several threads parse ahead."""
+    threads = min(THREADS, pa.cpu_count())
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[tuple[bytes, int, Future[Block | None]]] = deque()
+        for block in lines:
+            ahead.append((block, lines.lines, pool.submit(parse, block)))
+            if len(ahead) > threads:
+                block, before, columns = ahead.popleft()
+                yield block, before, columns.result()
+        for block, before, columns in ahead:
+            yield block, before, columns.result()
 
 
 def interactions(
@@ -135,14 +156,19 @@ def interactions(
     Raises:
         SeqbenchError: the file is empty, is no delimited text, or is malformed past MALFORMED_LIMIT.
     """
+
+    def delimited(block: bytes) -> bytes:
+        return block.replace(separator, delimiter.encode()) if separator else block
+
+    def parse(block: bytes) -> Block | None:
+        return _at_once(delimited(block), names, fields, delimiter, quoted)
+
     collector = Collector(where)
-    for block in lines:
-        if separator:
-            block = block.replace(separator, delimiter.encode())
-        if (columns := _at_once(block, names, fields, delimiter, quoted)) is not None:
+    for block, before, columns in parsed(lines, parse):
+        if columns is not None:
             collector.add(columns)
         else:
-            _one_by_one(block, where, names, fields, delimiter, quoted, lines.lines, collector)
+            _one_by_one(delimited(block), where, names, fields, delimiter, quoted, before, collector)
             collector.check_hope()
     return collector.finish()
 
@@ -166,7 +192,7 @@ def _at_once(block: bytes, names: list[str], fields: Fields, delimiter: str, quo
     try:
         table = pyarrow.csv.read_csv(
             pa.BufferReader(block),
-            read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=PART),
+            read_options=pyarrow.csv.ReadOptions(column_names=names, use_threads=False, block_size=one_piece(block)),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=delimiter,
                 quote_char='"' if quoted else False,
@@ -197,7 +223,6 @@ def typed(columns: dict[str, pa.ChunkedArray], fields: Fields) -> Block | None:
             if not usable.all():
                 return None
         elif pa.types.is_dictionary(column.type):
-            # Chunks have dictionaries of their own; one for the block means fewer ids to look up.
             values = column.unify_dictionaries().combine_chunks()
             values.dictionary.validate(full=True)  # JSON is not checked for being UTF-8
             if pc.any(pc.equal(values.dictionary, "")).as_py():
@@ -242,7 +267,7 @@ def _one_by_one(
             # Row numbers are only known when one thread reads. Any bytes are ISO-8859-1, so that one row that
             # is not UTF-8 does not hide the others; `_utf8` undoes it.
             read_options=pyarrow.csv.ReadOptions(
-                column_names=names, use_threads=False, encoding="iso-8859-1", block_size=max(PART, 2 * len(block))
+                column_names=names, use_threads=False, encoding="iso-8859-1", block_size=2 * one_piece(block)
             ),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=delimiter,

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from seqbench.data.parsers.delimited import PART, Lines
+from seqbench.data.parsers.delimited import Lines, one_piece
 from seqbench.data.parsers.rows import Collector, Fields, RawInteractions, judge
 
 FIELDS = Fields("user", "item", time="date", rating="rating", whole_ids=True, times="iso")
@@ -35,7 +35,7 @@ def _block(block: bytes, film: str, before: int, collector: Collector, ratings: 
     table = pyarrow.csv.read_csv(
         pa.BufferReader(block),
         read_options=pyarrow.csv.ReadOptions(
-            column_names=names, use_threads=False, encoding="iso-8859-1", block_size=max(PART, 2 * len(block))
+            column_names=names, use_threads=False, encoding="iso-8859-1", block_size=2 * one_piece(block)
         ),
         parse_options=pyarrow.csv.ParseOptions(quote_char=False, ignore_empty_lines=False, invalid_row_handler=other),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),

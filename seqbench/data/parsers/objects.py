@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
-from seqbench.data.parsers.delimited import PART, Lines, typed
+from seqbench.data.parsers.delimited import Lines, one_piece, parsed, typed
 from seqbench.data.parsers.rows import Block, Collector, Fields, RawInteractions, judge
 from seqbench.errors import SeqbenchError
 
@@ -43,11 +43,11 @@ def json_lines(lines: Lines, where: str, fields: Fields, *, whole_ids: tuple[str
     }
     roles = fields.by_role()
     schema = pa.schema([(name, kinds[role]) for role, name in roles.items()])
-    for block in lines:
-        if (columns := _at_once(block, schema, roles, fields)) is not None:
+    for block, before, columns in parsed(lines, lambda block: _at_once(block, schema, roles, fields)):
+        if columns is not None:
             collector.add(columns)
         else:
-            one_by_one(block, roles, fields, json.loads, "not JSON", lines.lines, collector)
+            one_by_one(block, roles, fields, json.loads, "not JSON", before, collector)
             collector.check_hope()
     return collector.finish()
 
@@ -133,7 +133,7 @@ def _at_once(block: bytes, schema: pa.Schema, roles: dict[str, str], fields: Fie
     try:
         table = pyarrow.json.read_json(
             pa.BufferReader(block),
-            read_options=pyarrow.json.ReadOptions(block_size=PART),
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=one_piece(block)),
             parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
         columns = {}
