@@ -316,10 +316,12 @@ private:
 
     // The gradient of one state: the shares of all slices, in their order.
     void add_shares(int64_t n) {
-        R* sum = a.grad_states + (first + n) * a.D;
-        for (int64_t index = 0; index < slices; ++index) {
-            const R* share = a.shares + (index * a.block + n) * a.D;
-            for (int64_t d = 0; d < a.D; ++d) sum[d] = index == 0 ? share[d] : sum[d] + share[d];
+        R* __restrict sum = a.grad_states + (first + n) * a.D;
+        const R* __restrict share = a.shares + n * a.D;
+        for (int64_t d = 0; d < a.D; ++d) sum[d] = share[d];
+        for (int64_t index = 1; index < slices; ++index) {
+            share += a.block * a.D;
+            for (int64_t d = 0; d < a.D; ++d) sum[d] += share[d];
         }
     }
 };

@@ -11,17 +11,6 @@
 
 namespace {
 
-template <class P>
-DEVICE P sigmoid(P x) {
-    return 1 / (1 + exp(-x));
-}
-
-// As torch has it: beyond 20 the function is its argument.
-template <class P>
-DEVICE P softplus(P x) {
-    return x > 20 ? x : log1p(exp(x));
-}
-
 // One step's coefficients, and what their gradients need.
 template <class P>
 struct Coefficients {

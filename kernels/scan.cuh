@@ -145,6 +145,17 @@ struct One<complex<R>> {
     static DEVICE complex<R> value() { return {1, 0}; }
 };
 
+template <class P>
+DEVICE P sigmoid(P x) {
+    return 1 / (1 + exp(-x));
+}
+
+// As torch has it: beyond 20 the function is its argument.
+template <class P>
+DEVICE P softplus(P x) {
+    return x > 20 ? x : log1p(exp(x));
+}
+
 DEVICE void add(double& sum, double x) { sum += x; }
 template <class R>
 DEVICE void add(complex128& sum, complex<R> x) {

@@ -3,7 +3,8 @@
 //     a[t] = exp(Δ[t]·A)      S[t] = a[t]·S[t-1] + Δ[t]·x[t]·B[t]      y[t] = (C[t]·S[t] + skip·x[t])·silu(z[t])
 //
 // Shapes: B batch, T time, D channels, N states per channel. Channels and states are adjacent in memory; batch and time
-// strides of the sequences are arbitrary. Outputs are contiguous. B, T and D are at least 1.
+// strides of the sequences are arbitrary. Outputs are contiguous. B, T and D are at least 1. The caller gives a workspace,
+// of as many doubles as the pass says for the shape and the same number of threads.
 //
 // The scan is bound by arithmetic, the exponentials first. A block of channels runs through time with its states in the
 // first-level cache, states by channels, so that vectors are of channels: B[t] and C[t] are then the same for a whole
@@ -14,8 +15,8 @@
 // Bits depend neither on the number of threads nor on who does what: pieces of work that share a sum are cut by the shape
 // alone, and their sums are added in one order.
 
+#include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 
 #include "parallel.h"
@@ -61,26 +62,33 @@ struct Scan {
     Sizes size;
 };
 
-// Uninitialised memory, on the boundary of a cache line.
-template <class R>
-class Scratch {
-public:
-    explicit Scratch(int64_t count) {
-        const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(R) + 63) / 64 * 64;
-        start_ = next_ = static_cast<R*>(std::aligned_alloc(64, bytes ? bytes : 64));
-        if (!start_) std::abort();
-    }
-    ~Scratch() { std::free(start_); }
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
-    R* take(int64_t count) { return (next_ += count) - count; }
-
-private:
-    R *start_, *next_;
-};
-
 constexpr int64_t up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 constexpr int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
+
+// Doubles that take as much memory as so many elements, in whole cache lines.
+template <class R>
+constexpr int64_t room(int64_t count) {
+    return up(count * sizeof(R), 64) / sizeof(double);
+}
+
+// A workspace, uninitialised, handed out from its beginning.
+struct Memory {
+    double* next;
+    template <class R>
+    R* take(int64_t count) {
+        return reinterpret_cast<R*>((next += room<R>(count)) - room<R>(count));
+    }
+};
+
+// Work items 0 … count-1, as body(item, memory), each with the memory of the thread that does it: `each` doubles.
+template <class Body>
+void for_each_with(double* memory, int64_t each, int64_t count, int threads, Parallel parallel, const Body& body) {
+    std::atomic<int64_t> next{0};
+    for_each(threads, threads, parallel, [&](int64_t thread) {
+        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+            body(item, Memory{memory + thread * each});
+    });
+}
 
 int useful(const Sizes& size, int threads) {
     const int64_t enough = least(size.B * size.T * size.D * size.N / STATES_PER_THREAD, threads);
@@ -115,17 +123,17 @@ struct Block {
     R* decay;  // A·log2(e), (N, width)
     R* state;  // (N, width)
 
-    Block(const Scan<R>& scan_, int64_t first_, int64_t count_, Scratch<R>& scratch)
+    Block(const Scan<R>& scan_, int64_t first_, int64_t count_, Memory& memory)
         : scan(scan_), first(first_), count(count_), width(up(count_, LANES)) {
         const int64_t N = scan.size.N;
-        decay = scratch.take(N * width);
-        state = scratch.take(N * width);
+        decay = memory.take<R>(N * width);
+        state = memory.take<R>(N * width);
         load_states(scan.decay + first * N, decay, count, width, N, static_cast<R>(LOG2_E));
         load(scan.skip ? scan.skip + first : nullptr, skip, scan.skip ? count : 0);
         if (!scan.skip)
             for (int64_t i = 0; i < width; ++i) skip[i] = 0;
     }
-    static int64_t scratch(int64_t width, int64_t N) { return 2 * N * up(width, LANES); }
+    static int64_t memory(int64_t width, int64_t N) { return 2 * room<R>(N * width); }
 
     void begin(int64_t b) {
         const int64_t N = scan.size.N;
@@ -170,17 +178,28 @@ struct Block {
     }
 };
 
+// How the forward pass is cut: blocks of `width` channels.
 template <class R>
-void forward(const Scan<R>& scan, R* outputs, R* final, int threads, Parallel parallel) {
+struct ForwardCut {
+    int threads;
+    int64_t width, per_row, each;  // the last: doubles of a thread's memory
+
+    ForwardCut(const Sizes& size, int threads_) : threads(useful(size, threads_)), width(least(WIDTH, up(size.D, LANES))) {
+        while (width > LANES && size.B * ((size.D + width - 1) / width) < 2 * threads) width = up(width / 2, LANES);
+        per_row = (size.D + width - 1) / width;
+        each = Block<R>::memory(width, size.N);
+    }
+    int64_t workspace() const { return threads * each; }
+};
+
+template <class R>
+void forward(const Scan<R>& scan, R* outputs, R* final, double* workspace, int threads, Parallel parallel) {
     const int64_t B = scan.size.B, T = scan.size.T, D = scan.size.D, N = scan.size.N;
-    threads = useful(scan.size, threads);
-    int64_t width = least(WIDTH, up(D, LANES));
-    while (width > LANES && B * ((D + width - 1) / width) < 2 * threads) width = up(width / 2, LANES);
-    const int64_t per_row = (D + width - 1) / width;
-    for_each(B * per_row, threads, parallel, [&](int64_t item) {
-        const int64_t b = item / per_row, first = item % per_row * width, count = least(width, D - first);
-        Scratch<R> scratch(Block<R>::scratch(count, N));
-        Block<R> block(scan, first, count, scratch);
+    const ForwardCut<R> cut(scan.size, threads);
+    for_each_with(workspace, cut.each, B * cut.per_row, cut.threads, parallel, [&](int64_t item, Memory memory) {
+        const int64_t b = item / cut.per_row, first = item % cut.per_row * cut.width;
+        const int64_t count = least(cut.width, D - first);
+        Block<R> block(scan, first, count, memory);
         block.begin(b);
         for (int64_t t = 0; t < T; ++t) {
             block.read(b, t);
@@ -239,29 +258,27 @@ struct Backward {
     alignas(64) R grad_skip[WIDTH];
     alignas(64) double skip_total[WIDTH];
 
-    Backward(const Scan<R>& scan_, const Gradients<R>& out_, int64_t first, int64_t count, Scratch<R>& scratch,
-             Scratch<double>& totals)
-        : block(scan_, first, count, scratch),
+    Backward(const Scan<R>& scan_, const Gradients<R>& out_, int64_t first, int64_t count, Memory& memory)
+        : block(scan_, first, count, memory),
           scan(scan_),
           out(out_),
           states(scan.size.N * block.width),
           chunk(chunk_steps(scan.size.T)) {
-        checkpoints = scratch.take(states * ((scan.size.T + chunk - 1) / chunk));
-        kept_states = scratch.take(states * chunk);
-        kept_decays = scratch.take(states * chunk);
-        kept_y = scratch.take(block.width * chunk);
-        grad_state = scratch.take(states);
-        grad_decay = scratch.take(states);
-        decay_total = totals.take(states);
+        checkpoints = memory.take<R>(states * ((scan.size.T + chunk - 1) / chunk));
+        kept_states = memory.take<R>(states * chunk);
+        kept_decays = memory.take<R>(states * chunk);
+        kept_y = memory.take<R>(block.width * chunk);
+        grad_state = memory.take<R>(states);
+        grad_decay = memory.take<R>(states);
+        decay_total = memory.take<double>(states);
         for (int64_t i = 0; i < states; ++i) grad_decay[i] = 0, decay_total[i] = 0;
         for (int64_t i = 0; i < WIDTH; ++i) grad_skip[i] = 0, skip_total[i] = 0;
     }
-    static int64_t scratch(const Sizes& size, int64_t width) {
-        const int64_t chunk = chunk_steps(size.T), chunks = (size.T + chunk - 1) / chunk;
-        width = up(width, LANES);
-        return Block<R>::scratch(width, size.N) + size.N * width * (chunks + 2 * chunk + 2) + width * chunk;
+    static int64_t memory(const Sizes& size, int64_t width) {
+        const int64_t states = size.N * width, chunk = chunk_steps(size.T), chunks = (size.T + chunk - 1) / chunk;
+        return Block<R>::memory(width, size.N) + room<R>(states * chunks) + 2 * room<R>(states * chunk) +
+               room<R>(width * chunk) + 2 * room<R>(states) + room<double>(states);
     }
-    static int64_t totals(const Sizes& size, int64_t width) { return size.N * up(width, LANES); }
 
     // Gradients of drive and readout go to (T, N) each, added to what is there with `add`.
     void row(int64_t b, const Rows<R>& grad_outputs, const R* grad_final, R* grad_drive, R* grad_readout, bool add) {
@@ -362,50 +379,78 @@ struct Backward {
     }
 };
 
+// How the backward pass is cut, by the shape alone but for the threads: a piece of work is a part of the batch rows and
+// of the channels. As many parts of the channels as are needed to have some pieces, since all but one of them need memory
+// for their sums over channels.
+template <class R>
+struct BackwardCut {
+    Sizes size;
+    int threads;
+    int64_t rows, parts, span, per_part;  // batch rows of a part, parts; channels of a piece, pieces of a part
+    int64_t sums;                         // elements of a gradient of drive or readout
+    int64_t each;                         // doubles of a thread's memory
+
+    BackwardCut(const Sizes& size_, int threads_) : size(size_), threads(useful(size, threads_)) {
+        rows = up(size.B, PARTS) / PARTS, parts = up(size.B, rows) / rows;
+        span = up((size.D * least(parts, PIECES) + PIECES - 1) / PIECES, LANES);
+        per_part = up(size.D, span) / span;
+        sums = size.B * size.T * size.N;
+        each = Backward<R>::memory(size, least(WIDTH, span));
+    }
+    int64_t totals() const { return size.D * (size.N + 1); }       // of a part, over time and its batch rows
+    int64_t others() const { return (per_part - 1) * 2 * sums; }  // of all pieces but a part's first
+    int64_t workspace() const { return room<double>(parts * totals()) + room<R>(others()) + threads * each; }
+};
+
+template <class R>
+inline void add(const R* __restrict from, R* __restrict to, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+// The first of `count` rows becomes their sum, added up in their order. `step` is their distance.
+template <class R>
+void add_up(R* rows, int64_t count, int64_t step, int64_t width, int threads, Parallel parallel) {
+    constexpr int64_t span = 4096;
+    const int64_t useful = least(threads, count * width / STATES_PER_THREAD);
+    for_each((width + span - 1) / span, static_cast<int>(useful), parallel, [&](int64_t item) {
+        R* sum = rows + item * span;
+        for (int64_t row = 1; row < count; ++row) add(sum + row * step, sum, least(span, width - item * span));
+    });
+}
+
 template <class R>
 void backward(const Scan<R>& scan, const Rows<R>& grad_outputs, const R* grad_final, const Gradients<R>& out,
-              int threads, Parallel parallel) {
+              double* workspace, int threads, Parallel parallel) {
     const int64_t B = scan.size.B, T = scan.size.T, D = scan.size.D, N = scan.size.N;
-    // A piece of work is a part of the batch rows and of the channels: as many parts of the channels as are needed to
-    // have some pieces, since all but one of them need memory for their sums over channels.
-    const int64_t rows = up(B, PARTS) / PARTS, parts = up(B, rows) / rows;
-    const int64_t span = up((D * least(parts, PIECES) + PIECES - 1) / PIECES, LANES);
-    const int64_t per_part = up(D, span) / span, sums = B * T * N;
-    Scratch<double> totals(parts * D * (N + 1));
-    double *decay_totals = totals.take(parts * D * N), *skip_totals = totals.take(parts * D);
-    Scratch<R> other((per_part - 1) * 2 * sums);
-    R* others = other.take(0);
-
-    for_each(parts * per_part, useful(scan.size, threads), parallel, [&](int64_t item) {
-        const int64_t part = item / per_part, piece = item % per_part;
+    const BackwardCut<R> cut(scan.size, threads);
+    const int64_t sums = cut.sums;
+    Memory shared{workspace};
+    double* totals = shared.take<double>(cut.parts * cut.totals());
+    R* others = shared.take<R>(cut.others());
+    const int64_t pieces = cut.parts * cut.per_part;
+    for_each_with(shared.next, cut.each, pieces, cut.threads, parallel, [&](int64_t item, Memory memory) {
+        const int64_t part = item / cut.per_part, piece = item % cut.per_part;
         R* grad_drive = piece ? others + (2 * piece - 2) * sums : out.drive;
         R* grad_readout = piece ? others + (2 * piece - 1) * sums : out.readout;
-        const int64_t end = least(D, (piece + 1) * span);
-        for (int64_t first = piece * span; first < end; first += WIDTH) {
-            const int64_t count = least(WIDTH, end - first);
-            Scratch<R> scratch(Backward<R>::scratch(scan.size, count));
-            Scratch<double> sums_of_block(Backward<R>::totals(scan.size, count));
-            Backward<R> block(scan, out, first, count, scratch, sums_of_block);
-            for (int64_t b = part * rows; b < least(B, (part + 1) * rows); ++b)
-                block.row(b, grad_outputs, grad_final, grad_drive + b * T * N, grad_readout + b * T * N,
-                          first > piece * span);
-            block.finish(decay_totals + part * D * N, skip_totals + part * D);
+        double* total = totals + part * cut.totals();
+        const int64_t begin = piece * cut.span, end = least(D, begin + cut.span);
+        for (int64_t first = begin; first < end; first += WIDTH) {
+            Memory of_block = memory;
+            Backward<R> block(scan, out, first, least(WIDTH, end - first), of_block);
+            for (int64_t b = part * cut.rows; b < least(B, (part + 1) * cut.rows); ++b)
+                block.row(b, grad_outputs, grad_final, grad_drive + b * T * N, grad_readout + b * T * N, first > begin);
+            block.finish(total, total + D * N);
         }
     });
-    for (int64_t piece = 1; piece < per_part; ++piece)
-        for (int64_t i = 0; i < sums; ++i) {
-            out.drive[i] += others[(2 * piece - 2) * sums + i];
-            out.readout[i] += others[(2 * piece - 1) * sums + i];
-        }
-    const auto over_parts = [&](const double* from, R* to, int64_t count) {
-        for (int64_t i = 0; i < count; ++i) {
-            double total = 0;
-            for (int64_t part = 0; part < parts; ++part) total += from[part * count + i];
-            to[i] = static_cast<R>(total);
-        }
-    };
-    over_parts(decay_totals, out.decay, D * N);
-    if (out.skip) over_parts(skip_totals, out.skip, D);
+    if (cut.per_part > 1) {
+        add_up(others, cut.per_part - 1, 2 * sums, 2 * sums, cut.threads, parallel);
+        add(others, out.drive, sums);
+        add(others + sums, out.readout, sums);
+    }
+    add_up(totals, cut.parts, cut.totals(), cut.totals(), cut.threads, parallel);
+    for (int64_t i = 0; i < D * N; ++i) out.decay[i] = static_cast<R>(totals[i]);
+    if (out.skip)
+        for (int64_t i = 0; i < D; ++i) out.skip[i] = static_cast<R>(totals[D * N + i]);
 }
 
 }  // namespace
@@ -420,17 +465,26 @@ void backward(const Scan<R>& scan, const Rows<R>& grad_outputs, const R* grad_fi
             {readout, readout_b, readout_t}, skip, {gate, gate_b, gate_t}, initial, softplus != 0, {B, T, D, N}        \
     }
 #define SELECTIVE_SCAN(NAME, R)                                                                                        \
-    extern "C" void selective_scan_forward_##NAME(ARGUMENTS(R), R* outputs, R* final, int threads,                     \
+    extern "C" int64_t selective_scan_forward_workspace_##NAME(int64_t B, int64_t T, int64_t D, int64_t N,             \
+                                                               int threads) {                                          \
+        return ForwardCut<R>({B, T, D, N}, threads).workspace();                                                       \
+    }                                                                                                                  \
+    extern "C" int64_t selective_scan_backward_workspace_##NAME(int64_t B, int64_t T, int64_t D, int64_t N,            \
+                                                                int threads) {                                         \
+        return BackwardCut<R>({B, T, D, N}, threads).workspace();                                                      \
+    }                                                                                                                  \
+    extern "C" void selective_scan_forward_##NAME(ARGUMENTS(R), R* outputs, R* final, double* workspace, int threads,  \
                                                   Parallel parallel) {                                                 \
-        forward<R>(SCAN(R), outputs, final, threads, parallel);                                                        \
+        forward<R>(SCAN(R), outputs, final, workspace, threads, parallel);                                             \
     }                                                                                                                  \
     extern "C" void selective_scan_backward_##NAME(                                                                    \
         ARGUMENTS(R), ROWS(R, grad_outputs), const R* grad_final, R* grad_inputs, R* grad_deltas, R* grad_decay,       \
-        R* grad_drive, R* grad_readout, R* grad_skip, R* grad_gate, R* grad_initial, int threads, Parallel parallel) { \
+        R* grad_drive, R* grad_readout, R* grad_skip, R* grad_gate, R* grad_initial, double* workspace, int threads,   \
+        Parallel parallel) {                                                                                           \
         backward<R>(SCAN(R), {grad_outputs, grad_outputs_b, grad_outputs_t}, grad_final,                               \
                     {grad_inputs, grad_deltas, grad_decay, grad_drive, grad_readout, grad_skip, grad_gate,             \
                      grad_initial},                                                                                    \
-                    threads, parallel);                                                                                \
+                    workspace, threads, parallel);                                                                     \
     }
 
 SELECTIVE_SCAN(float32, float)

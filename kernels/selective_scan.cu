@@ -31,11 +31,6 @@ constexpr int FORWARD_WARPS = sizeof(Precise<E>) == 8 ? 12 : 16;
 template <class E>
 constexpr int BACKWARD_WARPS = sizeof(Precise<E>) == 8 ? 8 : 12;
 
-template <class P>
-DEVICE P sigmoid(P x) {
-    return 1 / (1 + exp(-x));
-}
-
 template <class E>
 struct Sequence {
     const E* first;
@@ -119,8 +114,8 @@ struct Lane {
         load(problem.readout.at(b, t), step.readout);
     }
 
-    // Δ from what it is given as: as torch has softplus, which beyond 20 is its argument.
-    DEVICE P delta(P given) const { return problem.softplus && given <= 20 ? log1p(exp(given)) : given; }
+    // Δ from what it is given as.
+    DEVICE P delta(P given) const { return problem.softplus ? softplus(given) : given; }
     DEVICE P delta_by_given(P given) const { return problem.softplus && given <= 20 ? sigmoid(given) : 1; }
 
     // exp(Δ·A) of state j, given Δ·log₂e.

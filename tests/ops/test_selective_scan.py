@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -273,3 +274,27 @@ def test_refuses_numbers_that_are_not_real(dtype: torch.dtype) -> None:
     tensors = {name: tensor.to(dtype) for name, tensor in problem(2, 5, 3, 3)[0].items()}
     with pytest.raises(ValueError, match="must be real floating-point numbers"):
         selective_scan(**tensors)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 1000, 70, 3), (70, 7, 130, 2)], ids=str)
+def test_the_kernel_stays_within_its_workspace(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := BACKENDS["cpu"].unavailable(OPERATOR, "cpu"):
+        pytest.skip(reason)
+    allocate, guarded = cpu_scan._workspace, []
+
+    def workspace(*arguments: Any) -> Tensor:
+        fence = torch.full((8,), 7.0, dtype=torch.float64)
+        guarded.append(torch.cat([allocate(*arguments), fence]))
+        return guarded[-1]
+
+    monkeypatch.setattr(cpu_scan, "_workspace", workspace)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    tensors, cotangents = problem(*shape)
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    differentiated(selective_scan, tensors, [cotangent.to(dtype) for cotangent in cotangents], backend="cpu")
+    assert len(guarded) == 2
+    assert all((memory[-8:] == 7).all() for memory in guarded)

@@ -34,13 +34,15 @@ def threads() -> tuple[int, int | None]:
 
 
 @cache
-def function(kernel: str, direction: str, dtype: torch.dtype, arguments: Sequence[Any]) -> Callable[..., None]:
+def function(
+    kernel: str, direction: str, dtype: torch.dtype, arguments: Sequence[Any], result: Any = None
+) -> Callable[..., Any]:
     """The C function <kernel>_<direction>_<dtype> of kernels/<kernel>.cpp."""
     library = native.load(kernel).library
     assert library is not None, "unavailable() was not asked"
     found = library[f"{kernel}_{direction}_{str(dtype).removeprefix('torch.')}"]
     found.argtypes = arguments
-    found.restype = None
+    found.restype = result
     return found
 
 

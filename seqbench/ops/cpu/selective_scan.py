@@ -17,8 +17,9 @@ _SCAN = (
     *(*STRIDED, *STRIDED, POINTER, *STRIDED, *STRIDED, POINTER, *STRIDED, POINTER),
     *(ctypes.c_int, INTEGER, INTEGER, INTEGER, INTEGER),
 )
-_FORWARD = (*_SCAN, POINTER, POINTER, *THREADS)
-_BACKWARD = (*_SCAN, *STRIDED, POINTER, *(POINTER,) * 8, *THREADS)
+_FORWARD = (*_SCAN, POINTER, POINTER, POINTER, *THREADS)
+_BACKWARD = (*_SCAN, *STRIDED, POINTER, *(POINTER,) * 8, POINTER, *THREADS)
+_WORKSPACE = (*(INTEGER,) * 4, ctypes.c_int)
 
 
 @widened
@@ -39,8 +40,11 @@ def forward(
         return outputs, initial_state.clone(memory_format=torch.contiguous_format)
     final = torch.empty(initial_state.shape, dtype=inputs.dtype)
     held = _held(inputs, deltas, decay, drive, readout, skip, gate, initial_state)
+    count, pool = threads()
+    workspace = _workspace("forward", inputs, decay, count)
     function(KERNEL, "forward", inputs.dtype, _FORWARD)(
-        *(*_scan(*held, delta_softplus), outputs.data_ptr(), final.data_ptr(), *threads())
+        *(*_scan(*held, delta_softplus), outputs.data_ptr(), final.data_ptr()),
+        *(workspace.data_ptr(), count, pool),
     )
     return outputs, final
 
@@ -72,11 +76,19 @@ def backward(
         return *zeros, grad_final.clone(memory_format=torch.contiguous_format)
     grads = [None if tensor is None else torch.empty(tensor.shape, dtype=inputs.dtype) for tensor in held]
     grad_outputs, grad_final = rows(grad_outputs), plain(grad_final)
+    count, pool = threads()
+    workspace = _workspace("backward", inputs, decay, count)
     function(KERNEL, "backward", inputs.dtype, _BACKWARD)(
         *(*_scan(*held, delta_softplus), *strided(grad_outputs), grad_final.data_ptr()),
-        *(*(address(grad) for grad in grads), *threads()),
+        *(*(address(grad) for grad in grads), workspace.data_ptr(), count, pool),
     )
     return tuple(inputs.new_empty(0) if grad is None else grad for grad in grads)
+
+
+def _workspace(direction: str, inputs: Tensor, decay: Tensor, threads: int) -> Tensor:
+    """Memory for a pass, from torch, which raises where there is none."""
+    doubles = function(KERNEL, f"{direction}_workspace", inputs.dtype, _WORKSPACE, INTEGER)
+    return torch.empty(doubles(*inputs.shape, decay.shape[1], threads), dtype=torch.float64)
 
 
 def _held(
