@@ -122,6 +122,18 @@ def test_a_damaged_data_set_fails_the_run_with_the_command_that_repairs_it(
     assert own.record("popularity")["status"] == "failed"
 
 
+def test_a_data_set_that_is_prepared_anew_during_a_run_is_not_taken_for_the_one_before(
+    own: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = plan.Definition
+    monkeypatch.setattr(
+        plan, "Definition", lambda **fields: definition(**{**fields, "fingerprint": "of the one before"})
+    )
+    outcome = own.run("--models", "popularity")
+    assert outcome.code == 1
+    assert "synthetic was prepared anew since the run began. Repeat the command." in outcome.words
+
+
 def test_a_data_set_without_its_description_is_left_out_with_a_warning(own: Bench) -> None:
     shutil.copytree(own.home / "prepared" / "synthetic", own.home / "prepared" / "other")
     (own.home / "prepared" / "other" / "meta.json").write_text("{")

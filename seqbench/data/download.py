@@ -39,6 +39,10 @@ class SourceError(Exception):
     """A source cannot be used; the message says why, in words that end an error line."""
 
 
+class Interrupted(Exception):
+    """All downloads are to end: no other source and no other attempt is tried."""
+
+
 class TransientError(SourceError):
     """The same, but another attempt may succeed, `wait` seconds later at the earliest."""
 
@@ -134,7 +138,6 @@ def fetch_source(source: Source, folder: Path, bars: "Bars | None" = None) -> Pa
                 _fetch_urls(source, part, shown)
             part.finish(source)
         except OSError as error:
-            part.discard()
             raise storage_error(error, target) from error
     return target
 
@@ -164,9 +167,9 @@ def verify(path: Path, source: Source) -> None:
         raise kind(f"the file has {size:,} bytes instead of {source.size:,}")
     if size == 0:
         raise SourceError("the file is empty")
-    for algorithm, accepted in (("sha256", source.sha256), ("md5", source.md5)):
-        if accepted and (digest := _digest(path, algorithm)) not in accepted:
-            raise SourceError(f"its {algorithm} is {digest} instead of {' or '.join(accepted)}")
+    algorithm, accepted = ("sha256", source.sha256) if source.sha256 else ("md5", source.md5)
+    if accepted and (digest := _digest(path, algorithm)) not in accepted:
+        raise SourceError(f"its {algorithm} is {digest} instead of {' or '.join(accepted)}")
 
 
 def _digest(path: Path, algorithm: str) -> str:
@@ -180,10 +183,17 @@ def _remembered(path: Path) -> Path:
     return path.with_name(f".{path.name}.sha256")
 
 
-def forget(path: Path) -> None:
-    """Delete a fetched file that turned out to be damaged."""
-    path.unlink(missing_ok=True)
-    _remembered(path).unlink(missing_ok=True)
+def forget(path: Path) -> bool:
+    """Delete a file that turned out to be damaged, if it was fetched here: what a person put there stays.
+
+    Returns:
+        Whether it was fetched here.
+    """
+    ours = _remembered(path).exists()
+    if ours:
+        path.unlink(missing_ok=True)
+        _remembered(path).unlink()
+    return ours
 
 
 class Part:
@@ -282,8 +292,8 @@ def _stream(source: Source, url: str, part: Part, bars: "Bars") -> None:
             raise SourceError(f"the proxy or certificate settings cannot be used ({error})") from error
         try:
             with client, client.stream("GET", url) as response:
-                resumed = _begins(source, url, part, response, resumed=resumed)
-                _write(source, part, response, bars)
+                resumed, total = _begins(source, url, part, response, resumed=resumed)
+                _write(source, part, response, total, bars)
         except httpx.TimeoutException as error:
             raise TransientError("the connection timed out") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
@@ -300,13 +310,16 @@ def _stream(source: Source, url: str, part: Part, bars: "Bars") -> None:
         raise TransientError(str(error)) if resumed else error from None
 
 
-def _begins(source: Source, url: str, part: Part, response: httpx.Response, *, resumed: bool) -> bool:
-    """Judge the head of an answer; returns whether it goes on where the part ends."""
+def _begins(
+    source: Source, url: str, part: Part, response: httpx.Response, *, resumed: bool
+) -> tuple[bool, int | None]:
+    """Judge the head of an answer: whether it goes on where the part ends, and the bytes of the file if it says so."""
     status = response.status_code
     if resumed and status == httpx.codes.PARTIAL_CONTENT:
         start, total = _content_range(response)
-        if start == part.size and (source.size is None or total in (None, source.size)):
-            return True
+        fits = total is not None or source.pinned if source.size is None else total in (None, source.size)
+        if start == part.size and fits:
+            return True, source.size or total
         part.discard()
         raise TransientError("the server sent another piece than it was asked for")
     if resumed and status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -319,17 +332,16 @@ def _begins(source: Source, url: str, part: Part, response: httpx.Response, *, r
             raise TransientError(words, _seconds(response.headers.get("Retry-After", "")))
         raise SourceError(words)
     part.discard()
+    length = response.headers.get("Content-Length", "")
     if not source.pinned:
         chunked = "chunked" in response.headers.get("Transfer-Encoding", "")
-        if not chunked and "Content-Length" not in response.headers:
+        if not chunked and not length:
             raise SourceError("the server does not say how long the file is, so a cut could not be noticed")
         part.remember(url, response)
-    return False
+    return False, source.size or (int(length) if length.isdecimal() else None)
 
 
-def _write(source: Source, part: Part, response: httpx.Response, bars: "Bars") -> None:
-    length = response.headers.get("Content-Length", "")
-    total = source.size or (part.size + int(length) if length.isdigit() else None)
+def _write(source: Source, part: Part, response: httpx.Response, total: int | None, bars: "Bars") -> None:
     bar = bars.begin(source, str(response.request.url), part.size, total)
     with part.path.open("ab") as file:
         count = part.size
@@ -341,6 +353,8 @@ def _write(source: Source, part: Part, response: httpx.Response, bars: "Bars") -
                 raise SourceError(f"the server sent more than the {source.size:,} bytes of the file")
             file.write(block)
             bars.advance(bar, len(block))
+    if total is not None and part.size != total:  # a server may send a piece of what it was asked for
+        raise TransientError(f"the file has {part.size:,} bytes instead of {total:,}")
 
 
 def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
@@ -353,7 +367,7 @@ def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
 
 def _seconds(written: str) -> float:
     """Of a Retry-After header; dates are not waited for."""
-    return float(written) if written.isdigit() else 0.0
+    return float(written) if written.isdecimal() else 0.0
 
 
 class Bars:
@@ -409,10 +423,10 @@ class Bars:
         """So many bytes more.
 
         Raises:
-            SourceError: downloads are to end.
+            Interrupted: downloads are to end.
         """
         if self.stopped.is_set():
-            raise SourceError("interrupted")
+            raise Interrupted
         if self._shown is not None:
             self._shown.advance(bar, count)  # type: ignore[arg-type]
             return
@@ -430,10 +444,10 @@ class Bars:
         """Wait, or until downloads are to end.
 
         Raises:
-            SourceError: they are.
+            Interrupted: they are.
         """
         if self.stopped.wait(seconds):
-            raise SourceError("interrupted")
+            raise Interrupted
 
 
 def _fetch_wheel(source: Source, path: Path) -> None:

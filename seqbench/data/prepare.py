@@ -36,7 +36,7 @@ from seqbench.data.parsers.rows import MARKS, ROLES, Collector, RawInteractions
 from seqbench.data.prepared import META, SCHEMA_VERSION, PreparedDataset, fingerprint_of
 from seqbench.data.store import Tables, write_prepared
 from seqbench.data.synthetic import SyntheticOptions
-from seqbench.errors import SeqbenchError, UsageError
+from seqbench.errors import SeqbenchError, StorageError, UsageError
 from seqbench.locking import locked
 
 SAMPLE_SEED = 0
@@ -105,7 +105,6 @@ def prepare(
     spec = get_spec(dataset) if isinstance(dataset, str) else dataset
     if name is not None:
         check_name(name)
-        spec = replace(spec, name=name)
     options = _options(spec, raw, choices or Choices(), synthetic)
 
     def load() -> _Loaded:
@@ -113,7 +112,7 @@ def prepare(
             return _generate(spec, synthetic or SyntheticOptions())
         return _load(spec, home, raw, ratings=options["min_rating"] is not None, offline=offline)
 
-    return _prepared(spec, home, options, load, force=force)
+    return _prepared(replace(spec, name=name or spec.name), home, options, load, force=force)
 
 
 def prepare_all(
@@ -126,6 +125,8 @@ def prepare_all(
 ) -> Iterator[PreparedDataset]:
     """Prepare several data sets in turn, after fetching all that they need, several files at once.
 
+    One that fails does not keep the others from being prepared; the errors come last. A full disk ends it all.
+
     Args:
         options: of `prepare`.
 
@@ -133,13 +134,23 @@ def prepare_all(
         as `prepare`.
     """
     specs = [get_spec(name) for name in dict.fromkeys(names)]
+    for spec in specs:  # an option that does not fit is said before anything is fetched
+        _options(spec, options.get("raw"), options.get("choices") or Choices(), options.get("synthetic"))
     failed: dict[str, SeqbenchError] = {}
     if len(specs) > 1:
         needed = [spec for spec in specs if spec.sources and (force or not paths.prepared(home, spec.name).is_dir())]
         failed = download.fetch_all(needed, home, offline=offline)
     for spec in specs:
-        if spec.name not in failed:
-            yield prepare(spec, home=home, force=force, offline=offline, **options)
+        if spec.name in failed:
+            continue
+        try:
+            prepared = prepare(spec, home=home, force=force, offline=offline, **options)
+        except StorageError:
+            raise
+        except SeqbenchError as error:
+            failed[spec.name] = error
+        else:
+            yield prepared
     *others, last = failed.values() or (None,)
     for error in others:
         assert error is not None
@@ -275,9 +286,9 @@ def _load(spec: DatasetSpec, home: Path, raw: Path | None, *, ratings: bool, off
             interactions = parsers.load(parsers.INTERACTIONS, first.format)(stream, where, ratings=ratings)
             digest = sha256()
     except SeqbenchError as error:
-        if fetched and not files.source.pinned:  # nothing but its content could tell that it is not the file
-            download.forget(first.path)
-            error.hint = f"The file is deleted. Run `seqbench prepare {spec.name}` again to fetch it anew."
+        # Without a checksum, nothing but its content could tell that it is not the file.
+        if fetched and not files.source.pinned and download.forget(first.path):
+            error.hint = "The file is deleted. Repeat the command to fetch it anew."
         raise
     titles: dict[str, str] = {}
     if files.items:

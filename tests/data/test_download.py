@@ -156,10 +156,14 @@ def test_disk_full(server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "verify", full)
-    with pytest.raises(StorageError, match=r"The disk is full: could not write .*ml-100k.zip"):
-        download.fetch(datakit.spec_of(zip_at(server.serve("/a.zip", reply(CONTENT)))), tmp_path)
-    assert files_in(tmp_path) == []
+    spec = datakit.spec_of(zip_at(server.serve("/a.zip", reply(CONTENT))))
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "verify", full)
+        with pytest.raises(StorageError, match=r"The disk is full: could not write .*ml-100k.zip"):
+            download.fetch(spec, tmp_path)
+    assert files_in(tmp_path) == [".ml-100k.zip.part"]
+    assert download.fetch(spec, tmp_path)[1].read_bytes() == CONTENT
+    assert server.requests == ["/a.zip"], "what was fetched is not fetched again"
 
 
 def test_home_that_cannot_be_written(tmp_path: Path) -> None:
@@ -292,6 +296,26 @@ def test_without_a_checksum_only_the_same_file_is_gone_on_with(server: Any, repl
     assert server.asked == [None, f"bytes={half}-"]
 
 
+def test_a_server_may_send_a_piece_of_what_it_was_asked_for(server: Any, reply: Any, tmp_path: Path) -> None:
+    etag = {"ETag": '"a"'}
+    cut = reply(CONTENT[:1000], declared=len(CONTENT), headers=etag)
+    piece = reply(CONTENT[1000:1500], status=206, headers={**etag, "Content-Range": f"bytes 1000-1499/{len(CONTENT)}"})
+    url = server.serve("/a.zip", cut, piece, reply(CONTENT, ranges=True, headers=etag))
+    assert download.fetch(datakit.spec_of(zip_at(url, **UNPINNED)), tmp_path)[1].read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=1000-", "bytes=1500-"]
+
+
+def test_without_a_checksum_a_piece_of_an_unknown_whole_is_not_gone_on_with(
+    server: Any, reply: Any, tmp_path: Path
+) -> None:
+    etag = {"ETag": '"a"'}
+    cut = reply(CONTENT[:1000], declared=len(CONTENT), headers=etag)
+    piece = reply(CONTENT[1000:1500], status=206, headers={**etag, "Content-Range": "bytes 1000-1499/*"})
+    url = server.serve("/a.zip", cut, piece, reply(CONTENT))
+    assert download.fetch(datakit.spec_of(zip_at(url, **UNPINNED)), tmp_path)[1].read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=1000-", None]
+
+
 def test_without_a_checksum_and_an_etag_it_begins_anew(server: Any, reply: Any, tmp_path: Path) -> None:
     cut = reply(CONTENT[:1000], declared=len(CONTENT))
     url = server.serve("/a.zip", cut, reply(CONTENT, ranges=True))
@@ -372,6 +396,7 @@ def test_retry_after_is_heeded(server: Any, reply: Any, tmp_path: Path, monkeypa
     url = server.serve("/a.zip", *busy, reply(CONTENT))
     download.fetch(datakit.spec_of(zip_at(url)), tmp_path)
     assert waited == [7.0, download.LONGEST_WAIT]
+    assert [download._seconds(written) for written in ("²", "soon", "")] == [0.0] * 3
 
 
 def test_redirects_in_a_circle(server: Any, reply: Any, tmp_path: Path) -> None:
@@ -418,6 +443,20 @@ def test_several_at_once(server: Any, reply: Any, tmp_path: Path) -> None:
     assert time.monotonic() - before < 2.5  # one after the other, they would take 2.5 s and more
     assert list(failed) == ["set-4"]
     assert len(files_in(tmp_path)) == 5
+
+
+def test_interrupted_no_other_mirror_or_source_is_tried(server: Any, reply: Any, tmp_path: Path) -> None:
+    mirrors = tuple(server.serve(f"/{number}.zip", reply(CONTENT)) for number in range(3))
+    spec = datakit.spec_of(
+        zip_at(mirrors[0], mirrors=mirrors[1:]), zip_at(server.serve("/other.zip", reply(CONTENT)), label="another")
+    )
+    bars = download.Bars()
+    bars.stopped.set()
+    with pytest.raises(download.Interrupted):
+        download.fetch(spec, tmp_path, bars=bars)
+    assert server.requests == ["/0.zip"]
+    with pytest.raises(download.Interrupted):
+        bars.pause(60)
 
 
 FETCH = """

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from seqbench.data.parsers import delimited
 from seqbench.data.prepare import Choices, prepare_own
 from seqbench.data.prepared import PreparedDataset, open_prepared
 from seqbench.data.sequences import split_sequences
@@ -236,6 +237,20 @@ def test_text_with_line_feeds_in_quotes(tmp_path: Path) -> None:
     lines = [f'{n % 7},{n},"a, ""quoted""\nremark",{n}' for n in range(500)]
     (tmp_path / "x.csv").write_text("user,item,remark,time\n" + "\n".join(lines) + "\n")
     assert prepared(tmp_path / "x.csv").interactions == 500
+
+
+def test_a_quotation_mark_that_is_never_closed_is_found_in_one_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[int] = []
+    count = delimited._count
+    monkeypatch.setattr(delimited, "BLOCK", 1000)
+    monkeypatch.setattr(delimited, "_count", lambda block, byte: looked_at.append(len(block)) or count(block, byte))
+    text = "user,item,remark\n" + '1,2,5" screen\n' + "1,2,x\n" * 20_000
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(SeqbenchError, match="a quotation mark after line 1 is never closed"):
+        prepared(tmp_path / "x.csv")
+    assert sum(looked_at) < 2 * len(text)
 
 
 def test_numbers_and_words_as_ids(tmp_path: Path) -> None:

@@ -92,14 +92,19 @@ class Lines:
         if not self._begun:
             block = block.removeprefix(BOM)
             self._begun = True
-        while self._quoted and _count(block, b'"') % 2:
-            more = self._stream.readline(LINE_LIMIT)
-            if not more or len(block) > BLOCK + LINE_LIMIT:
-                raise SeqbenchError(
-                    f"{self._where}: a quotation mark after line {self.lines:,} is never closed.",
-                    hint="Close it, or double it if it belongs to the value.",
-                )
-            block += more
+        if self._quoted and _count(block, b'"') % 2:
+            pieces, size, is_open = [block], len(block), True
+            while is_open:
+                more = self._stream.readline(LINE_LIMIT)
+                if not more or size > BLOCK + LINE_LIMIT:
+                    raise SeqbenchError(
+                        f"{self._where}: a quotation mark after line {self.lines:,} is never closed.",
+                        hint="Close it, or double it if it belongs to the value.",
+                    )
+                pieces.append(more)
+                size += len(more)
+                is_open = more.count(b'"') % 2 == 0
+            block = b"".join(pieces)
         if len(block) > LINE_LIMIT and not block.endswith(b"\n") and self._stream.read(1):
             raise SeqbenchError(
                 f"{self._where}: a line after line {self.lines:,} does not end within {LINE_LIMIT:,} bytes.",
