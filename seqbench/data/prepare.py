@@ -32,7 +32,7 @@ from seqbench.data.catalog import (
 )
 from seqbench.data.ceiling import ceiling
 from seqbench.data.parsers import own
-from seqbench.data.parsers.rows import MARKS, ROLES, Collector, RawInteractions
+from seqbench.data.parsers.rows import IN_PARTS, MARKS, ROLES, Collector, RawInteractions
 from seqbench.data.prepared import META, SCHEMA_VERSION, PreparedDataset, fingerprint_of
 from seqbench.data.store import Tables, write_prepared
 from seqbench.data.synthetic import SyntheticOptions
@@ -152,9 +152,9 @@ def prepare_all(
         else:
             yield prepared
     *others, last = failed.values() or (None,)
-    for error in others:
-        assert error is not None
-        console.fail(error.message, error.hint)
+    for other in others:
+        assert other is not None
+        console.fail(other.message, other.hint)
     if last is not None:
         raise last
 
@@ -297,6 +297,8 @@ def _load(spec: DatasetSpec, home: Path, raw: Path | None, *, ratings: bool, off
     if first.sha256 and digest not in first.sha256:
         console.warn(f"{where} is not the published file: its sha256 is {digest} instead of {first.sha256[0]}.")
     _warn_of_malformed(interactions, where)
+    unit = "rows" if first.format in parsers.UNTIMED else spec.timestamp_unit
+    unit = IN_PARTS[unit] if interactions.in_parts else unit
     return _Loaded(
         interactions,
         titles,
@@ -310,7 +312,7 @@ def _load(spec: DatasetSpec, home: Path, raw: Path | None, *, ratings: bool, off
             else rawfiles.sha256_of(first.path),
             "interactions_sha256": digest,
         },
-        unit="rows" if first.format in parsers.UNTIMED else spec.timestamp_unit,
+        unit=unit,
         splits=spec.splits,
         expected_raw=files.source.raw or (spec.expected.raw if spec.expected else None),
     )
@@ -323,7 +325,9 @@ def _load_own(raw: Path, columns: dict[str, str], *, ratings: bool) -> _Loaded:
         found = own.interactions(stream, str(raw), raw, columns, ratings=ratings)
         digest = sha256()
     _warn_of_malformed(found.raw, str(raw))
-    if not found.timed and found.raw.positions is None:
+    if not found.columns:
+        console.note(f"{raw} is read as lines 'user item item …', whose order is the order of events.")
+    elif not found.timed and found.raw.positions is None:
         console.note(f"{raw} has no time: the order of its rows is the order of events.")
     in_time = found.timed and found.raw.positions is None
     splits = ((GIVEN,) if found.raw.marks is not None else ()) + (("leave-one-out", "temporal")[: 2 if in_time else 1])

@@ -21,6 +21,7 @@ from seqbench.data.parsers.rows import (
     iso_seconds,
     judge,
     marks_of,
+    whole_and_fraction,
 )
 from seqbench.errors import SeqbenchError
 
@@ -209,7 +210,7 @@ def typed(columns: dict[str, pa.ChunkedArray], fields: Fields) -> Block | None:
                 return None
             found[role] = values
         elif pa.types.is_string(column.type):
-            found[role] = iso_seconds(column.combine_chunks())
+            found |= whole_and_fraction(iso_seconds(column.combine_chunks()))
         elif role == "rating":
             found[role] = column.to_numpy()
             if not np.isfinite(found[role]).all():
@@ -219,7 +220,10 @@ def typed(columns: dict[str, pa.ChunkedArray], fields: Fields) -> Block | None:
             largest = LARGEST_EXACT if pa.types.is_floating(column.type) else LARGEST_WHOLE
             if len(values) and not (values.min() >= 0 and values.max() <= largest):
                 return None
-            found[role] = values.astype(np.int64, copy=False)
+            if role == "time":
+                found |= whole_and_fraction(values)
+            else:
+                found[role] = values.astype(np.int64, copy=False)
     return found
 
 
