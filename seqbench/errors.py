@@ -55,6 +55,19 @@ def storage_error(error: OSError, where: object) -> SeqbenchError:
     )
 
 
+def explained(error: Exception) -> SeqbenchError | None:
+    """An error in words for the user, or None if only a traceback tells what is wrong."""
+    if isinstance(error, SeqbenchError):
+        return error
+    if out_of_memory(error):
+        why = str(error).splitlines()[0] if str(error) else "no reason is given"
+        return SeqbenchError(f"Out of memory ({why}).", hint="Ask for less, or free memory, and repeat the command.")
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return SeqbenchError(f"{where}{error.strerror or error}.", hint="Check the path and its permissions.")
+    return None
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether Python, torch's CPU allocator or its CUDA allocator ran out of memory."""
     return (

@@ -34,7 +34,12 @@ class Member:
     @property
     def basename(self) -> str:
         """The name of the file without its folders."""
-        return self.path.rsplit("/", 1)[-1]
+        return self.basenames[0]
+
+    @property
+    def basenames(self) -> tuple[str, ...]:
+        """The names of all its files without their folders."""
+        return tuple(path.rsplit("/", 1)[-1] for path in (self.path, *self.more))
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,12 @@ class Source:
     def location(self) -> str:
         """The URL, the requirement, or the errand, in the words a user could type."""
         return self.url or (f"pip download {self.pypi}" if self.pypi else self.manual or "")
+
+    @property
+    def wanted(self) -> str:
+        """What a person has to provide: an archive, or files that lie beside each other."""
+        names = self.interactions.basenames
+        return " and ".join(names) if self.filename in names else self.filename
 
     @property
     def pinned(self) -> bool:
@@ -142,6 +153,11 @@ def load_catalog() -> dict[str, DatasetSpec]:
 def families() -> list[str]:
     """Names such as amazon-2018, which go with any category: amazon-2018:CATEGORY."""
     return list(_load(paths.shipped("datasets.yaml")).families)
+
+
+def is_known(name: str) -> bool:
+    """Whether a name is one of the catalogue, and not one that the user gave."""
+    return _load(paths.shipped("datasets.yaml")).get(name) is not None
 
 
 def get_spec(name: str) -> DatasetSpec:

@@ -86,7 +86,7 @@ def fetch(spec: DatasetSpec, home: Path, *, offline: bool = False, bars: "Bars |
     for source in spec.sources:
         if is_verified(folder / source.filename, source):
             return source, folder / source.filename
-    files = " or ".join(dict.fromkeys(source.filename for source in spec.sources))
+    files = " or ".join(dict.fromkeys(source.wanted for source in spec.sources))
     by_hand = f"put {files} into {folder} and repeat the command, or run `seqbench prepare {spec.name} --raw PATH`."
     if spec.manual:
         words = "\n".join(f"  {source.label}: {source.manual}" for source in spec.sources)

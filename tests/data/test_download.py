@@ -426,7 +426,7 @@ def test_by_hand(tmp_path: Path) -> None:
             download.fetch(spec, tmp_path)
         assert str(spec.homepage) in caught.value.message
         folder = paths.downloads(tmp_path) / name
-        assert f"put {spec.sources[0].filename} into {folder}" in (caught.value.hint or "")
+        assert f"put {spec.sources[0].wanted} into {folder}" in (caught.value.hint or "")
         folder.mkdir(parents=True)
         (folder / spec.sources[0].filename).write_bytes(b"x")
         assert download.fetch(spec, tmp_path)[1].read_bytes() == b"x"

@@ -277,6 +277,7 @@ def test_data_without_a_split_of_its_own(frame: Frame, tmp_path: Path) -> None:
         ("x.jsonl", '{"user": 1, "item": 2}\nnonsense\n', {}, r"not JSON: 1 \(line 2\)"),
         ("x.jsonl", '{"user": 1, "item": 2}\n{"user": 1}\n', {}, r"empty item id: 1 \(line 2\)"),
         ("x.parquet", "PAR1", {}, "cannot be read as Parquet"),
+        ("x.csv", "user,item\r1,2\r", {}, "its first lines cannot be read"),
         ("x.xlsx", "PK", {}, "cannot be told from its name"),
         ("x.inter", "user_id:token\n1\n", {}, "no column is recognised as the item"),
     ],

@@ -93,7 +93,13 @@ def _text(stream: BinaryIO, where: str, chosen: dict[str, str], ratings: bool, k
 
     def split(line: str) -> list[str]:
         line = line.replace("::", "\t") if separator else line
-        return [value.strip() for value in next(csv.reader([line], delimiter=delimiter), [])]
+        try:
+            return [value.strip() for value in next(csv.reader([line], delimiter=delimiter), [])]
+        except csv.Error as error:
+            raise SeqbenchError(
+                f"{where}: its first lines cannot be read ({error}).",
+                hint="End every line with a line feed (LF or CR LF).",
+            ) from error
 
     names = split(first)
     headless = bool(chosen) and all(column.isdigit() for column in chosen.values())
