@@ -47,11 +47,11 @@ def storage_error(error: OSError, where: object) -> SeqbenchError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"The disk is full: could not write {where}.",
-            hint="Free some space, or choose another folder with --results or --home, and repeat the command.",
+            hint="Free some space, or choose another place, and repeat the command.",
         )
     return StorageError(
         f"Cannot write {where}: {error.strerror or error}.",
-        hint="Choose a folder that can be written to with --results or --home.",
+        hint="Choose a place that can be written to; --results and --home set the folders.",
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -160,8 +161,11 @@ def is_known(name: str) -> bool:
     return _load(paths.shipped("datasets.yaml")).get(name) is not None
 
 
-def get_spec(name: str) -> DatasetSpec:
+def get_spec(name: str, others: Iterable[str] = ()) -> DatasetSpec:
     """The entry called `name`.
+
+    Args:
+        others: names outside the catalogue that may be suggested, too.
 
     Raises:
         UsageError: there is none; the message suggests the nearest name.
@@ -172,7 +176,7 @@ def get_spec(name: str) -> DatasetSpec:
     if name in catalog.families:
         known = next(known for known in catalog.datasets if known.startswith(f"{name}:"))
         raise UsageError(f"{name} needs a category.", hint=f"For example {known}; see `seqbench list datasets`.")
-    raise unknown_name("Data set", name, catalog.datasets, "seqbench list datasets")
+    raise unknown_name("Data set", name, [*catalog.datasets, *others], "seqbench list datasets")
 
 
 def own_spec(name: str) -> DatasetSpec:

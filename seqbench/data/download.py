@@ -1,5 +1,6 @@
 """Fetch the sources of data sets, verified, to the downloads folder."""
 
+import difflib
 import functools
 import hashlib
 import importlib.util
@@ -16,10 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+from rich import filesize
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from seqbench import __version__, console, paths
-from seqbench.data.catalog import DatasetSpec, Source
+from seqbench.data.catalog import DatasetSpec, Source, load_catalog
 from seqbench.errors import SeqbenchError, storage_error
 from seqbench.files import replacing
 from seqbench.locking import locked
@@ -37,6 +39,10 @@ SAY_EVERY = 30.0  # seconds between two lines of progress where there is no term
 
 class SourceError(Exception):
     """A source cannot be used; the message says why, in words that end an error line."""
+
+
+class MissingError(SourceError):
+    """The server is there, but has no such file."""
 
 
 class Interrupted(Exception):
@@ -94,6 +100,7 @@ def fetch(spec: DatasetSpec, home: Path, *, offline: bool = False, bars: "Bars |
             f"{spec.name} has to be fetched by hand ({spec.homepage}).\n{words}", hint=f"Then {by_hand}"
         )
     reasons = []
+    missing = True
     fetched = [source for source in spec.sources if not source.manual]
     for position, source in enumerate(fetched, start=1):
         try:
@@ -101,9 +108,18 @@ def fetch(spec: DatasetSpec, home: Path, *, offline: bool = False, bars: "Bars |
                 raise SourceError(f"not fetched, because of --offline: there is no {folder / source.filename}")
             return source, fetch_source(source, folder, bars)
         except SourceError as error:
+            missing &= isinstance(error, MissingError)
             reasons.append(f"  {position}. {source.label}, {source.location}\n     {error}")
             if position < len(fetched) and not offline:
                 console.note(f"{source.label}: {error}. Trying the next source.")
+    family, _, category = spec.name.partition(":")
+    if missing and category:
+        near = difflib.get_close_matches(spec.name, load_catalog(), n=1, cutoff=0.5)
+        raise SeqbenchError(
+            f"{family} has no category '{category}': no server has such a file.\n" + "\n".join(reasons),
+            hint=f"Did you mean {near[0]}? " * bool(near)
+            + f"The publisher's categories are listed at {spec.homepage}.",
+        )
     way = (
         "Repeat the command without --offline" if offline else "Check the network and the proxy settings (HTTPS_PROXY)"
     )
@@ -253,14 +269,16 @@ def _fetch_urls(source: Source, part: Part, bars: "Bars") -> None:
     assert source.url is not None
     urls = (source.url, *source.mirrors)
     reasons = []
+    missing = True
     for url in urls:
         try:
             return _fetch_url(source, url, part, bars)
         except SourceError as error:
+            missing &= isinstance(error, MissingError)
             reasons.append(str(error) if url == source.url else f"{url}: {error}")
             if url != urls[-1]:
                 console.note(f"{url}: {error}. Trying the next mirror.")
-    raise SourceError("; ".join(reasons))
+    raise (MissingError if missing else SourceError)("; ".join(reasons))
 
 
 def _fetch_url(source: Source, url: str, part: Part, bars: "Bars") -> None:
@@ -330,7 +348,7 @@ def _begins(
         words = f"the server answered {status} {response.reason_phrase}".rstrip()
         if passing:
             raise TransientError(words, _seconds(response.headers.get("Retry-After", "")))
-        raise SourceError(words)
+        raise MissingError(words) if status == httpx.codes.NOT_FOUND else SourceError(words)
     part.discard()
     length = response.headers.get("Content-Length", "")
     if not source.pinned:
@@ -342,7 +360,7 @@ def _begins(
 
 
 def _write(source: Source, part: Part, response: httpx.Response, total: int | None, bars: "Bars") -> None:
-    bar = bars.begin(source, str(response.request.url), part.size, total)
+    bar = bars.begin(part.target, str(response.request.url), part.size, total)
     with part.path.open("ab") as file:
         count = part.size
         for block in response.iter_raw():
@@ -402,21 +420,21 @@ class Bars:
             if self._depth == 0 and self._shown is not None:
                 self._shown.stop()
 
-    def begin(self, source: Source, url: str, done: int, total: int | None) -> int:
+    def begin(self, target: Path, url: str, done: int, total: int | None) -> int:
         """A file of `total` bytes begins, `done` of which are there. Returns what `advance` wants."""
         if self._shown is not None:
             for task in self._shown.tasks:
-                if task.description == source.filename:  # another attempt
+                if task.fields["target"] == target:  # another attempt
                     self._shown.update(task.id, total=total, completed=done)
                     return int(task.id)
-            return int(self._shown.add_task(source.filename, total=total, completed=done))
-        size = f" ({total / 1e6:.1f} MB)" if total else ""
-        there = f", {done / 1e6:.1f} MB of which are there" if done else ""
+            return int(self._shown.add_task(target.name, total=total, completed=done, target=target))
+        size = f" ({filesize.decimal(total)})" if total else ""
+        there = f", {filesize.decimal(done)} of which are there" if done else ""
         console.note(f"Fetching {url}{size}{there}")
         now = time.monotonic()
         with self._lock:
             number = len(self._lines)
-            self._lines[number] = (source.filename, done, total, now, now, done)
+            self._lines[number] = (target.name, done, total, now, now, done)
         return number
 
     def advance(self, bar: int, count: int) -> None:
@@ -435,8 +453,8 @@ class Bars:
         if now - said >= SAY_EVERY:
             rate = (done - start) / (now - began)
             left = f", {duration((total - done) / rate)} left" if total and rate else ""
-            share = f"{done / total:.0%} of {total / 1e6:,.0f} MB" if total else f"{done / 1e6:,.0f} MB"
-            console.note(f"{name}: {share}, {rate / 1e6:.1f} MB/s{left}")
+            share = f"{done / total:.0%} of {filesize.decimal(total)}" if total else filesize.decimal(done)
+            console.note(f"{name}: {share}, {filesize.decimal(int(rate))}/s{left}")
             said = now
         self._lines[bar] = (name, done, total, began, said, start)
 

@@ -418,11 +418,14 @@ def _filter(spec: DatasetSpec, loaded: _Loaded, options: dict[str, Any], raw_cou
     kept &= items[rows["items"]]
     rows.select(kept)
     if not len(rows["users"]):
+        rated = options["min_rating"] is not None
+        limits = f"ratings from {options['min_rating']:g}, " if rated else ""
+        limits += f"at least {options['min_user']} per user and {options['min_item']} per item"
         raise SeqbenchError(
-            f"No interaction of {spec.name} passes the filters (at least {options['min_user']} per user and "
-            f"{options['min_item']} per item). Before them there were {raw_counts['users']:,} users, "
+            f"No interaction of {spec.name} passes the filters ({limits}). "
+            f"Before them there were {raw_counts['users']:,} users, "
             f"{raw_counts['items']:,} items and {raw_counts['interactions']:,} interactions.",
-            hint="Lower --min-user or --min-item.",
+            hint=f"Lower {'--min-rating, ' if rated else ''}--min-user or --min-item.",
         )
     used_users = filters.contiguous(rows["users"], len(raw.raw_users))
     used_items = filters.contiguous(rows["items"], len(raw.raw_items))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seqbench import columns, console, paths
-from seqbench.data.catalog import GIVEN, get_spec, is_known, load_catalog
-from seqbench.errors import SeqbenchError, UsageError, unknown_name
+from seqbench.data.catalog import GIVEN, get_spec, is_known
+from seqbench.errors import SeqbenchError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,11 +159,7 @@ def open_prepared(name: str, home: Path) -> PreparedDataset:
     inside = folder.parent == paths.prepared(home) and not name.startswith(".")
     if inside and folder.is_dir():
         return PreparedDataset(folder)
-    try:
-        get_spec(name)
-    except UsageError:
-        known = [*load_catalog(), *(paths.dataset_name(entry) for entry in _folders(home))]
-        raise unknown_name("Data set", name, known, "seqbench list datasets") from None
+    get_spec(name, prepared_names(home))
     raise SeqbenchError(
         f"Data set '{name}' is not prepared in {paths.prepared(home)}.",
         hint=f"Run `seqbench prepare {name}`.",
@@ -179,6 +175,11 @@ def list_prepared(home: Path) -> list[PreparedDataset]:
         except SeqbenchError as error:
             console.warn(f"{error.message} {error.hint}")
     return found
+
+
+def prepared_names(home: Path) -> list[str]:
+    """The names of all prepared data sets, damaged ones included."""
+    return [paths.dataset_name(folder) for folder in _folders(home)]
 
 
 def _folders(home: Path) -> Iterator[Path]:

@@ -198,6 +198,14 @@ def test_progress_on_a_terminal(server: Any, reply: Any, tmp_path: Path, monkeyp
     assert "256.0/256.0 kB" in screen.getvalue()
 
 
+def test_files_of_one_name_have_bars_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "err", Console(file=StringIO(), force_terminal=True, width=100))
+    bars = download.Bars()
+    one, other = (bars.begin(tmp_path / name / "ratings.csv", "http://x", 0, 10) for name in ("a", "b"))
+    assert one != other
+    assert bars.begin(tmp_path / "a" / "ratings.csv", "http://x", 5, 10) == one
+
+
 def index_with(server: Any, reply: Any, monkeypatch: pytest.MonkeyPatch, wheel: bytes) -> None:
     name = datakit.RECBOLE.filename
     page = f'<!DOCTYPE html><html><body><a href="/files/{name}">{name}</a></body></html>'.encode()
@@ -347,6 +355,20 @@ def test_any_of_several_checksums(server: Any, reply: Any, tmp_path: Path) -> No
     source = zip_at(server.serve("/a.zip", reply(CONTENT)))
     source = dataclasses.replace(source, sha256=("0" * 64, *source.sha256), md5=())
     assert download.fetch(datakit.spec_of(source), tmp_path)[1].read_bytes() == CONTENT
+
+
+def test_a_category_that_no_server_has_is_said_to_be_wrong(server: Any, reply: Any, tmp_path: Path) -> None:
+    def spec(name: str, *sources: Any) -> Any:
+        return dataclasses.replace(get_spec(name), sources=sources)
+
+    gone = zip_at(f"{server.base}/gone.csv", mirrors=(f"{server.base}/gone-too.csv",))
+    with pytest.raises(SeqbenchError, match="amazon-2018 has no category 'Beauty'") as caught:
+        download.fetch(spec("amazon-2018:Beauty", gone), tmp_path)
+    assert "Did you mean amazon-2018:All_Beauty?" in (caught.value.hint or "")
+    busy = zip_at(server.serve("/busy.csv", reply(status=503)), label="another")
+    for other in (spec("amazon-2018:Beauty", gone, busy), spec("steam", gone)):
+        with pytest.raises(SeqbenchError, match="could not be fetched from any of its sources"):
+            download.fetch(other, tmp_path)
 
 
 def test_mirrors_in_order(server: Any, reply: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,6 +214,9 @@ def test_empty_after_filtering(home: Path, raw: Path, rows: list[datakit.Row]) -
         prepare(SPEC, home=home, raw=raw, choices=Choices(min_user=50))
     assert f"50 users, 60 items and {len(rows):,} interactions" in caught.value.message
     assert "--min-user" in (caught.value.hint or "")
+    with pytest.raises(SeqbenchError, match=r"\(ratings from 9, at least 5 per user and 5 per item\)") as caught:
+        prepare(SPEC, home=home, raw=raw, choices=Choices(min_rating=9))
+    assert caught.value.hint == "Lower --min-rating, --min-user or --min-item."
     assert entries(home) == []
 
 

@@ -152,7 +152,8 @@ def _json(lines: Lines, where: str, chosen: dict[str, str], ratings: bool) -> Ow
         entry = None
     if not isinstance(entry, dict):
         raise SeqbenchError(
-            f"{where}: its first line is no JSON object.", hint='Give one object per line: {"user": …, "item": …}.'
+            f"{where}: its first line is no JSON object of at most {delimited.HEADER_LIMIT:,} bytes.",
+            hint='Give one object per line: {"user": …, "item": …}.',
         )
     columns = _columns(where, list(entry), chosen, ratings)
     whole = tuple(role for role in ("user", "item") if isinstance(entry[columns[role]], int))
