@@ -27,7 +27,9 @@ Home = Annotated[
         show_default=False,
     ),
 ]
-Results = Annotated[Path, typer.Option(help="Folder of the results store.", envvar="SEQBENCH_RESULTS")]
+Results = Annotated[
+    Path, typer.Option(help="Folder of the results store.", envvar="SEQBENCH_RESULTS", callback=Path.expanduser)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
 
 

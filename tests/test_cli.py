@@ -205,6 +205,11 @@ def test_a_damaged_data_set_is_warned_of_once(bench: Bench, tmp_path: Path) -> N
     assert outcome.err.count("is damaged") == 1
 
 
+def test_the_users_folder_may_be_written_with_a_tilde(stored: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(stored.results.parent))
+    assert stored.call("list", "runs", f"--results=~/{stored.results.name}").code == 0
+
+
 def test_runs_are_listed(stored: Bench) -> None:
     store(stored.results, "markov", status="failed", failure={"kind": "error", "message": "?"}, accuracy={})
     outcome = stored.call("list", "runs")

@@ -116,6 +116,7 @@ class DatasetSpec:
     generator: str | None = None  # generated here instead of fetched
     homepage: str | None = None
     expected: Expected | None = None
+    downloads: str | None = None  # the data set with whose files this one shares a folder; None: it has its own
 
     @property
     def manual(self) -> bool:
@@ -248,6 +249,9 @@ def parse_catalog(text: str) -> Catalog:
         for category in fields.copy().section("categories").fields:
             spec = _member_of(fields, category)
             datasets[spec.name] = spec
+    for spec in datasets.values():
+        if spec.downloads is not None and spec.downloads not in datasets:
+            _Fields(spec.name, entries[spec.name], lines).wrong("downloads", f"'{spec.downloads}' is no entry")
     return Catalog(datasets, found)
 
 
@@ -423,6 +427,7 @@ def _spec(fields: _Fields, name: str | None = None, known: _Fields | None = None
         sources=sources,
         generator=generator,
         homepage=fields.optional_text("homepage"),
+        downloads=fields.optional_text("downloads"),
         expected=_expected(expecting.section("expected")) if expecting is not None else None,
     )
     filters.done()

@@ -88,7 +88,7 @@ def fetch(spec: DatasetSpec, home: Path, *, offline: bool = False, bars: "Bars |
         SeqbenchError: no source works; the message lists each with its URL and its reason.
         StorageError: the file cannot be written.
     """
-    folder = paths.downloads(home) / paths.folder_name(spec.name)
+    folder = paths.downloads(home) / paths.folder_name(spec.downloads or spec.name)
     for source in spec.sources:
         if is_verified(folder / source.filename, source):
             return source, folder / source.filename

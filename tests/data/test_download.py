@@ -18,7 +18,7 @@ from rich.console import Console
 
 from seqbench import console, paths
 from seqbench.data import download
-from seqbench.data.catalog import get_spec
+from seqbench.data.catalog import get_spec, load_catalog
 from seqbench.data.prepare import prepare
 from seqbench.errors import SeqbenchError, StorageError
 
@@ -369,6 +369,25 @@ def test_a_category_that_no_server_has_is_said_to_be_wrong(server: Any, reply: A
     for other in (spec("amazon-2018:Beauty", gone, busy), spec("steam", gone)):
         with pytest.raises(SeqbenchError, match="could not be fetched from any of its sources"):
             download.fetch(other, tmp_path)
+
+
+def test_data_sets_that_are_made_of_the_same_file_fetch_it_once(server: Any, reply: Any, tmp_path: Path) -> None:
+    url = server.serve("/ratings_Beauty.csv", reply(CONTENT))
+    specs = []
+    for name in ("amazon-beauty", "amazon-beauty-sasrec"):
+        spec = get_spec(name)
+        source = datakit.source_of(spec.sources[0], CONTENT, url=url)
+        specs.append(dataclasses.replace(spec, sources=(source, *spec.sources[1:])))
+    assert download.fetch_all(specs, tmp_path) == {}
+    assert server.requests == ["/ratings_Beauty.csv"]
+    assert download.fetch(specs[0], tmp_path)[1] == download.fetch(specs[1], tmp_path)[1]
+
+
+def test_entries_that_share_downloads_want_the_same_file() -> None:
+    sharing = [spec for spec in load_catalog().values() if spec.downloads]
+    assert len(sharing) == 3
+    for spec in sharing:
+        assert spec.sources[0] == get_spec(str(spec.downloads)).sources[0]
 
 
 def test_mirrors_in_order(server: Any, reply: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
