@@ -1,5 +1,6 @@
 """`seqbench` and `python -m seqbench`."""
 
+import io
 import os
 import sys
 
@@ -8,17 +9,20 @@ def main() -> None:
     """Run the command line; an error becomes a message, a hint and an exit code."""
     try:
         from seqbench.cli import app
-        from seqbench.errors import SeqbenchError
+        from seqbench.errors import explained
 
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # an encoding without ✓ shows ? instead
         try:
             app(prog_name="seqbench")
-        except SeqbenchError as error:
-            if os.environ.get("SEQBENCH_DEBUG"):
+        except Exception as error:
+            words = explained(error)
+            if words is None or os.environ.get("SEQBENCH_DEBUG"):
                 raise
             from seqbench import console
 
-            console.fail(error.message, error.hint)
-            sys.exit(error.exit_code)
+            console.fail(words.message, words.hint)
+            sys.exit(words.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 

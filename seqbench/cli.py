@@ -1,19 +1,13 @@
 """The command line: parse, call, print. Nothing heavy is imported before a command runs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from seqbench import __version__, console, paths
 from seqbench.errors import SeqbenchError, UsageError
 from seqbench.models import MODELS
-
-if TYPE_CHECKING:
-    from seqbench.data.prepared import PreparedDataset
-
-# What `seqbench run` uses when nothing is prepared: the first of these that can be had.
-EMBEDDED = ("ml-100k", "synthetic")
 
 app = typer.Typer(
     help="Accuracy and cost of efficient sequential recommenders, measured side by side.",
@@ -33,7 +27,9 @@ Home = Annotated[
         show_default=False,
     ),
 ]
-Results = Annotated[Path, typer.Option(help="Folder of the results store.", envvar="SEQBENCH_RESULTS")]
+Results = Annotated[
+    Path, typer.Option(help="Folder of the results store.", envvar="SEQBENCH_RESULTS", callback=Path.expanduser)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
 
 
@@ -242,6 +238,7 @@ def run(
 ) -> None:
     """Train, evaluate and measure: one cell for each data set, model and seed. Finished cells are skipped."""
     from seqbench import plan
+    from seqbench.data.chosen import datasets_of_run
     from seqbench.run import check_writable, failed_summary, run_cells
 
     console.quiet(quiet)
@@ -249,13 +246,11 @@ def run(
     numbers = plan.parse_seeds(seeds)
     overrides = plan.parse_overrides(settings or [], names)
     root = paths.home(home)
-    if dry_run and (missing := _unprepared(datasets, root)):
-        _announce(missing)
     if not dry_run:
         check_writable(results)
     cells = []
     target = plan.resolve_device(device)
-    for prepared in _open_datasets(datasets, root, prepare_missing=not dry_run):
+    for prepared in datasets_of_run(plan.parse_datasets(datasets), root, dry_run=dry_run):
         chosen_split = split or prepared.splits[0]
         conditions = plan.protocol(protocol, split=chosen_split, max_len=max_len or prepared.max_len)
         prepared.check_split(chosen_split)
@@ -430,11 +425,17 @@ def describe_data(
 
 
 @listing.command("datasets")
-def list_datasets(home: Home = None) -> None:
-    """Data sets: what they hold, and whether they are prepared."""
-    from seqbench.listing import datasets_table
+def list_datasets(
+    name: Annotated[
+        str | None, typer.Argument(help="Show filters, sources and licence of this one.", autocompletion=_dataset_names)
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Data sets and whether they are prepared, or what is known of one."""
+    from seqbench.listing import dataset_table, datasets_table
 
-    console.out.print(datasets_table(paths.home(home)))
+    root = paths.home(home)
+    console.out.print(datasets_table(root) if name is None else dataset_table(name, root))
 
 
 @listing.command("runs")
@@ -455,62 +456,6 @@ def env(results: Results = Path("results"), home: Home = None) -> None:
     from seqbench.listing import environment_table
 
     console.out.print(environment_table(paths.home(home), results))
-
-
-def _unprepared(datasets: str | None, home: Path) -> list[str]:
-    """Names that `run` would have to prepare first."""
-    from seqbench.data.prepared import list_prepared
-    from seqbench.plan import words
-
-    if datasets is not None:
-        # One that is there but damaged is not replaced: it may have been prepared with other options.
-        return [name for name in words(datasets) if not paths.prepared(home, name).is_dir()]
-    return [] if list_prepared(home) else [EMBEDDED[0]]
-
-
-def _announce(names: list[str]) -> None:
-    """Say what a dry run cannot plan yet, and how much would be fetched."""
-    from seqbench.data.catalog import get_spec
-
-    for name in names:
-        spec = get_spec(name)
-        size = next((source.size for source in spec.sources if not source.manual), None)
-        fetched = f"downloads {size / 1e6:.1f} MB" if size else "downloads nothing" if spec.generator else "a download"
-        console.note(f"{name} is not prepared yet; a real run prepares it first ({fetched}).")
-
-
-def _open_datasets(datasets: str | None, home: Path, *, prepare_missing: bool) -> "list[PreparedDataset]":
-    """The data sets of a run. What is not prepared yet is prepared, and said."""
-    from seqbench.data.catalog import get_spec
-    from seqbench.data.prepare import prepare as prepare_dataset
-    from seqbench.data.prepared import list_prepared, open_prepared
-    from seqbench.plan import words
-
-    missing = _unprepared(datasets, home)
-    if datasets is None and not missing:
-        return list_prepared(home)
-    names = missing if datasets is None else words(datasets)
-    if not names:
-        raise UsageError(f"--datasets names no data set: '{datasets}'.", hint="See `seqbench list datasets`.")
-    for name in missing:
-        get_spec(name)  # a name that is wrong is said before any of the others is prepared
-    found = []
-    for name in names:
-        if name not in missing:
-            found.append(open_prepared(name, home))
-        elif prepare_missing:
-            console.note(f"{name} is not prepared yet: preparing it first.")
-            try:
-                found.append(prepare_dataset(name, home=home))
-            except UsageError:
-                raise
-            except SeqbenchError as error:
-                if datasets is not None:
-                    raise
-                console.warn(error.message)
-                console.note(f"Running on {EMBEDDED[1]} data instead, which needs no network.")
-                found.append(prepare_dataset(EMBEDDED[1], home=home))
-    return found
 
 
 def _write(text: str, output: Path | None) -> None:

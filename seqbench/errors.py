@@ -47,12 +47,25 @@ def storage_error(error: OSError, where: object) -> SeqbenchError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"The disk is full: could not write {where}.",
-            hint="Free some space, or choose another folder with --results or --home, and repeat the command.",
+            hint="Free some space, or choose another place, and repeat the command.",
         )
     return StorageError(
         f"Cannot write {where}: {error.strerror or error}.",
-        hint="Choose a folder that can be written to with --results or --home.",
+        hint="Choose a place that can be written to; --results and --home set the folders.",
     )
+
+
+def explained(error: Exception) -> SeqbenchError | None:
+    """An error in words for the user, or None if only a traceback tells what is wrong."""
+    if isinstance(error, SeqbenchError):
+        return error
+    if out_of_memory(error):
+        why = str(error).splitlines()[0] if str(error) else "no reason is given"
+        return SeqbenchError(f"Out of memory ({why}).", hint="Ask for less, or free memory, and repeat the command.")
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return SeqbenchError(f"{where}{error.strerror or error}.", hint="Check the path and its permissions.")
+    return None
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -2,16 +2,16 @@
 
 import dataclasses
 import platform
-import re
 from pathlib import Path
 
+from rich import filesize
 from rich.table import Table
 from rich.text import Text
 
 import seqbench
 from seqbench import environment, paths
-from seqbench.data.catalog import DatasetSpec, families, load_catalog
-from seqbench.data.prepared import list_prepared
+from seqbench.data.catalog import Counts, DatasetSpec, Expected, Source, families, get_spec, is_known, load_catalog
+from seqbench.data.prepared import filter_words, list_prepared, open_prepared
 from seqbench.errors import SeqbenchError
 from seqbench.models import load_model, model_name, model_names
 from seqbench.models.base import IncrementalModel, Model
@@ -77,33 +77,87 @@ def datasets_table(home: Path) -> Table:
     """One line per data set of the catalogue, and per other prepared one."""
     ready = {prepared.name: prepared for prepared in list_prepared(home)}
     catalog = load_catalog()
-    table = _table("Data set", "Title", "Prepared")
-    for title in ("Users", "Items", "Interactions", "Download"):
+    table = _table("Data set", "Ready")
+    table.padding = (0, 1, 0, 0)
+    for title in ("Users", "Items", "Inter-\nactions", "Download"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("Licence")
     for name in [*catalog, *(name for name in ready if name not in catalog)]:
         spec, prepared = catalog.get(name), ready.get(name)
         expected = spec.expected if spec else None
         counts = prepared or (expected.prepared or expected.raw if expected else None)
-        form = "{:,}" if prepared or (expected and expected.prepared) else "({:,})"
+        form = "{}" if prepared or (expected and expected.prepared) else "({})"
         values = (counts.users, counts.items, counts.interactions) if counts else (None, None, None)
-        sizes = ["–" if value is None else form.format(value) for value in values]
-        title = spec.title if spec else prepared.meta["title"] if prepared else ""
-        licence = spec.licence if spec else prepared.meta["licence"] if prepared else ""
-        table.add_row(
-            name,
-            title,
-            _yes(prepared is not None),
-            *sizes,
-            _download(spec) if spec else "none",
-            re.split("[.;]", licence)[0],
-        )
+        sizes = ["–" if value is None else form.format(short_count(value)) for value in values]
+        table.add_row(name, _yes(prepared is not None), *sizes, _download(spec) if spec else "none")
     more = ", ".join(f"{family}:CATEGORY" for family in families())
     table.caption = (
-        f"In brackets: before filtering. Prepared data sets are in {paths.prepared(home)}.\n"
-        f"{more}: any category of the publisher's. A file of yours: seqbench prepare --raw FILE --name NAME."
+        f"In brackets: before filtering. Ready: prepared in {paths.prepared(home)}.\n"
+        f"{more}: any category of the publisher's. A file of yours: seqbench prepare --raw FILE --name NAME.\n"
+        "`seqbench list datasets NAME` shows title, filters, sources and licence."
     )
     return table
+
+
+def dataset_table(name: str, home: Path) -> Table:
+    """What is known of one data set: of the catalogue, or another prepared one.
+
+    Raises:
+        UsageError: no data set has this name.
+    """
+    if not is_known(name):
+        meta = open_prepared(name, home).meta
+        return _facts(
+            ("data set", meta["name"]),
+            ("title", meta["title"]),
+            ("ready", f"yes, in {paths.prepared(home, name)}"),
+            ("size", _counts(Counts(**{key: meta["counts"][key] for key in ("users", "items", "interactions")}))),
+            ("filter", filter_words(meta["filters"])),
+            ("source", meta["source"]["label"]),
+            ("licence", meta["licence"]),
+        )
+    spec = get_spec(name)
+    folder = paths.prepared(home, name)
+    expected = spec.expected or Expected("")
+    filters = {key: getattr(spec, key) for key in ("min_user", "min_item", "rule", "duplicates", "repeats")}
+    return _facts(
+        ("data set", name),
+        ("title", spec.title),
+        ("ready", f"yes, in {folder}" if folder.is_dir() else f"no; `seqbench prepare {name}`"),
+        ("raw size", _counts(expected.raw)),
+        ("prepared size", _counts(expected.prepared)),
+        ("published in", expected.source),
+        ("filter", filter_words(filters)),
+        ("splits", ", ".join(spec.splits)),
+        *(("source", f"{source.label}, {source.location}{_size(source)}") for source in spec.sources),
+        ("home page", spec.homepage or ""),
+        ("licence", spec.licence),
+        ("cite", spec.citation),
+    )
+
+
+def short_count(count: int) -> str:
+    """A number in six characters at most, up to 99 million and more: "9,999", "99.3 k", "12.3 M"."""
+    if count < 10_000:
+        return f"{count:,}"
+    size, unit = (count / 1e6, "M") if count >= 999_500 else (count / 1e3, "k")
+    return f"{size:,.{0 if size >= 99.95 else 1}f} {unit}"
+
+
+def _counts(counts: Counts | None) -> str:
+    named = (
+        (
+            (counts.users, "users"),
+            (counts.items, "items"),
+            (counts.interactions, "interactions"),
+        )
+        if counts
+        else ()
+    )
+    return ", ".join(f"{value:,} {noun}" for value, noun in named if value is not None)
+
+
+def _size(source: Source) -> str:
+    return f" ({filesize.decimal(source.size)})" if source.size else ""
 
 
 def _download(spec: DatasetSpec) -> str:
@@ -113,35 +167,42 @@ def _download(spec: DatasetSpec) -> str:
     if spec.manual:
         return "by hand"
     size = next(source.size for source in spec.sources if not source.manual)
-    return f"{size / 1e6:,.1f} MB" if size else "unknown"
+    return filesize.decimal(size) if size else "unknown"
+
+
+def _facts(*rows: tuple[str, str]) -> Table:
+    """Names and what they stand for; without those that stand for nothing."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        if value:
+            table.add_row(name, Text(value))  # not markup: titles and paths may hold brackets
+    return table
 
 
 def environment_table(home: Path, results: Path) -> Table:
     """Versions, machine, folders and backends of the operators."""
     import torch
 
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
     commit = environment.git_commit()
-    table.add_row("seqbench", seqbench.__version__ + (f" (commit {commit})" if commit else ""))
-    table.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
-    for name, version in environment.packages().items():
-        table.add_row(name, version)
-    table.add_row("CPU", f"{environment.cpu_name()}, {environment.cores()} cores, {torch.get_num_threads()} threads")
+    rows = [("seqbench", seqbench.__version__ + (f" (commit {commit})" if commit else ""))]
+    rows.append(("Python", f"{platform.python_version()} on {platform.platform()}"))
+    rows += environment.packages().items()
+    rows.append(("CPU", f"{environment.cpu_name()}, {environment.cores()} cores, {torch.get_num_threads()} threads"))
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    table.add_row("GPU", ", ".join(gpus) or f"none that torch {torch.__version__} can use")
-    table.add_row("NVIDIA driver", environment.gpu_driver() or "none")
-    table.add_row("home", str(home))
-    table.add_row("results", str(results.resolve()))
+    rows.append(("GPU", ", ".join(gpus) or f"none that torch {torch.__version__} can use"))
+    rows.append(("NVIDIA driver", environment.gpu_driver() or "none"))
+    rows.append(("home", str(home)))
+    rows.append(("results", str(results.resolve())))
     devices = ["cpu", *(["cuda"] if gpus else [])]
     for backend in BACKENDS.values():
         reasons = {device: backend.unavailable("linear_scan", device) for device in devices}
         words = [f"{device}: {reason or 'available'}" for device, reason in reasons.items()]
-        table.add_row(f"backend {backend.name}", f"{backend.summary}; {', '.join(words)}")
+        rows.append((f"backend {backend.name}", f"{backend.summary}; {', '.join(words)}"))
     for device in devices:
-        table.add_row(f"auto on {device}", resolve("linear_scan", "auto", device).name)
-    return table
+        rows.append((f"auto on {device}", resolve("linear_scan", "auto", device).name))
+    return _facts(*rows)
 
 
 def _table(*titles: str) -> Table:

@@ -1,6 +1,5 @@
-"""Where things live on disk. `--home` > SEQBENCH_HOME > the user's cache folder."""
+"""Where things live on disk. `--home` or SEQBENCH_HOME, else the user's cache folder."""
 
-import os
 from pathlib import Path
 
 
@@ -8,8 +7,6 @@ def home(override: Path | None = None) -> Path:
     """The folder for downloads and prepared data sets."""
     if override is not None:
         return override.expanduser()
-    if configured := os.environ.get("SEQBENCH_HOME"):
-        return Path(configured).expanduser()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("seqbench", appauthor=False))

@@ -51,6 +51,18 @@ def parse_models(text: str | None) -> dict[str, str]:
     return chosen
 
 
+def parse_datasets(text: str | None) -> list[str] | None:
+    """Comma-separated names, each once; None for all that are prepared.
+
+    Raises:
+        UsageError: none at all.
+    """
+    names = None if text is None else words(text)
+    if names == []:
+        raise UsageError(f"--datasets names no data set: '{text}'.", hint="See `seqbench list datasets`.")
+    return names
+
+
 def parse_seeds(text: str) -> list[int]:
     """Comma-separated non-negative integers."""
     try:
@@ -269,6 +281,10 @@ def _parse(kind: type, field: str, text: str) -> Any:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{field} must be true or false, not '{text}'")
         return text.lower() == "true"
+    if kind is str:
+        return text
+    if kind not in (int, float):
+        raise ValueError(f"{field} cannot be set on the command line: its default is no number, word, true or false")
     try:
         value = kind(text)
         if kind is float and not math.isfinite(value):

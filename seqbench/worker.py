@@ -83,6 +83,10 @@ def _run(order: dict[str, Any], emit: Any) -> None:
         record = None if order["force"] else finished_record(results, definition)
         if record is None:
             prepared = open_prepared(definition.dataset, Path(order["home"]))
+            if prepared.fingerprint != definition.fingerprint:
+                raise SeqbenchError(
+                    f"{prepared.name} was prepared anew since the run began.", hint="Repeat the command."
+                )
             record = run_cell(definition, load_model(order["model"]), prepared, results, order["device"], emit)
     emit("finished", accuracy=record.accuracy, seconds=record.seconds)
 

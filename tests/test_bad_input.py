@@ -1,5 +1,6 @@
 """Commands over files and machines that are not as they should be: what is said, and what is left."""
 
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqbench import plan
+from seqbench.data import synthetic
 from seqbench.data.prepared import open_prepared
 from seqbench.errors import Diverged, SeqbenchError, StorageError
 from seqbench.results import SCHEMA_VERSION
@@ -99,6 +101,40 @@ def test_a_dry_run_says_what_would_be_fetched(empty: Bench) -> None:
     assert not empty.home.exists()
 
 
+# Machines
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("Unable to allocate 3 TiB"), "Error: Out of memory (Unable to allocate 3 TiB). Ask for less"),
+        (PermissionError(13, "Permission denied", "/data"), "Error: /data: Permission denied. Check the path"),
+        (OSError("odd"), "Error: odd. Check the path"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_machine_refuses_is_said_in_words(
+    error: Exception, said: str, empty: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(synthetic, "generate", refuse)
+    outcome = empty.call("prepare", "synthetic", "-q")
+    assert outcome.code == 1
+    assert outcome.words.startswith(said)
+    monkeypatch.setenv("SEQBENCH_DEBUG", "1")
+    with pytest.raises(type(error)):
+        empty.call("prepare", "synthetic", "-q")
+
+
+def test_a_terminal_that_cannot_show_a_character_shows_another(empty: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, encoding="ascii", write_through=True))
+    assert empty.call("list", "datasets").code == 0
+    assert b"ml-100k" in screen.getvalue()
+
+
 # Prepared data sets
 
 
@@ -122,13 +158,25 @@ def test_a_damaged_data_set_fails_the_run_with_the_command_that_repairs_it(
     assert own.record("popularity")["status"] == "failed"
 
 
+def test_a_data_set_that_is_prepared_anew_during_a_run_is_not_taken_for_the_one_before(
+    own: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = plan.Definition
+    monkeypatch.setattr(
+        plan, "Definition", lambda **fields: definition(**{**fields, "fingerprint": "of the one before"})
+    )
+    outcome = own.run("--models", "popularity")
+    assert outcome.code == 1
+    assert "synthetic was prepared anew since the run began. Repeat the command." in outcome.words
+
+
 def test_a_data_set_without_its_description_is_left_out_with_a_warning(own: Bench) -> None:
     shutil.copytree(own.home / "prepared" / "synthetic", own.home / "prepared" / "other")
     (own.home / "prepared" / "other" / "meta.json").write_text("{")
     outcome = own.run("--models", "popularity", "--dry-run")
     assert outcome.code == 0
     assert "prepared/other is damaged" in outcome.words
-    assert "seqbench prepare other --force" in outcome.words
+    assert "`seqbench prepare --raw FILE --name other --force` or `seqbench prepare NAME --name other" in outcome.words
     assert "synthetic" in outcome.out
 
 

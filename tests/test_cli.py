@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 import seqbench
 from seqbench import plan
 from seqbench.cli import app
-from seqbench.listing import POSITIONS, WIDTH, parameter_words
+from seqbench.data.catalog import load_catalog
+from seqbench.listing import POSITIONS, WIDTH, parameter_words, short_count
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import SequenceModel
 from seqbench.ops.backends import BACKENDS
@@ -150,6 +151,63 @@ def test_data_sets_are_listed_with_what_is_prepared(bench: Bench) -> None:
     assert "50" in lines["synthetic"]
     assert "no" in lines["ml-100k"]
     assert str(bench.home) in "".join(outcome.out.split())
+
+
+def test_the_list_of_data_sets_fits_80_columns(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bench, "environment", lambda self: {"SEQBENCH_HOME": str(self.home), "COLUMNS": "80"})
+    outcome = bench.call("list", "datasets")
+    assert "…" not in outcome.out
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    for name, spec in load_catalog().items():
+        assert f"\n{name} " in outcome.out
+        shown = " ".join(bench.call("list", "datasets", name).out.split())
+        for words in (spec.title, spec.licence, spec.citation):
+            assert "".join(words.split()) in shown.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (9_999, "9,999"),
+        (10_000, "10.0 k"),
+        (99_949, "99.9 k"),
+        (99_950, "100 k"),
+        (999_499, "999 k"),
+        (999_500, "1.0 M"),
+        (12_345_678, "12.3 M"),
+        (100_480_507, "100 M"),
+    ],
+)
+def test_long_numbers_are_written_short(count: int, words: str) -> None:
+    assert short_count(count) == words
+
+
+def test_a_data_set_of_ones_own_is_listed_and_suggested(bench: Bench, tmp_path: Path) -> None:
+    bench.home = tmp_path / "home"
+    raw = tmp_path / "log[final].csv"
+    raw.write_text("user,item,time\n" + "".join(f"{n % 9},{n},{n}\n" for n in range(99)))
+    assert bench.call("prepare", "--raw", raw, "--name", "mine").code == 0
+    assert "yes" in next(line for line in bench.call("list", "datasets").out.splitlines() if line.startswith("mine "))
+    shown = bench.call("list", "datasets", "mine").out
+    assert "log[final].csv" in shown
+    assert "9 users, 99 items, 99 interactions" in shown
+    for words in (("run", "--datasets", "minne"), ("list", "datasets", "minne"), ("data", "minne")):
+        outcome = bench.call(*words)
+        assert outcome.code == 2
+        assert "Data set 'minne' is unknown. Did you mean mine?" in outcome.words
+
+
+def test_a_damaged_data_set_is_warned_of_once(bench: Bench, tmp_path: Path) -> None:
+    bench.home = tmp_path / "home"
+    (bench.home / "prepared" / "mine").mkdir(parents=True)
+    outcome = bench.run("--models", "popularity", "--dry-run")
+    assert outcome.code == 0
+    assert outcome.err.count("is damaged") == 1
+
+
+def test_the_users_folder_may_be_written_with_a_tilde(stored: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(stored.results.parent))
+    assert stored.call("list", "runs", f"--results=~/{stored.results.name}").code == 0
 
 
 def test_runs_are_listed(stored: Bench) -> None:

@@ -112,6 +112,15 @@ def test_its_settings_are_checked_like_those_of_any_model(bench: Bench) -> None:
     assert "Did you mean MeanOfEmbeddings?" in outcome.words
 
 
+@pytest.mark.parametrize("default", ["None", "(1, 2)"])
+def test_a_setting_whose_kind_is_not_known_is_refused(default: str, bench: Bench, write: Write) -> None:
+    config = f"import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass Odd:\n    sizes: object = {default}\n"
+    path = write(config + CONSTANT.replace("VALUE", "0.0") + "    Config = Odd\n")
+    outcome = bench.run("--models", f"{path}:Constant", "--set", "Constant.sizes=3")
+    assert outcome.code == 2
+    assert "Constant: sizes cannot be set on the command line" in outcome.words
+
+
 def test_a_class_may_be_in_a_file_beside_others(write: Write) -> None:
     path = write(CONSTANT.replace("VALUE", "0.0") + "\nclass Another(Constant):\n    pass\n")
     assert model_name(f"{path}:Another") == "Another"

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -34,7 +35,12 @@ class Member:
     @property
     def basename(self) -> str:
         """The name of the file without its folders."""
-        return self.path.rsplit("/", 1)[-1]
+        return self.basenames[0]
+
+    @property
+    def basenames(self) -> tuple[str, ...]:
+        """The names of all its files without their folders."""
+        return tuple(path.rsplit("/", 1)[-1] for path in (self.path, *self.more))
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,12 @@ class Source:
     def location(self) -> str:
         """The URL, the requirement, or the errand, in the words a user could type."""
         return self.url or (f"pip download {self.pypi}" if self.pypi else self.manual or "")
+
+    @property
+    def wanted(self) -> str:
+        """What a person has to provide: an archive, or files that lie beside each other."""
+        names = self.interactions.basenames
+        return " and ".join(names) if self.filename in names else self.filename
 
     @property
     def pinned(self) -> bool:
@@ -104,6 +116,7 @@ class DatasetSpec:
     generator: str | None = None  # generated here instead of fetched
     homepage: str | None = None
     expected: Expected | None = None
+    downloads: str | None = None  # the data set with whose files this one shares a folder; None: it has its own
 
     @property
     def manual(self) -> bool:
@@ -144,8 +157,16 @@ def families() -> list[str]:
     return list(_load(paths.shipped("datasets.yaml")).families)
 
 
-def get_spec(name: str) -> DatasetSpec:
+def is_known(name: str) -> bool:
+    """Whether a name is one of the catalogue, and not one that the user gave."""
+    return _load(paths.shipped("datasets.yaml")).get(name) is not None
+
+
+def get_spec(name: str, others: Iterable[str] = ()) -> DatasetSpec:
     """The entry called `name`.
+
+    Args:
+        others: names outside the catalogue that may be suggested, too.
 
     Raises:
         UsageError: there is none; the message suggests the nearest name.
@@ -156,7 +177,7 @@ def get_spec(name: str) -> DatasetSpec:
     if name in catalog.families:
         known = next(known for known in catalog.datasets if known.startswith(f"{name}:"))
         raise UsageError(f"{name} needs a category.", hint=f"For example {known}; see `seqbench list datasets`.")
-    raise unknown_name("Data set", name, catalog.datasets, "seqbench list datasets")
+    raise unknown_name("Data set", name, [*catalog.datasets, *others], "seqbench list datasets")
 
 
 def own_spec(name: str) -> DatasetSpec:
@@ -228,6 +249,9 @@ def parse_catalog(text: str) -> Catalog:
         for category in fields.copy().section("categories").fields:
             spec = _member_of(fields, category)
             datasets[spec.name] = spec
+    for spec in datasets.values():
+        if spec.downloads is not None and spec.downloads not in datasets:
+            _Fields(spec.name, entries[spec.name], lines).wrong("downloads", f"'{spec.downloads}' is no entry")
     return Catalog(datasets, found)
 
 
@@ -403,6 +427,7 @@ def _spec(fields: _Fields, name: str | None = None, known: _Fields | None = None
         sources=sources,
         generator=generator,
         homepage=fields.optional_text("homepage"),
+        downloads=fields.optional_text("downloads"),
         expected=_expected(expecting.section("expected")) if expecting is not None else None,
     )
     filters.done()

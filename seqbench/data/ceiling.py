@@ -27,7 +27,7 @@ def ceiling(generated: Generated, items: np.ndarray, users: np.ndarray, back: in
     step = max(1, BLOCK // generated.process.items // 8)
     for start in range(0, len(users), step):
         block = users[start : start + step]
-        histories = generated.histories[block]
+        histories = generated.histories(block)
         kept = left[histories] & (np.arange(histories.shape[1]) < generated.lengths[block][:, None])
         enough = kept.sum(axis=1) >= MIN_LEFT
         histories, kept = histories[enough], kept[enough]

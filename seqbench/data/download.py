@@ -1,5 +1,6 @@
 """Fetch the sources of data sets, verified, to the downloads folder."""
 
+import difflib
 import functools
 import hashlib
 import importlib.util
@@ -16,10 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+from rich import filesize
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from seqbench import __version__, console, paths
-from seqbench.data.catalog import DatasetSpec, Source
+from seqbench.data.catalog import DatasetSpec, Source, load_catalog
 from seqbench.errors import SeqbenchError, storage_error
 from seqbench.files import replacing
 from seqbench.locking import locked
@@ -37,6 +39,14 @@ SAY_EVERY = 30.0  # seconds between two lines of progress where there is no term
 
 class SourceError(Exception):
     """A source cannot be used; the message says why, in words that end an error line."""
+
+
+class MissingError(SourceError):
+    """The server is there, but has no such file."""
+
+
+class Interrupted(Exception):
+    """All downloads are to end: no other source and no other attempt is tried."""
 
 
 class TransientError(SourceError):
@@ -78,11 +88,11 @@ def fetch(spec: DatasetSpec, home: Path, *, offline: bool = False, bars: "Bars |
         SeqbenchError: no source works; the message lists each with its URL and its reason.
         StorageError: the file cannot be written.
     """
-    folder = paths.downloads(home) / paths.folder_name(spec.name)
+    folder = paths.downloads(home) / paths.folder_name(spec.downloads or spec.name)
     for source in spec.sources:
         if is_verified(folder / source.filename, source):
             return source, folder / source.filename
-    files = " or ".join(dict.fromkeys(source.filename for source in spec.sources))
+    files = " or ".join(dict.fromkeys(source.wanted for source in spec.sources))
     by_hand = f"put {files} into {folder} and repeat the command, or run `seqbench prepare {spec.name} --raw PATH`."
     if spec.manual:
         words = "\n".join(f"  {source.label}: {source.manual}" for source in spec.sources)
@@ -90,6 +100,7 @@ def fetch(spec: DatasetSpec, home: Path, *, offline: bool = False, bars: "Bars |
             f"{spec.name} has to be fetched by hand ({spec.homepage}).\n{words}", hint=f"Then {by_hand}"
         )
     reasons = []
+    missing = True
     fetched = [source for source in spec.sources if not source.manual]
     for position, source in enumerate(fetched, start=1):
         try:
@@ -97,9 +108,18 @@ def fetch(spec: DatasetSpec, home: Path, *, offline: bool = False, bars: "Bars |
                 raise SourceError(f"not fetched, because of --offline: there is no {folder / source.filename}")
             return source, fetch_source(source, folder, bars)
         except SourceError as error:
+            missing &= isinstance(error, MissingError)
             reasons.append(f"  {position}. {source.label}, {source.location}\n     {error}")
             if position < len(fetched) and not offline:
                 console.note(f"{source.label}: {error}. Trying the next source.")
+    family, _, category = spec.name.partition(":")
+    if missing and category:
+        near = difflib.get_close_matches(spec.name, load_catalog(), n=1, cutoff=0.5)
+        raise SeqbenchError(
+            f"{family} has no category '{category}': no server has such a file.\n" + "\n".join(reasons),
+            hint=f"Did you mean {near[0]}? " * bool(near)
+            + f"The publisher's categories are listed at {spec.homepage}.",
+        )
     way = (
         "Repeat the command without --offline" if offline else "Check the network and the proxy settings (HTTPS_PROXY)"
     )
@@ -134,7 +154,6 @@ def fetch_source(source: Source, folder: Path, bars: "Bars | None" = None) -> Pa
                 _fetch_urls(source, part, shown)
             part.finish(source)
         except OSError as error:
-            part.discard()
             raise storage_error(error, target) from error
     return target
 
@@ -164,9 +183,9 @@ def verify(path: Path, source: Source) -> None:
         raise kind(f"the file has {size:,} bytes instead of {source.size:,}")
     if size == 0:
         raise SourceError("the file is empty")
-    for algorithm, accepted in (("sha256", source.sha256), ("md5", source.md5)):
-        if accepted and (digest := _digest(path, algorithm)) not in accepted:
-            raise SourceError(f"its {algorithm} is {digest} instead of {' or '.join(accepted)}")
+    algorithm, accepted = ("sha256", source.sha256) if source.sha256 else ("md5", source.md5)
+    if accepted and (digest := _digest(path, algorithm)) not in accepted:
+        raise SourceError(f"its {algorithm} is {digest} instead of {' or '.join(accepted)}")
 
 
 def _digest(path: Path, algorithm: str) -> str:
@@ -180,10 +199,17 @@ def _remembered(path: Path) -> Path:
     return path.with_name(f".{path.name}.sha256")
 
 
-def forget(path: Path) -> None:
-    """Delete a fetched file that turned out to be damaged."""
-    path.unlink(missing_ok=True)
-    _remembered(path).unlink(missing_ok=True)
+def forget(path: Path) -> bool:
+    """Delete a file that turned out to be damaged, if it was fetched here: what a person put there stays.
+
+    Returns:
+        Whether it was fetched here.
+    """
+    ours = _remembered(path).exists()
+    if ours:
+        path.unlink(missing_ok=True)
+        _remembered(path).unlink()
+    return ours
 
 
 class Part:
@@ -243,14 +269,16 @@ def _fetch_urls(source: Source, part: Part, bars: "Bars") -> None:
     assert source.url is not None
     urls = (source.url, *source.mirrors)
     reasons = []
+    missing = True
     for url in urls:
         try:
             return _fetch_url(source, url, part, bars)
         except SourceError as error:
+            missing &= isinstance(error, MissingError)
             reasons.append(str(error) if url == source.url else f"{url}: {error}")
             if url != urls[-1]:
                 console.note(f"{url}: {error}. Trying the next mirror.")
-    raise SourceError("; ".join(reasons))
+    raise (MissingError if missing else SourceError)("; ".join(reasons))
 
 
 def _fetch_url(source: Source, url: str, part: Part, bars: "Bars") -> None:
@@ -282,8 +310,8 @@ def _stream(source: Source, url: str, part: Part, bars: "Bars") -> None:
             raise SourceError(f"the proxy or certificate settings cannot be used ({error})") from error
         try:
             with client, client.stream("GET", url) as response:
-                resumed = _begins(source, url, part, response, resumed=resumed)
-                _write(source, part, response, bars)
+                resumed, total = _begins(source, url, part, response, resumed=resumed)
+                _write(source, part, response, total, bars)
         except httpx.TimeoutException as error:
             raise TransientError("the connection timed out") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
@@ -300,13 +328,16 @@ def _stream(source: Source, url: str, part: Part, bars: "Bars") -> None:
         raise TransientError(str(error)) if resumed else error from None
 
 
-def _begins(source: Source, url: str, part: Part, response: httpx.Response, *, resumed: bool) -> bool:
-    """Judge the head of an answer; returns whether it goes on where the part ends."""
+def _begins(
+    source: Source, url: str, part: Part, response: httpx.Response, *, resumed: bool
+) -> tuple[bool, int | None]:
+    """Judge the head of an answer: whether it goes on where the part ends, and the bytes of the file if it says so."""
     status = response.status_code
     if resumed and status == httpx.codes.PARTIAL_CONTENT:
         start, total = _content_range(response)
-        if start == part.size and (source.size is None or total in (None, source.size)):
-            return True
+        fits = total is not None or source.pinned if source.size is None else total in (None, source.size)
+        if start == part.size and fits:
+            return True, source.size or total
         part.discard()
         raise TransientError("the server sent another piece than it was asked for")
     if resumed and status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -317,20 +348,19 @@ def _begins(source: Source, url: str, part: Part, response: httpx.Response, *, r
         words = f"the server answered {status} {response.reason_phrase}".rstrip()
         if passing:
             raise TransientError(words, _seconds(response.headers.get("Retry-After", "")))
-        raise SourceError(words)
+        raise MissingError(words) if status == httpx.codes.NOT_FOUND else SourceError(words)
     part.discard()
+    length = response.headers.get("Content-Length", "")
     if not source.pinned:
         chunked = "chunked" in response.headers.get("Transfer-Encoding", "")
-        if not chunked and "Content-Length" not in response.headers:
+        if not chunked and not length:
             raise SourceError("the server does not say how long the file is, so a cut could not be noticed")
         part.remember(url, response)
-    return False
+    return False, source.size or (int(length) if length.isdecimal() else None)
 
 
-def _write(source: Source, part: Part, response: httpx.Response, bars: "Bars") -> None:
-    length = response.headers.get("Content-Length", "")
-    total = source.size or (part.size + int(length) if length.isdigit() else None)
-    bar = bars.begin(source, str(response.request.url), part.size, total)
+def _write(source: Source, part: Part, response: httpx.Response, total: int | None, bars: "Bars") -> None:
+    bar = bars.begin(part.target, str(response.request.url), part.size, total)
     with part.path.open("ab") as file:
         count = part.size
         for block in response.iter_raw():
@@ -341,6 +371,8 @@ def _write(source: Source, part: Part, response: httpx.Response, bars: "Bars") -
                 raise SourceError(f"the server sent more than the {source.size:,} bytes of the file")
             file.write(block)
             bars.advance(bar, len(block))
+    if total is not None and part.size != total:  # a server may send a piece of what it was asked for
+        raise TransientError(f"the file has {part.size:,} bytes instead of {total:,}")
 
 
 def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
@@ -353,7 +385,7 @@ def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
 
 def _seconds(written: str) -> float:
     """Of a Retry-After header; dates are not waited for."""
-    return float(written) if written.isdigit() else 0.0
+    return float(written) if written.isdecimal() else 0.0
 
 
 class Bars:
@@ -388,31 +420,31 @@ class Bars:
             if self._depth == 0 and self._shown is not None:
                 self._shown.stop()
 
-    def begin(self, source: Source, url: str, done: int, total: int | None) -> int:
+    def begin(self, target: Path, url: str, done: int, total: int | None) -> int:
         """A file of `total` bytes begins, `done` of which are there. Returns what `advance` wants."""
         if self._shown is not None:
             for task in self._shown.tasks:
-                if task.description == source.filename:  # another attempt
+                if task.fields["target"] == target:  # another attempt
                     self._shown.update(task.id, total=total, completed=done)
                     return int(task.id)
-            return int(self._shown.add_task(source.filename, total=total, completed=done))
-        size = f" ({total / 1e6:.1f} MB)" if total else ""
-        there = f", {done / 1e6:.1f} MB of which are there" if done else ""
+            return int(self._shown.add_task(target.name, total=total, completed=done, target=target))
+        size = f" ({filesize.decimal(total)})" if total else ""
+        there = f", {filesize.decimal(done)} of which are there" if done else ""
         console.note(f"Fetching {url}{size}{there}")
         now = time.monotonic()
         with self._lock:
             number = len(self._lines)
-            self._lines[number] = (source.filename, done, total, now, now, done)
+            self._lines[number] = (target.name, done, total, now, now, done)
         return number
 
     def advance(self, bar: int, count: int) -> None:
         """So many bytes more.
 
         Raises:
-            SourceError: downloads are to end.
+            Interrupted: downloads are to end.
         """
         if self.stopped.is_set():
-            raise SourceError("interrupted")
+            raise Interrupted
         if self._shown is not None:
             self._shown.advance(bar, count)  # type: ignore[arg-type]
             return
@@ -421,8 +453,8 @@ class Bars:
         if now - said >= SAY_EVERY:
             rate = (done - start) / (now - began)
             left = f", {duration((total - done) / rate)} left" if total and rate else ""
-            share = f"{done / total:.0%} of {total / 1e6:,.0f} MB" if total else f"{done / 1e6:,.0f} MB"
-            console.note(f"{name}: {share}, {rate / 1e6:.1f} MB/s{left}")
+            share = f"{done / total:.0%} of {filesize.decimal(total)}" if total else filesize.decimal(done)
+            console.note(f"{name}: {share}, {filesize.decimal(int(rate))}/s{left}")
             said = now
         self._lines[bar] = (name, done, total, began, said, start)
 
@@ -430,10 +462,10 @@ class Bars:
         """Wait, or until downloads are to end.
 
         Raises:
-            SourceError: they are.
+            Interrupted: they are.
         """
         if self.stopped.wait(seconds):
-            raise SourceError("interrupted")
+            raise Interrupted
 
 
 def _fetch_wheel(source: Source, path: Path) -> None:

@@ -32,11 +32,11 @@ from seqbench.data.catalog import (
 )
 from seqbench.data.ceiling import ceiling
 from seqbench.data.parsers import own
-from seqbench.data.parsers.rows import MARKS, ROLES, Collector, RawInteractions
+from seqbench.data.parsers.rows import IN_PARTS, MARKS, ROLES, Collector, RawInteractions
 from seqbench.data.prepared import META, SCHEMA_VERSION, PreparedDataset, fingerprint_of
 from seqbench.data.store import Tables, write_prepared
 from seqbench.data.synthetic import SyntheticOptions
-from seqbench.errors import SeqbenchError, UsageError
+from seqbench.errors import SeqbenchError, StorageError, UsageError
 from seqbench.locking import locked
 
 SAMPLE_SEED = 0
@@ -105,7 +105,6 @@ def prepare(
     spec = get_spec(dataset) if isinstance(dataset, str) else dataset
     if name is not None:
         check_name(name)
-        spec = replace(spec, name=name)
     options = _options(spec, raw, choices or Choices(), synthetic)
 
     def load() -> _Loaded:
@@ -113,7 +112,7 @@ def prepare(
             return _generate(spec, synthetic or SyntheticOptions())
         return _load(spec, home, raw, ratings=options["min_rating"] is not None, offline=offline)
 
-    return _prepared(spec, home, options, load, force=force)
+    return _prepared(replace(spec, name=name or spec.name), home, options, load, force=force)
 
 
 def prepare_all(
@@ -126,6 +125,8 @@ def prepare_all(
 ) -> Iterator[PreparedDataset]:
     """Prepare several data sets in turn, after fetching all that they need, several files at once.
 
+    One that fails does not keep the others from being prepared; the errors come last. A full disk ends it all.
+
     Args:
         options: of `prepare`.
 
@@ -133,17 +134,27 @@ def prepare_all(
         as `prepare`.
     """
     specs = [get_spec(name) for name in dict.fromkeys(names)]
+    for spec in specs:  # an option that does not fit is said before anything is fetched
+        _options(spec, options.get("raw"), options.get("choices") or Choices(), options.get("synthetic"))
     failed: dict[str, SeqbenchError] = {}
     if len(specs) > 1:
         needed = [spec for spec in specs if spec.sources and (force or not paths.prepared(home, spec.name).is_dir())]
         failed = download.fetch_all(needed, home, offline=offline)
     for spec in specs:
-        if spec.name not in failed:
-            yield prepare(spec, home=home, force=force, offline=offline, **options)
+        if spec.name in failed:
+            continue
+        try:
+            prepared = prepare(spec, home=home, force=force, offline=offline, **options)
+        except StorageError:
+            raise
+        except SeqbenchError as error:
+            failed[spec.name] = error
+        else:
+            yield prepared
     *others, last = failed.values() or (None,)
-    for error in others:
-        assert error is not None
-        console.fail(error.message, error.hint)
+    for other in others:
+        assert other is not None
+        console.fail(other.message, other.hint)
     if last is not None:
         raise last
 
@@ -275,9 +286,9 @@ def _load(spec: DatasetSpec, home: Path, raw: Path | None, *, ratings: bool, off
             interactions = parsers.load(parsers.INTERACTIONS, first.format)(stream, where, ratings=ratings)
             digest = sha256()
     except SeqbenchError as error:
-        if fetched and not files.source.pinned:  # nothing but its content could tell that it is not the file
-            download.forget(first.path)
-            error.hint = f"The file is deleted. Run `seqbench prepare {spec.name}` again to fetch it anew."
+        # Without a checksum, nothing but its content could tell that it is not the file.
+        if fetched and not files.source.pinned and download.forget(first.path):
+            error.hint = "The file is deleted. Repeat the command to fetch it anew."
         raise
     titles: dict[str, str] = {}
     if files.items:
@@ -286,6 +297,8 @@ def _load(spec: DatasetSpec, home: Path, raw: Path | None, *, ratings: bool, off
     if first.sha256 and digest not in first.sha256:
         console.warn(f"{where} is not the published file: its sha256 is {digest} instead of {first.sha256[0]}.")
     _warn_of_malformed(interactions, where)
+    unit = "rows" if first.format in parsers.UNTIMED else spec.timestamp_unit
+    unit = IN_PARTS[unit] if interactions.in_parts else unit
     return _Loaded(
         interactions,
         titles,
@@ -299,7 +312,7 @@ def _load(spec: DatasetSpec, home: Path, raw: Path | None, *, ratings: bool, off
             else rawfiles.sha256_of(first.path),
             "interactions_sha256": digest,
         },
-        unit="rows" if first.format in parsers.UNTIMED else spec.timestamp_unit,
+        unit=unit,
         splits=spec.splits,
         expected_raw=files.source.raw or (spec.expected.raw if spec.expected else None),
     )
@@ -312,7 +325,9 @@ def _load_own(raw: Path, columns: dict[str, str], *, ratings: bool) -> _Loaded:
         found = own.interactions(stream, str(raw), raw, columns, ratings=ratings)
         digest = sha256()
     _warn_of_malformed(found.raw, str(raw))
-    if not found.timed and found.raw.positions is None:
+    if not found.columns:
+        console.note(f"{raw} is read as lines 'user item item …', whose order is the order of events.")
+    elif not found.timed and found.raw.positions is None:
         console.note(f"{raw} has no time: the order of its rows is the order of events.")
     in_time = found.timed and found.raw.positions is None
     splits = ((GIVEN,) if found.raw.marks is not None else ()) + (("leave-one-out", "temporal")[: 2 if in_time else 1])
@@ -401,11 +416,14 @@ def _filter(spec: DatasetSpec, loaded: _Loaded, options: dict[str, Any], raw_cou
         users[dropped] = False
     rows.select(filters.both(users, rows["users"], items, rows["items"]))
     if not len(rows["users"]):
+        rated = options["min_rating"] is not None
+        limits = f"ratings from {options['min_rating']:g}, " if rated else ""
+        limits += f"at least {options['min_user']} per user and {options['min_item']} per item"
         raise SeqbenchError(
-            f"No interaction of {spec.name} passes the filters (at least {options['min_user']} per user and "
-            f"{options['min_item']} per item). Before them there were {raw_counts['users']:,} users, "
+            f"No interaction of {spec.name} passes the filters ({limits}). "
+            f"Before them there were {raw_counts['users']:,} users, "
             f"{raw_counts['items']:,} items and {raw_counts['interactions']:,} interactions.",
-            hint="Lower --min-user or --min-item.",
+            hint=f"Lower {'--min-rating, ' if rated else ''}--min-user or --min-item.",
         )
     used_users = filters.contiguous(rows["users"], len(raw.raw_users))
     used_items = filters.contiguous(rows["items"], len(raw.raw_items))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seqbench import columns, console, paths
-from seqbench.data.catalog import GIVEN, get_spec, load_catalog
-from seqbench.errors import SeqbenchError, UsageError, unknown_name
+from seqbench.data.catalog import GIVEN, get_spec, is_known
+from seqbench.errors import SeqbenchError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ class PreparedDataset:
         if version > SCHEMA_VERSION:
             raise SeqbenchError(
                 f"{directory} was prepared by a newer seqbench ({self.meta.get('seqbench')}).",
-                hint=f"Upgrade seqbench, or prepare it again with `seqbench prepare {self.name} --force`.",
+                hint=f"Upgrade seqbench, or prepare it again with {_again(self.name)}.",
             )
         if missing := [name for name in (INTERACTIONS, USERS, ITEMS) if not (directory / name).is_file()]:
             raise self._damaged(f"{missing[0]} is missing")
@@ -104,8 +104,15 @@ class PreparedDataset:
         name = paths.dataset_name(self.directory)
         return SeqbenchError(
             f"The prepared data set {self.directory} is damaged ({why}).",
-            hint=f"Prepare it again with `seqbench prepare {name} --force`.",
+            hint=f"Prepare it again with {_again(name)}.",
         )
+
+
+def _again(name: str) -> str:
+    """The command that prepares a data set again. What a name of the user's was given to, only the user knows."""
+    if is_known(name):
+        return f"`seqbench prepare {name} --force`"
+    return f"`seqbench prepare --raw FILE --name {name} --force` or `seqbench prepare NAME --name {name} --force`"
 
 
 def fingerprint_of(
@@ -152,11 +159,7 @@ def open_prepared(name: str, home: Path) -> PreparedDataset:
     inside = folder.parent == paths.prepared(home) and not name.startswith(".")
     if inside and folder.is_dir():
         return PreparedDataset(folder)
-    try:
-        get_spec(name)
-    except UsageError:
-        known = [*load_catalog(), *(paths.dataset_name(entry) for entry in _folders(home))]
-        raise unknown_name("Data set", name, known, "seqbench list datasets") from None
+    get_spec(name, prepared_names(home))
     raise SeqbenchError(
         f"Data set '{name}' is not prepared in {paths.prepared(home)}.",
         hint=f"Run `seqbench prepare {name}`.",
@@ -172,6 +175,11 @@ def list_prepared(home: Path) -> list[PreparedDataset]:
         except SeqbenchError as error:
             console.warn(f"{error.message} {error.hint}")
     return found
+
+
+def prepared_names(home: Path) -> list[str]:
+    """The names of all prepared data sets, damaged ones included."""
+    return [paths.dataset_name(folder) for folder in _folders(home)]
 
 
 def _folders(home: Path) -> Iterator[Path]:

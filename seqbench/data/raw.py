@@ -222,7 +222,8 @@ def locate(spec: DatasetSpec, path: Path, source: Source | None = None) -> RawFi
         source: the source that `path` was fetched from; all sources are tried without it.
 
     Raises:
-        SeqbenchError: nothing there has a name that the data set's sources use, or the archive is damaged.
+        SeqbenchError: nothing there has a name that the data set's sources use, one of several files is missing, or
+            the archive is damaged.
     """
     sources = (source,) if source else spec.sources
     if not path.exists():
@@ -254,7 +255,7 @@ def own_file(path: Path) -> RawFile:
 
 
 def _wanted(spec: DatasetSpec) -> str:
-    names = [name for source in spec.sources for name in (source.filename, source.interactions.basename)]
+    names = [name for source in spec.sources for name in (source.wanted, " and ".join(source.interactions.basenames))]
     return ", ".join(dict.fromkeys(names))
 
 
@@ -273,11 +274,23 @@ def _is_archive(path: Path) -> bool:
 
 
 def _files(member: Member, find: Callable[[str], tuple[Path, str | None] | None]) -> tuple[RawFile, ...] | None:
-    """All files of a member, by a function from a name in datasets.yaml to where that is."""
-    places = [find(name) for name in (member.path, *member.more)]
-    if any(place is None for place in places):
-        return None
-    return tuple(RawFile(*place, member.format, member.sha256) for place in places if place is not None)
+    """All files of a member, by a function from a name in datasets.yaml to where that is; None if none is there.
+
+    Raises:
+        SeqbenchError: some are there, but not all.
+    """
+    found, missing = [], []
+    for name, basename in zip((member.path, *member.more), member.basenames, strict=True):
+        if (place := find(name)) is None:
+            missing.append(basename)
+        else:
+            found.append(RawFile(*place, member.format, member.sha256))
+    if found and missing:
+        raise SeqbenchError(
+            f"{found[0]} is not all: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.",
+            hint=f"Put {' and '.join(member.basenames)} into one folder, and give that to --raw.",
+        )
+    return tuple(found) or None
 
 
 def _first(files: tuple[RawFile, ...] | None) -> RawFile | None:
@@ -328,7 +341,7 @@ def _in_archive(sources: tuple[Source, ...], path: Path) -> RawFiles | None:
 def _single(sources: tuple[Source, ...], path: Path) -> RawFiles | None:
     """A file on its own: told apart by its name, or else by its ending; titles may lie beside it."""
     name = path.name.removesuffix(".gz")
-    same_name = [source for source in sources if name == source.interactions.basename]
+    same_name = [source for source in sources if name in source.interactions.basenames]
     same_ending = [source for source in sources if Path(name).suffix == Path(source.interactions.basename).suffix]
     for source in same_name + same_ending:
         member = source.interactions

@@ -24,7 +24,7 @@ are used, no function whose last digit differs between machines.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -129,16 +129,21 @@ class Generated:
 
     options: SyntheticOptions
     process: Process
-    histories: np.ndarray  # (U, longest) int32 items from 0; what is past the length means nothing
     lengths: np.ndarray  # (U,)
-    timestamps: np.ndarray  # (U, longest) int64 seconds, strictly increasing along a row
+    items: np.ndarray  # (n,) int32 items from 0, user after user
+    timestamps: np.ndarray  # (n,) int64 seconds, strictly increasing for a user
+
+    def histories(self, users: np.ndarray) -> np.ndarray:
+        """(B, longest) int32 the items of `users` (B,); what is past the length means nothing."""
+        places = np.arange(int(self.lengths.max()))
+        starts = np.cumsum(self.lengths) - self.lengths
+        return self.items[np.minimum(starts[users, None] + places, len(self.items) - 1)]
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """users, items (the raw ids, from 1) and timestamps (n,), all users together in order of time."""
-        valid = np.arange(self.histories.shape[1]) < self.lengths[:, None]
-        users = np.nonzero(valid)[0]
-        order = np.argsort(self.timestamps[valid], kind="stable")
-        return users[order] + 1, self.histories[valid][order] + 1, self.timestamps[valid][order]
+        users = np.repeat(np.arange(1, len(self.lengths) + 1), self.lengths)
+        order = np.argsort(self.timestamps, kind="stable")
+        return users[order], self.items[order] + 1, self.timestamps[order]
 
 
 def describe(options: SyntheticOptions) -> dict[str, Any]:
@@ -156,14 +161,26 @@ def generate(options: SyntheticOptions) -> Generated:
     uniform = np.random.Generator(np.random.PCG64(options.seed)).random
     process = _process(options.items, uniform)
     lengths = _lengths(options, uniform)
-    histories = np.zeros((options.users, int(lengths.max())), np.int32)
-    step = max(1, BLOCK // options.items)
-    for start in range(0, options.users, step):
-        block = slice(start, start + step)
-        _walk(process, histories[block], lengths[block], uniform)
+    ends, longest = np.cumsum(lengths), int(lengths.max())
+    items, timestamps = np.empty(ends[-1], np.int32), np.empty(ends[-1], np.int64)
+
+    def blocks(width: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """Users, their rows, and (B, longest) which places in a table of theirs are rows."""
+        step = max(1, BLOCK // width)
+        for start in range(0, options.users, step):
+            users = slice(start, min(start + step, options.users))
+            rows = slice(int(ends[start] - lengths[start]), int(ends[users.stop - 1]))
+            yield users, rows, np.arange(longest) < lengths[users, None]
+
+    for users, rows, valid in blocks(options.items):
+        histories = np.zeros(valid.shape, np.int32)
+        _walk(process, histories, lengths[users], uniform)
+        items[rows] = histories[valid]
     begin = EPOCH + (uniform(options.users) * SPAN).astype(np.int64)
-    gaps = 1 + (uniform(histories.shape) * GAP).astype(np.int64)
-    return Generated(options, process, histories, lengths, begin[:, None] + np.cumsum(gaps, axis=1))
+    for users, rows, valid in blocks(longest):
+        gaps = 1 + (uniform(valid.shape) * GAP).astype(np.int64)
+        timestamps[rows] = (begin[users, None] + np.cumsum(gaps, axis=1))[valid]
+    return Generated(options, process, lengths, items, timestamps)
 
 
 def _process(items: int, uniform: Uniform) -> Process:

@@ -73,6 +73,7 @@ def test_unknown_name_suggests() -> None:
         (["sources", 0, "items"], "u.item", r"field sources\[0\].items: must be a mapping"),
         (["expected", "source"], None, "field expected.source: is missing"),
         (["generator"], "synthetic", "field sources: either sources or a generator"),
+        (["downloads"], "ml-1", "field downloads: 'ml-1' is no entry"),
         (["licens"], "free", "field licens: is not a field that seqbench knows"),
     ],
 )

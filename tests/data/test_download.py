@@ -18,7 +18,7 @@ from rich.console import Console
 
 from seqbench import console, paths
 from seqbench.data import download
-from seqbench.data.catalog import get_spec
+from seqbench.data.catalog import get_spec, load_catalog
 from seqbench.data.prepare import prepare
 from seqbench.errors import SeqbenchError, StorageError
 
@@ -156,10 +156,14 @@ def test_disk_full(server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "verify", full)
-    with pytest.raises(StorageError, match=r"The disk is full: could not write .*ml-100k.zip"):
-        download.fetch(datakit.spec_of(zip_at(server.serve("/a.zip", reply(CONTENT)))), tmp_path)
-    assert files_in(tmp_path) == []
+    spec = datakit.spec_of(zip_at(server.serve("/a.zip", reply(CONTENT))))
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "verify", full)
+        with pytest.raises(StorageError, match=r"The disk is full: could not write .*ml-100k.zip"):
+            download.fetch(spec, tmp_path)
+    assert files_in(tmp_path) == [".ml-100k.zip.part"]
+    assert download.fetch(spec, tmp_path)[1].read_bytes() == CONTENT
+    assert server.requests == ["/a.zip"], "what was fetched is not fetched again"
 
 
 def test_home_that_cannot_be_written(tmp_path: Path) -> None:
@@ -192,6 +196,14 @@ def test_progress_on_a_terminal(server: Any, reply: Any, tmp_path: Path, monkeyp
     download.fetch(datakit.spec_of(zip_at(server.serve("/a.zip", reply(CONTENT)))), tmp_path)
     assert "ml-100k.zip" in screen.getvalue()
     assert "256.0/256.0 kB" in screen.getvalue()
+
+
+def test_files_of_one_name_have_bars_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "err", Console(file=StringIO(), force_terminal=True, width=100))
+    bars = download.Bars()
+    one, other = (bars.begin(tmp_path / name / "ratings.csv", "http://x", 0, 10) for name in ("a", "b"))
+    assert one != other
+    assert bars.begin(tmp_path / "a" / "ratings.csv", "http://x", 5, 10) == one
 
 
 def index_with(server: Any, reply: Any, monkeypatch: pytest.MonkeyPatch, wheel: bytes) -> None:
@@ -292,6 +304,26 @@ def test_without_a_checksum_only_the_same_file_is_gone_on_with(server: Any, repl
     assert server.asked == [None, f"bytes={half}-"]
 
 
+def test_a_server_may_send_a_piece_of_what_it_was_asked_for(server: Any, reply: Any, tmp_path: Path) -> None:
+    etag = {"ETag": '"a"'}
+    cut = reply(CONTENT[:1000], declared=len(CONTENT), headers=etag)
+    piece = reply(CONTENT[1000:1500], status=206, headers={**etag, "Content-Range": f"bytes 1000-1499/{len(CONTENT)}"})
+    url = server.serve("/a.zip", cut, piece, reply(CONTENT, ranges=True, headers=etag))
+    assert download.fetch(datakit.spec_of(zip_at(url, **UNPINNED)), tmp_path)[1].read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=1000-", "bytes=1500-"]
+
+
+def test_without_a_checksum_a_piece_of_an_unknown_whole_is_not_gone_on_with(
+    server: Any, reply: Any, tmp_path: Path
+) -> None:
+    etag = {"ETag": '"a"'}
+    cut = reply(CONTENT[:1000], declared=len(CONTENT), headers=etag)
+    piece = reply(CONTENT[1000:1500], status=206, headers={**etag, "Content-Range": "bytes 1000-1499/*"})
+    url = server.serve("/a.zip", cut, piece, reply(CONTENT))
+    assert download.fetch(datakit.spec_of(zip_at(url, **UNPINNED)), tmp_path)[1].read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=1000-", None]
+
+
 def test_without_a_checksum_and_an_etag_it_begins_anew(server: Any, reply: Any, tmp_path: Path) -> None:
     cut = reply(CONTENT[:1000], declared=len(CONTENT))
     url = server.serve("/a.zip", cut, reply(CONTENT, ranges=True))
@@ -323,6 +355,39 @@ def test_any_of_several_checksums(server: Any, reply: Any, tmp_path: Path) -> No
     source = zip_at(server.serve("/a.zip", reply(CONTENT)))
     source = dataclasses.replace(source, sha256=("0" * 64, *source.sha256), md5=())
     assert download.fetch(datakit.spec_of(source), tmp_path)[1].read_bytes() == CONTENT
+
+
+def test_a_category_that_no_server_has_is_said_to_be_wrong(server: Any, reply: Any, tmp_path: Path) -> None:
+    def spec(name: str, *sources: Any) -> Any:
+        return dataclasses.replace(get_spec(name), sources=sources)
+
+    gone = zip_at(f"{server.base}/gone.csv", mirrors=(f"{server.base}/gone-too.csv",))
+    with pytest.raises(SeqbenchError, match="amazon-2018 has no category 'Beauty'") as caught:
+        download.fetch(spec("amazon-2018:Beauty", gone), tmp_path)
+    assert "Did you mean amazon-2018:All_Beauty?" in (caught.value.hint or "")
+    busy = zip_at(server.serve("/busy.csv", reply(status=503)), label="another")
+    for other in (spec("amazon-2018:Beauty", gone, busy), spec("steam", gone)):
+        with pytest.raises(SeqbenchError, match="could not be fetched from any of its sources"):
+            download.fetch(other, tmp_path)
+
+
+def test_data_sets_that_are_made_of_the_same_file_fetch_it_once(server: Any, reply: Any, tmp_path: Path) -> None:
+    url = server.serve("/ratings_Beauty.csv", reply(CONTENT))
+    specs = []
+    for name in ("amazon-beauty", "amazon-beauty-sasrec"):
+        spec = get_spec(name)
+        source = datakit.source_of(spec.sources[0], CONTENT, url=url)
+        specs.append(dataclasses.replace(spec, sources=(source, *spec.sources[1:])))
+    assert download.fetch_all(specs, tmp_path) == {}
+    assert server.requests == ["/ratings_Beauty.csv"]
+    assert download.fetch(specs[0], tmp_path)[1] == download.fetch(specs[1], tmp_path)[1]
+
+
+def test_entries_that_share_downloads_want_the_same_file() -> None:
+    sharing = [spec for spec in load_catalog().values() if spec.downloads]
+    assert len(sharing) == 3
+    for spec in sharing:
+        assert spec.sources[0] == get_spec(str(spec.downloads)).sources[0]
 
 
 def test_mirrors_in_order(server: Any, reply: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -372,6 +437,7 @@ def test_retry_after_is_heeded(server: Any, reply: Any, tmp_path: Path, monkeypa
     url = server.serve("/a.zip", *busy, reply(CONTENT))
     download.fetch(datakit.spec_of(zip_at(url)), tmp_path)
     assert waited == [7.0, download.LONGEST_WAIT]
+    assert [download._seconds(written) for written in ("²", "soon", "")] == [0.0] * 3
 
 
 def test_redirects_in_a_circle(server: Any, reply: Any, tmp_path: Path) -> None:
@@ -401,7 +467,7 @@ def test_by_hand(tmp_path: Path) -> None:
             download.fetch(spec, tmp_path)
         assert str(spec.homepage) in caught.value.message
         folder = paths.downloads(tmp_path) / name
-        assert f"put {spec.sources[0].filename} into {folder}" in (caught.value.hint or "")
+        assert f"put {spec.sources[0].wanted} into {folder}" in (caught.value.hint or "")
         folder.mkdir(parents=True)
         (folder / spec.sources[0].filename).write_bytes(b"x")
         assert download.fetch(spec, tmp_path)[1].read_bytes() == b"x"
@@ -418,6 +484,20 @@ def test_several_at_once(server: Any, reply: Any, tmp_path: Path) -> None:
     assert time.monotonic() - before < 2.5  # one after the other, they would take 2.5 s and more
     assert list(failed) == ["set-4"]
     assert len(files_in(tmp_path)) == 5
+
+
+def test_interrupted_no_other_mirror_or_source_is_tried(server: Any, reply: Any, tmp_path: Path) -> None:
+    mirrors = tuple(server.serve(f"/{number}.zip", reply(CONTENT)) for number in range(3))
+    spec = datakit.spec_of(
+        zip_at(mirrors[0], mirrors=mirrors[1:]), zip_at(server.serve("/other.zip", reply(CONTENT)), label="another")
+    )
+    bars = download.Bars()
+    bars.stopped.set()
+    with pytest.raises(download.Interrupted):
+        download.fetch(spec, tmp_path, bars=bars)
+    assert server.requests == ["/0.zip"]
+    with pytest.raises(download.Interrupted):
+        bars.pause(60)
 
 
 FETCH = """

@@ -247,8 +247,13 @@ def test_files_that_go_on_in_the_next(tmp_path: Path, rows: list[datakit.Row]) -
     with raw.opened(*files.interactions) as (stream, _):
         assert stream.read().strip() == b"".join(lines).strip()
     (folder / "combined_data_3.txt").unlink()
-    with pytest.raises(SeqbenchError, match="holds no raw file of netflix"):
-        raw.locate(get_spec("netflix"), folder / "combined_data_1.txt")
+    for path in (folder, folder / "combined_data_1.txt", folder / "combined_data_4.txt"):
+        with pytest.raises(SeqbenchError, match=r"is not all: combined_data_3\.txt is missing\.") as caught:
+            raw.locate(get_spec("netflix"), path)
+        assert "Put combined_data_1.txt and combined_data_2.txt and" in (caught.value.hint or "")
+    with pytest.raises(SeqbenchError, match="holds no raw file of xlong") as caught:
+        raw.locate(get_spec("xlong"), folder)
+    assert "train_corpus_total_dual.txt and test_corpus_total_dual.txt" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("kind", ["gz", "tar.gz"])

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from seqbench.data.parsers import delimited, rows
 from seqbench.data.prepare import Choices, prepare_own
 from seqbench.data.prepared import PreparedDataset, open_prepared
 from seqbench.data.sequences import split_sequences
@@ -78,7 +79,7 @@ FORMATS: dict[str, tuple[str, Callable[[Frame, Path], Any], dict[str, str]]] = {
         lambda f, p: p.write_text("".join("::".join(map(str, row)) + "\n" for row in f.itertuples(index=False))),
         {"user": "1", "item": "2", "time": "4", "rating": "3"},
     ),
-    "floats": ("x.csv", lambda f, p: csv(f.assign(t=f.t + 0.5), p), NAMED),
+    "floats": ("x.csv", lambda f, p: csv(f.assign(t=f.t + 0.0), p), NAMED),
     "dates": ("x.csv", lambda f, p: csv(f.assign(t=pd.to_datetime(f.t, unit="s")), p), NAMED),
     "dates in UTC": (
         "x.csv",
@@ -124,6 +125,60 @@ def test_times_of_parquet(frame: Frame, tmp_path: Path) -> None:
     assert ready.meta["timestamp_unit"] == "milliseconds"
 
 
+def iso(frame: Frame) -> Frame:
+    return frame.assign(t=pd.to_datetime(frame.t, unit="s").dt.round("us").astype(str))
+
+
+FRACTIONS: dict[str, tuple[str, Callable[[Frame, Path], Any]]] = {
+    "decimal": ("x.csv", csv),
+    "dates": ("x.csv", lambda f, p: csv(iso(f), p)),
+    "JSON": ("x.jsonl", lambda f, p: f.to_json(p, orient="records", lines=True, double_precision=6)),
+    "JSON of dates": ("x.jsonl", lambda f, p: iso(f).to_json(p, orient="records", lines=True)),
+    "Parquet of floats": ("x.parquet", lambda f, p: f.to_parquet(p)),
+    "Parquet of dates": ("x.parquet", lambda f, p: iso(f).to_parquet(p)),
+    "Parquet of times": (
+        "x.parquet",
+        lambda f, p: f.assign(t=pd.to_datetime((f.t * 1e6).round().astype(int), unit="us")).to_parquet(p),
+    ),
+}
+
+
+@pytest.mark.parametrize("malformed", [False, True])
+@pytest.mark.parametrize("kind", FRACTIONS)
+def test_fractions_of_a_second_order_what_happens_in_it(
+    frame: Frame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, malformed: bool
+) -> None:
+    name, write = FRACTIONS[kind]
+    monkeypatch.setattr(delimited, "BLOCK", 2000)  # blocks without fractions come first
+    micros = frame.t * 1_000_000 + (frame.index % 1000 * 1001)[::-1] * (frame.index > len(frame) // 2)
+    bad = 1 if malformed and not kind.startswith("Parquet") else 0
+    if bad:
+        monkeypatch.setattr(rows, "MALFORMED_LIMIT", 0.1)
+    write(frame.assign(t=micros / 1e6), tmp_path / name)
+    if bad:
+        with (tmp_path / name).open("a") as file:
+            file.write("nonsense\n")
+    ready = prepared(tmp_path / name, NAMED)
+    assert ready.meta["timestamp_unit"] == "microseconds"
+    same(ready, by_hand(frame.assign(t=micros)))
+
+
+def test_fractions_of_small_and_of_large_times(tmp_path: Path) -> None:
+    for times, unit, expected in (
+        (("0.9", "0.1", "0.5"), "microseconds", [100_000, 500_000, 900_000]),
+        (
+            ("1700000000001.5", "1700000000001.25"),
+            "nanoseconds",
+            [1_700_000_000_001_250_000, 1_700_000_000_001_500_000],
+        ),
+        (("1700000000000000.5", "1700000000000000"), "microseconds", [1_700_000_000_000_000] * 2),
+    ):
+        text = "".join(f"1,{number},{time}\n" for number, time in enumerate(times))
+        (tmp_path / "x.csv").write_text("user,item,time\n" + text)
+        ready = prepared(tmp_path / "x.csv")
+        assert (ready.load().timestamps.tolist(), ready.meta["timestamp_unit"]) == (expected, unit)
+
+
 def test_without_time_the_file_is_the_order(frame: Frame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     csv(frame.drop(columns=["t", "stars"]), tmp_path / "x.csv")
     ready = prepared(tmp_path / "x.csv", {"user": "u", "item": "i"})
@@ -141,6 +196,25 @@ def test_lines_of_sequences(tmp_path: Path, text: str) -> None:
     users, items, *_ = prepared(tmp_path / "x.txt").load()
     assert users.tolist() == [1, 1, 1, 2, 3, 3]
     assert items.tolist() == [1, 2, 3, 2, 3, 1]
+
+
+def test_lines_of_sequences_are_said_to_be_read_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.txt").write_text("1 7 881250949\n2 8 9\n")  # an item may be any number
+    assert prepared(tmp_path / "x.txt").interactions == 4
+    assert "is read as lines 'user item item …'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("separator", [" ", "\t"])
+@pytest.mark.parametrize("wanted", [["u", "i", "t"], ["u", "i", "stars", "t"]])
+def test_rows_with_a_time_are_not_taken_for_sequences(
+    frame: Frame, tmp_path: Path, separator: str, wanted: list[str]
+) -> None:
+    csv(frame[wanted], tmp_path / "x.txt", header=False, sep=separator)
+    with pytest.raises(UsageError, match="its lines end with a time") as caught:
+        prepared(tmp_path / "x.txt")
+    columns = f"user=1,item=2,time={len(wanted)}"
+    assert f"--columns {columns}" in (caught.value.hint or "")
+    same(prepared(tmp_path / "x.txt", dict(pair.split("=") for pair in columns.split(","))), by_hand(frame))
 
 
 def test_positions_and_split_are_honoured(tmp_path: Path) -> None:
@@ -203,6 +277,7 @@ def test_data_without_a_split_of_its_own(frame: Frame, tmp_path: Path) -> None:
         ("x.jsonl", '{"user": 1, "item": 2}\nnonsense\n', {}, r"not JSON: 1 \(line 2\)"),
         ("x.jsonl", '{"user": 1, "item": 2}\n{"user": 1}\n', {}, r"empty item id: 1 \(line 2\)"),
         ("x.parquet", "PAR1", {}, "cannot be read as Parquet"),
+        ("x.csv", "user,item\r1,2\r", {}, "its first lines cannot be read"),
         ("x.xlsx", "PK", {}, "cannot be told from its name"),
         ("x.inter", "user_id:token\n1\n", {}, "no column is recognised as the item"),
     ],
@@ -236,6 +311,20 @@ def test_text_with_line_feeds_in_quotes(tmp_path: Path) -> None:
     lines = [f'{n % 7},{n},"a, ""quoted""\nremark",{n}' for n in range(500)]
     (tmp_path / "x.csv").write_text("user,item,remark,time\n" + "\n".join(lines) + "\n")
     assert prepared(tmp_path / "x.csv").interactions == 500
+
+
+def test_a_quotation_mark_that_is_never_closed_is_found_in_one_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[int] = []
+    count = delimited._count
+    monkeypatch.setattr(delimited, "BLOCK", 1000)
+    monkeypatch.setattr(delimited, "_count", lambda block, byte: looked_at.append(len(block)) or count(block, byte))
+    text = "user,item,remark\n" + '1,2,5" screen\n' + "1,2,x\n" * 20_000
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(SeqbenchError, match="a quotation mark after line 1 is never closed"):
+        prepared(tmp_path / "x.csv")
+    assert sum(looked_at) < 2 * len(text)
 
 
 def test_numbers_and_words_as_ids(tmp_path: Path) -> None:

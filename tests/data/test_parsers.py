@@ -145,9 +145,15 @@ def test_quotes_are_data() -> None:
 
 
 def test_decimal_timestamps() -> None:
-    written = ["881250949", "881250949.0", "8.81250949E8", "881250949.9", "8.8e8"]
-    raw = atomic(HEADER + "".join(f"1\t{n}\t3\t{time}\n" for n, time in enumerate(written)).encode())
-    assert raw.timestamps.tolist() == [881250949] * 4 + [880000000]
+    def read(*written: str) -> RawInteractions:
+        return atomic(HEADER + "".join(f"1\t{n}\t3\t{time}\n" for n, time in enumerate(written)).encode())
+
+    raw = read("881250949", "881250949.0", "8.81250949E8", "8.8e8")
+    assert raw.timestamps.tolist() == [881250949] * 3 + [880000000]
+    assert not raw.in_parts
+    raw = read("881250949", "881250949.9", "8.8e8")
+    assert raw.timestamps.tolist() == [881250949_000000, 881250949_900000, 880000000_000000]
+    assert raw.in_parts
 
 
 @pytest.mark.parametrize("time", [b"nan", b"inf", b"1e99", b"1e16", b"", b"-1", b"0x10", b"1,5"])

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from seqbench import columns, paths
-from seqbench.data import filters, store
+from seqbench.data import download, filters, store
 from seqbench.data.catalog import Counts, DatasetSpec, Expected
 from seqbench.data.parsers import delimited
 from seqbench.data.prepare import Choices, prepare, prepare_all
@@ -214,6 +214,9 @@ def test_empty_after_filtering(home: Path, raw: Path, rows: list[datakit.Row]) -
         prepare(SPEC, home=home, raw=raw, choices=Choices(min_user=50))
     assert f"50 users, 60 items and {len(rows):,} interactions" in caught.value.message
     assert "--min-user" in (caught.value.hint or "")
+    with pytest.raises(SeqbenchError, match=r"\(ratings from 9, at least 5 per user and 5 per item\)") as caught:
+        prepare(SPEC, home=home, raw=raw, choices=Choices(min_rating=9))
+    assert caught.value.hint == "Lower --min-rating, --min-user or --min-item."
     assert entries(home) == []
 
 
@@ -459,6 +462,48 @@ def test_memory_of_many_rows(home: Path, raw: Path) -> None:
     np.testing.assert_array_equal(found.timestamps, times[order])
 
 
+def unpinned(url: str | None = None) -> DatasetSpec:
+    """A data set whose publisher states no checksum: to be fetched from `url`, or by hand."""
+    manual = None if url else "log in"
+    return datakit.spec_of(
+        dataclasses.replace(
+            datakit.local_sources()[0], url=url, manual=manual, mirrors=(), size=None, md5=(), sha256=()
+        )
+    )
+
+
+def test_a_damaged_file_is_deleted_only_if_it_was_fetched_here(server: Any, reply: Any, home: Path) -> None:
+    junk = datakit.archive({"ml-100k/u.data": b"nonsense\n" * 50})
+    path = paths.downloads(home) / "ml-100k" / "ml-100k.zip"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(junk)
+    for spec in (unpinned(), unpinned(f"{server.base}/a.zip")):
+        with pytest.raises(SeqbenchError, match="are malformed") as caught:
+            prepare(spec, home=home)
+        assert path.read_bytes() == junk
+        assert "deleted" not in (caught.value.hint or "")
+    path.unlink()
+    with pytest.raises(SeqbenchError, match="are malformed") as caught:
+        prepare(unpinned(server.serve("/a.zip", reply(junk))), home=home)
+    assert not path.exists()
+    assert caught.value.hint == "The file is deleted. Repeat the command to fetch it anew."
+
+
+def test_a_variant_is_made_of_what_was_fetched_for_the_data_set(
+    server: Any, reply: Any, home: Path, rows: list[datakit.Row]
+) -> None:
+    zipped = datakit.grouplens_zip(rows)
+    source = datakit.source_of(datakit.GROUPLENS, zipped, url=server.serve("/a.zip", reply(zipped)))
+    spec = datakit.spec_of(source)
+    with pytest.raises(SeqbenchError, match="ml-100k could not be fetched") as caught:
+        prepare(spec, home=home, name="variant", offline=True)
+    assert "seqbench prepare ml-100k --raw PATH" in (caught.value.hint or "")
+    first = prepare(spec, home=home)
+    variant = prepare(spec, home=home, name="variant", offline=True)
+    assert (variant.name, variant.fingerprint) == ("variant", first.fingerprint)
+    assert server.requests == ["/a.zip"]
+
+
 def test_a_category_of_a_family(home: Path, tmp_path: Path, rows: list[datakit.Row]) -> None:
     path = tmp_path / "Software.csv"
     path.write_bytes(datakit.WRITERS["amazon-2018"].write(rows))
@@ -470,6 +515,25 @@ def test_a_category_of_a_family(home: Path, tmp_path: Path, rows: list[datakit.R
     with pytest.raises(SeqbenchError) as caught:
         open_prepared("amazon-2018:Software", home)
     assert "seqbench prepare amazon-2018:Software --force" in (caught.value.hint or "")
+
+
+def test_options_of_several_are_checked_before_anything_is_fetched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "fetch_all", lambda *args, **options: pytest.fail("fetched"))
+    with pytest.raises(UsageError, match="gowalla has no ratings"):
+        next(prepare_all(["ml-100k", "gowalla"], home=home, choices=Choices(min_rating=4)))
+
+
+def test_one_that_fails_does_not_keep_the_others_from_being_prepared(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = paths.downloads(home) / "yelp" / "Yelp-JSON.zip"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PK, but no archive")
+    ready = prepare_all(["yelp", "xlong", "synthetic"], home=home)
+    assert next(ready).name == "synthetic"
+    with pytest.raises(SeqbenchError, match=r"Yelp-JSON\.zip is truncated or damaged"):
+        next(ready)
+    assert "xlong has to be fetched by hand" in capsys.readouterr().err
 
 
 def test_several_are_prepared_in_turn(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The generating process against a plain-Python one, and its ceiling."""
 
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -43,11 +44,15 @@ def brute(process: Process, history: list[int]) -> list[float]:
     return [score / sum(scores) for score in scores]
 
 
+def history(generated: Generated, user: int) -> np.ndarray:
+    return generated.histories(np.array([user]))[0, : generated.lengths[user]]
+
+
 def test_probabilities_equal_brute_force(tiny: Generated) -> None:
     lengths = np.minimum(np.arange(40) % 12, tiny.lengths[:40])
-    probabilities = tiny.process.probabilities(tiny.histories[:40], lengths)
+    probabilities = tiny.process.probabilities(tiny.histories(np.arange(40)), lengths)
     for user, length in enumerate(lengths):
-        expected = brute(tiny.process, tiny.histories[user, :length].tolist())
+        expected = brute(tiny.process, history(tiny, user)[:length].tolist())
         np.testing.assert_allclose(probabilities[user], expected, rtol=1e-12, atol=0)
 
 
@@ -73,7 +78,7 @@ def test_next_items_follow_the_probabilities(tiny: Generated, monkeypatch: pytes
 def test_first_items_follow_the_probabilities() -> None:
     generated = synthetic.generate(SyntheticOptions(users=40_000, items=30, length=6))
     expected = np.array(brute(generated.process, [])) * 40_000
-    counts = np.bincount(generated.histories[:, 0], minlength=30)
+    counts = np.bincount(generated.histories(np.arange(40_000))[:, 0], minlength=30)
     assert (((counts - expected) ** 2) / expected).sum() < 75
 
 
@@ -94,10 +99,10 @@ def test_tables(tiny: Generated) -> None:
 def test_sequences(tiny: Generated) -> None:
     for user in range(TINY.users):
         length = tiny.lengths[user]
-        items = tiny.histories[user, :length]
+        items = history(tiny, user)
         assert synthetic.MIN_LENGTH <= length <= TINY.items // 2
         assert len(set(items.tolist())) == length
-        assert (np.diff(tiny.timestamps[user, :length]) > 0).all()
+        assert (np.diff(tiny.timestamps[tiny.lengths[:user].sum() :][:length]) > 0).all()
     users, items, times = tiny.rows()
     assert len(users) == len(items) == tiny.lengths.sum()
     assert (np.diff(times) >= 0).all()
@@ -121,7 +126,7 @@ def test_lengths() -> None:
 
 def test_reproducible() -> None:
     one, two = synthetic.generate(TINY), synthetic.generate(TINY)
-    assert one.histories.tobytes() == two.histories.tobytes()
+    assert one.items.tobytes() == two.items.tobytes()
     assert one.timestamps.tobytes() == two.timestamps.tobytes()
     other = synthetic.generate(SyntheticOptions(users=400, items=30, length=9, seed=6))
     assert other.rows()[1].tobytes() != one.rows()[1].tobytes()
@@ -131,8 +136,19 @@ def test_blocks_do_not_run_into_each_other(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(synthetic, "BLOCK", 30 * 64)
     generated = synthetic.generate(TINY)
     for user in range(TINY.users):
-        items = generated.histories[user, : generated.lengths[user]]
+        items = history(generated, user)
         assert len(set(items.tolist())) == len(items)
+
+
+def test_a_few_long_histories_do_not_make_all_of_them_long_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "BLOCK", 1 << 15)
+    options = SyntheticOptions(users=20_000, items=100, length=8)
+    tracemalloc.start()
+    generated = synthetic.generate(options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < options.users * generated.lengths.max() * 8, "what one table of all users and places would take"
+    assert (generated.timestamps > 0).all()
 
 
 def test_ceiling_equals_brute_force(tiny: Generated, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +158,7 @@ def test_ceiling_equals_brute_force(tiny: Generated, monkeypatch: pytest.MonkeyP
     for back in (1, 2):
         hits, gains = [], []
         for user in users:
-            sequence = tiny.histories[user, : tiny.lengths[user]].tolist()
+            sequence = history(tiny, user).tolist()
             places = [at for at, item in enumerate(sequence) if item in items]
             at = places[-back]
             scores = brute(tiny.process, sequence[:at])

@@ -22,6 +22,7 @@ from seqbench.data.parsers.rows import (
     iso_seconds,
     judge,
     marks_of,
+    whole_and_fraction,
 )
 from seqbench.errors import SeqbenchError
 
@@ -94,14 +95,19 @@ class Lines:
         if not self._begun:
             block = block.removeprefix(BOM)
             self._begun = True
-        while self._quoted and _count(block, b'"') % 2:
-            more = self._stream.readline(LINE_LIMIT)
-            if not more or len(block) > BLOCK + LINE_LIMIT:
-                raise SeqbenchError(
-                    f"{self._where}: a quotation mark after line {self.lines:,} is never closed.",
-                    hint="Close it, or double it if it belongs to the value.",
-                )
-            block += more
+        if self._quoted and _count(block, b'"') % 2:
+            pieces, size, is_open = [block], len(block), True
+            while is_open:
+                more = self._stream.readline(LINE_LIMIT)
+                if not more or size > BLOCK + LINE_LIMIT:
+                    raise SeqbenchError(
+                        f"{self._where}: a quotation mark after line {self.lines:,} is never closed.",
+                        hint="Close it, or double it if it belongs to the value.",
+                    )
+                pieces.append(more)
+                size += len(more)
+                is_open = more.count(b'"') % 2 == 0
+            block = b"".join(pieces)
         if len(block) > LINE_LIMIT and not block.endswith(b"\n") and self._stream.read(1):
             raise SeqbenchError(
                 f"{self._where}: a line after line {self.lines:,} does not end within {LINE_LIMIT:,} bytes.",
@@ -229,7 +235,7 @@ def typed(columns: dict[str, pa.ChunkedArray], fields: Fields) -> Block | None:
                 return None
             found[role] = values
         elif pa.types.is_string(column.type):
-            found[role] = iso_seconds(column.combine_chunks())
+            found |= whole_and_fraction(iso_seconds(column.combine_chunks()))
         elif role == "rating":
             found[role] = column.to_numpy()
             if not np.isfinite(found[role]).all():
@@ -239,7 +245,10 @@ def typed(columns: dict[str, pa.ChunkedArray], fields: Fields) -> Block | None:
             largest = LARGEST_EXACT if pa.types.is_floating(column.type) else LARGEST_WHOLE
             if len(values) and not (values.min() >= 0 and values.max() <= largest):
                 return None
-            found[role] = values.astype(np.int64, copy=False)
+            if role == "time":
+                found |= whole_and_fraction(values)
+            else:
+                found[role] = values.astype(np.int64, copy=False)
     return found
 
 

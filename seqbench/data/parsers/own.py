@@ -4,11 +4,12 @@ The columns are named by the user, or recognised by the names that people give t
 """
 
 import csv
+import io
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from seqbench.data.parsers import delimited, objects, recbole, sequences
 from seqbench.data.parsers.delimited import Lines, typed
-from seqbench.data.parsers.rows import ROLES, Block, Collector, Fields, RawInteractions, empty, judge
+from seqbench.data.parsers.rows import IN_PARTS, PARTS, ROLES, Block, Collector, Fields, RawInteractions, empty, judge
 from seqbench.errors import SeqbenchError, UsageError
 
 # Names in lower case, without spaces, "_" and "-".
@@ -35,6 +36,7 @@ JSON = ("json", "jsonl", "ndjson")
 DELIMITERS = ("\t", ",", ";", "|", " ")
 
 # Times of our era: seconds have 10 digits, milliseconds 13, and so on.
+ERA = r"[1-9][0-9]{8,9}|1[0-9]{12}"  # numbers that are likely to be seconds or milliseconds
 UNITS = ((10**11, "seconds"), (10**14, "milliseconds"), (10**17, "microseconds"))
 
 ROWS = 1 << 20  # of a Parquet file that are looked at together
@@ -74,14 +76,15 @@ def interactions(stream: BinaryIO, where: str, path: Path, chosen: dict[str, str
     if kind in JSON:
         return _json(Lines(stream, where), where, chosen, ratings)
     if kind in TEXT:
-        return _text(Lines(stream, where, quoted=kind == "csv"), where, chosen, ratings, kind)
+        return _text(stream, where, chosen, ratings, kind)
     raise UsageError(
         f"{where}: what kind of file this is cannot be told from its name.",
         hint=f"Name it .parquet, {', '.join(f'.{name}' for name in TEXT + JSON)}; .gz may follow.",
     )
 
 
-def _text(lines: Lines, where: str, chosen: dict[str, str], ratings: bool, kind: str) -> OwnInteractions:
+def _text(stream: BinaryIO, where: str, chosen: dict[str, str], ratings: bool, kind: str) -> OwnInteractions:
+    lines = Lines(stream, where, quoted=kind == "csv")
     first = lines.peek()
     if not first.strip():
         raise empty(where)
@@ -90,13 +93,20 @@ def _text(lines: Lines, where: str, chosen: dict[str, str], ratings: bool, kind:
 
     def split(line: str) -> list[str]:
         line = line.replace("::", "\t") if separator else line
-        return [value.strip() for value in next(csv.reader([line], delimiter=delimiter), [])]
+        try:
+            return [value.strip() for value in next(csv.reader([line], delimiter=delimiter), [])]
+        except csv.Error as error:
+            raise SeqbenchError(
+                f"{where}: its first lines cannot be read ({error}).",
+                hint="End every line with a line feed (LF or CR LF).",
+            ) from error
 
     names = split(first)
     headless = bool(chosen) and all(column.isdigit() for column in chosen.values())
     if headless:
         names = [str(number) for number in range(1, len(names) + 1)]
     elif not chosen and kind == "txt" and all(name.isdigit() for name in names):
+        _check_sequences(where, [names, *map(split, _coming(stream))])
         return OwnInteractions(sequences.read(lines, where), {}, timed=False, unit="rows")
     elif kind == "inter":
         names = recbole.header(lines, where)
@@ -112,6 +122,26 @@ def _text(lines: Lines, where: str, chosen: dict[str, str], ratings: bool, kind:
     return _own(raw, columns, fields)
 
 
+def _coming(stream: BinaryIO) -> list[str]:
+    """Whole lines that a buffered stream has at hand, which stay to be read."""
+    ahead = cast(io.BufferedReader, stream).peek()
+    return ahead[: ahead.rfind(b"\n") + 1].decode("utf-8", errors="replace").splitlines()
+
+
+def _check_sequences(where: str, rows: list[list[str]]) -> None:
+    """Lines "user item item …" have no header, and neither have many files of "user item rating time".
+
+    Raises:
+        UsageError: every row has three or four numbers, the last of which is a time of our era.
+    """
+    count = len(rows[0])
+    if count in (3, 4) and all(len(row) == count and re.fullmatch(ERA, row[-1]) for row in rows):
+        raise UsageError(
+            f"{where}: its lines end with a time, so they are no sequences 'user item item …'.",
+            hint=f"Say which column is which: --columns user=1,item=2,time={count}.",
+        )
+
+
 def _json(lines: Lines, where: str, chosen: dict[str, str], ratings: bool) -> OwnInteractions:
     first = lines.peek()
     if not first.strip():
@@ -122,7 +152,8 @@ def _json(lines: Lines, where: str, chosen: dict[str, str], ratings: bool) -> Ow
         entry = None
     if not isinstance(entry, dict):
         raise SeqbenchError(
-            f"{where}: its first line is no JSON object.", hint='Give one object per line: {"user": …, "item": …}.'
+            f"{where}: its first line is no JSON object of at most {delimited.HEADER_LIMIT:,} bytes.",
+            hint='Give one object per line: {"user": …, "item": …}.',
         )
     columns = _columns(where, list(entry), chosen, ratings)
     whole = tuple(role for role in ("user", "item") if isinstance(entry[columns[role]], int))
@@ -140,9 +171,10 @@ def _parquet(path: Path, where: str, chosen: dict[str, str], ratings: bool) -> O
             timestamps = "time" in kinds and pa.types.is_temporal(kinds["time"])
             texts = "time" in kinds and (pa.types.is_string(kinds["time"]) or pa.types.is_large_string(kinds["time"]))
             fields = _fields(columns, "iso" if texts else "whole" if timestamps else "decimal")
+            unit = _unit(file, columns["time"]) if timestamps else "ms"
             for batch in file.iter_batches(ROWS, columns=list(columns.values())):
                 table = pa.table(batch)
-                values = {role: _plain(table.column(name)) for role, name in columns.items()}
+                values = {role: _plain(table.column(name), unit) for role, name in columns.items()}
                 if (block := _at_once(values, fields)) is not None:
                     collector.add(block)
                     continue
@@ -152,15 +184,25 @@ def _parquet(path: Path, where: str, chosen: dict[str, str], ratings: bool) -> O
     except (pa.ArrowException, OSError) as error:
         raise SeqbenchError(f"{where} cannot be read as Parquet: {error}.", hint="Write the file again.") from error
     own = _own(collector.finish(), columns, fields)
-    return OwnInteractions(own.raw, columns, own.timed, "milliseconds") if timestamps else own
+    units = {"ms": "milliseconds", "us": "microseconds"}
+    return OwnInteractions(own.raw, columns, own.timed, units[unit]) if timestamps else own
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _unit(file: pq.ParquetFile, time: str) -> str:
+    """The unit that the times of a file are read in: "ms", or "us" if that would make different times one."""
+    for batch in file.iter_batches(ROWS, columns=[time]):
+        moments = batch.column(0).cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+        if (pc.fill_null(moments, 0).to_numpy() % 1000).any():
+            return "us"
+    return "ms"
+
+
+def _plain(column: pa.ChunkedArray, unit: str) -> pa.ChunkedArray:
     """Dictionaries, wide strings, dates and whole numbers written as floats, as plain columns."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_temporal(column.type):
-        return column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
+        return column.cast(pa.timestamp(unit), safe=False).cast(pa.int64())
     if pa.types.is_large_string(column.type):
         return column.cast(pa.string())
     if pa.types.is_integer(column.type):
@@ -256,7 +298,8 @@ def _times(written: str) -> str:
 
 
 def _own(raw: RawInteractions, columns: dict[str, str], fields: Fields) -> OwnInteractions:
-    top = int(raw.timestamps.max(initial=0))
+    top = int(raw.timestamps.max(initial=0)) // (PARTS if raw.in_parts else 1)
     unit = next((unit for limit, unit in UNITS if top < limit), "nanoseconds")
+    unit = IN_PARTS[unit] if raw.in_parts else unit
     timed = fields.time is not None
     return OwnInteractions(raw, columns, timed, unit if timed else "rows")

@@ -39,6 +39,9 @@ TABLE_FLOOR = 1 << 24
 
 CHUNK = 1 << 18  # rows that are looked up together
 
+PARTS = 10**6  # of a unit of time, in which times are kept where some have fractions of the unit
+IN_PARTS = {"seconds": "microseconds", "milliseconds": "nanoseconds"}
+
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -73,6 +76,7 @@ class RawInteractions:
     ratings: np.ndarray | None = None  # (n,) float32, where they were asked for
     positions: np.ndarray | None = None  # (n,) int64 place in the user's sequence, where the file says it
     marks: np.ndarray | None = None  # (n,) int8 index into MARKS, where the file says it
+    in_parts: bool = False  # whether times count PARTS of the file's unit
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Fields:
     position: str | None = None
     split: str | None = None
     whole_ids: bool = False  # ids are numbers: 01 and 1 are the same
-    times: str = "whole"  # or "decimal" (8.8e8, 881250949.0; fractions are cut off), or "iso" (UTC unless it says)
+    times: str = "whole"  # or "decimal" (8.8e8, 881250949.5), or "iso" (UTC unless it says)
 
     def by_role(self) -> dict[str, str]:
         """Role → column, of the columns that are read."""
@@ -223,6 +227,10 @@ class Collector:
         count = len(block["user"])
         if "time" not in block:
             block = block | {"time": np.arange(self.rows, self.rows + count)}
+        if "fraction" in block or "fraction" in self._columns:
+            fractions = self._columns.setdefault("fraction", Growing(np.int32))
+            fractions.add(np.zeros(len(self._columns.get("time", ())) - len(fractions), np.int32))
+            fractions.add(np.asarray(block.get("fraction", np.zeros(count))))
         for role, kind in kinds.items():
             if role in block:
                 self._columns.setdefault(role, Growing(kind)).add(np.asarray(block[role]))
@@ -263,6 +271,11 @@ class Collector:
         users, raw_users = self._users.finish()
         items, raw_items = self._items.finish()
         columns = {role: values.finish() for role, values in self._columns.items()}
+        # Times so large are microseconds or finer: their fractions do not fit, and say nothing.
+        in_parts = "fraction" in columns and int(columns["time"].max()) < np.iinfo(np.int64).max // PARTS
+        if in_parts:
+            columns["time"] *= PARTS
+            columns["time"] += columns["fraction"]
         return RawInteractions(
             users=users,
             items=items,
@@ -274,6 +287,7 @@ class Collector:
             ratings=columns.get("rating"),
             positions=columns.get("position"),
             marks=columns.get("split"),
+            in_parts=in_parts,
         )
 
     def _bad(self) -> int:
@@ -317,7 +331,8 @@ def judge(texts: dict[str, pa.Array], fields: Fields, lines: np.ndarray, collect
             reasons[f"{role} id is not a whole number"] = ~usable
     if "time" in texts:
         words = {"whole": "a whole number", "decimal": "a number", "iso": "a date"}[fields.times]
-        values["time"], usable = {"whole": _whole, "decimal": _decimal, "iso": _iso}[fields.times](texts["time"])
+        times, usable = {"whole": _whole, "decimal": _decimal, "iso": _iso}[fields.times](texts["time"])
+        values |= whole_and_fraction(times)
         reasons[f"timestamp is not {words}"] = ~usable
     if "rating" in texts:
         values["rating"], usable = _rating(texts["rating"])
@@ -341,6 +356,14 @@ def judge(texts: dict[str, pa.Array], fields: Fields, lines: np.ndarray, collect
                 for role, column in values.items()
             }
         )
+
+
+def whole_and_fraction(times: np.ndarray) -> Block:
+    """Times (n,) as "time" (n,) int64, and "fraction" (n,) int32 in PARTS of its unit where there is any."""
+    whole = times.astype(np.int64, copy=False)
+    if times.dtype == np.int64 or (times == whole).all():
+        return {"time": whole}
+    return {"time": whole, "fraction": np.rint((times - whole) * PARTS).astype(np.int32)}
 
 
 def marks_of(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -373,7 +396,7 @@ def _whole(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 def _decimal(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     values, usable = _cast(texts, DECIMAL_NUMBER, pa.float64())
     usable &= values <= LARGEST_EXACT
-    return np.where(usable, values, 0).astype(np.int64), usable
+    return np.where(usable, values, 0), usable
 
 
 def _rating(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -384,26 +407,26 @@ def _rating(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 def _iso(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     seconds = [_iso_seconds(text) for text in texts.to_pylist()]
     usable = np.array([value is not None for value in seconds], bool)
-    return np.array([value or 0 for value in seconds], np.int64), usable
+    return np.array([value or 0 for value in seconds], np.float64), usable
 
 
-def _iso_seconds(text: str | None) -> int | None:
+def _iso_seconds(text: str | None) -> float | None:
     """Seconds since 1970 of 2010-10-19T23:55:27Z, 2010-10-19 23:55:27+02:00, 2010-10-19; UTC if it does not say."""
     try:
         moment = datetime.datetime.fromisoformat((text or "").strip())
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=datetime.UTC)
-        return (moment - EPOCH) // datetime.timedelta(seconds=1)
+        return (moment - EPOCH) / datetime.timedelta(seconds=1)
     except (ValueError, OverflowError):
         return None
 
 
 def iso_seconds(texts: pa.Array) -> np.ndarray:
-    """(n,) int64 seconds since 1970 of ISO times that are all in UTC.
+    """(n,) float64 seconds since 1970 of ISO times that are all in UTC.
 
     Raises:
         pa.ArrowInvalid: one of them is not; `judge` finds out which.
     """
     moments = pc.utf8_rtrim(texts, "Z").cast(pa.timestamp("us"))
-    seconds: np.ndarray = moments.cast(pa.int64()).to_numpy() // 1_000_000
+    seconds: np.ndarray = moments.cast(pa.int64()).to_numpy() / 1_000_000
     return seconds
