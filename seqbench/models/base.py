@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.data.sequences import Sequences
@@ -85,6 +86,15 @@ class NeuralConfig(ModelConfig):
         require(self.hidden_size >= 1, "hidden_size must be at least 1")
         require(self.layers >= 1, "layers must be at least 1")
         require(0 <= self.dropout < 1, "dropout must be in [0, 1)")
+
+
+def fill(items: Tensor, length: int) -> Tensor:
+    """(B, T) item ids with padding behind them up to `length`.
+
+    RecBole gives every row to a model so, at the maximum length; here rows reach to the longest of their batch. It
+    matters to models that see padding.
+    """
+    return F.pad(items, (0, max(0, length - items.shape[1])))
 
 
 class Model(nn.Module, ABC):

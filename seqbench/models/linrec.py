@@ -15,7 +15,7 @@ count from the oldest item, so such a history ends at max_len items.
 
 Departures from the official code:
 - Padding is left out of the sums. There the mask is computed and ignored, so that the embeddings of padding and of its
-  positions take part, and a prediction depends on how much padding a row has. `official_quirks` brings this back.
+  positions take part, those up to max_len in every row. `official_quirks` brings this back.
 - A query or key whose ELU is exactly zero stays zero; there it gives NaN.
 - Keys are normalised like queries, over the features of one position, as the code does. The paper has been read as
   normalising each feature of the keys over the sequence instead, which would also show the future to a causal form.
@@ -30,7 +30,7 @@ from typing import ClassVar, NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, fill, require
 from seqbench.models.linear_attention import LinearAttention
 from seqbench.ops.dropout import Dropout
 
@@ -45,7 +45,7 @@ class LinRecConfig(NeuralConfig):
     heads: int = 8
     inner_size: int = 256
     causal: bool = False  # a position sees the items up to its own instead of all
-    official_quirks: bool = False  # padding takes part in the sums
+    official_quirks: bool = False  # padding up to max_len takes part in the sums
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,7 +90,7 @@ class LinRec(IncrementalModel):
         x, valid = self._input(items)
         for block in self.blocks:
             x = block(x, valid)
-        return x
+        return x[:, : items.shape[1]]
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
         x, valid = self._input(items)
@@ -100,7 +100,9 @@ class LinRec(IncrementalModel):
         return final(x, valid, lengths - 1)
 
     def _input(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What enters the first block, (B, T, D), and the positions (B, T) that are seen; all if None."""
+        """What enters the first block, (B, T, D), and the positions (B, T) that are seen; all of max_len if None."""
+        if self.see_padding:
+            items = fill(items, self.max_len)
         embedded = self.embedding(items) + self.positions.weight[: items.shape[1]]
         return self.dropout(self.embedding_norm(embedded)), None if self.see_padding else items > 0
 

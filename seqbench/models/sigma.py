@@ -41,7 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import ModelConfig, NeuralConfig, SequenceModel, TrainingConfig, require
+from seqbench.models.base import ModelConfig, NeuralConfig, SequenceModel, TrainingConfig, fill, require
 from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
 from seqbench.ops.dropout import Dropout
 
@@ -106,7 +106,7 @@ class SIGMA(SequenceModel):
         x, order, valid = self._input(items, lengths)
         for block in self.blocks:
             x = block(x, order, valid)
-        return x
+        return x[:, : items.shape[1]]
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
         x, order, valid = self._input(items, lengths)
@@ -120,7 +120,9 @@ class SIGMA(SequenceModel):
 
     def _input(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What enters the first layer (B, T, D), the partly reversed order of its positions (B, T), and which of them
-        are seen (B, T), all if None."""
+        are seen (B, T), all of max_len if None."""
+        if self.official:
+            items = fill(items, self.max_len)
         x = self.embedding_norm(self.dropout(self.embedding(items)))
         if self.official:
             reversed_first = torch.full_like(lengths, min(OFFICIAL_FLIP, items.shape[1]))
