@@ -184,7 +184,8 @@ class IncrementalModel(SequenceModel):
     def step(self, items: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Append items (B,) to the histories: states (B, D) as `forward` gives them, and the new state.
 
-        The state that was given is used up: the new one may share its memory.
+        The state that was given can be stepped from again, so that a step can be repeated, but the new state may share
+        its memory: whoever does that must not use what earlier steps from it gave.
 
         Raises:
             ValueError: the model ends at max_len, and the histories have as many items.
