@@ -72,6 +72,7 @@ def run_cell(
         )
         earlier = trainer.resume()
         state = trainer.run()
+        del trainer  # with what only training needs, so that there is more room for measuring
         training = state.summary(limits)
         cost |= state.throughput()
         cost["fit_seconds"] = sum(entry.train_seconds for entry in state.history)
@@ -91,6 +92,7 @@ def run_cell(
 
     emit("phase", name="measuring latency")
     fitted = model if isinstance(model, CountingModel) else None
+    del model
     timings = latency(lambda length: fitted or build(length), target)
     cost["latency"], cost["latency_skipped"] = timings.points, timings.skipped
 

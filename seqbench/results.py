@@ -103,8 +103,8 @@ class Record:
         cost: `parameters`, `train_interactions_per_second`, `train_sequences_per_second`,
             `epoch_seconds` (medians over epochs; None for models that only count), `fit_seconds`,
             `peak_memory_bytes`, `latency` (list of {mode: "whole" | "step", batch, length, p50_ms, p95_ms,
-            p99_ms, repeats}; length None: the same at every length), `latency_skipped` (list of {mode, batch,
-            length, reason}).
+            p99_ms, repeats}; length None: the same at every length; p95 and p99 None: too few samples),
+            `latency_skipped` (list of {mode, batch, length, reason}; length None as above).
         environment: machine, versions, threads, git commit.
         failure: `kind` ("out-of-memory", "killed", "non-finite", "error") and `message`; None when finished.
     """
