@@ -19,7 +19,7 @@ from seqbench import paths
 from seqbench.errors import SeqbenchError
 from seqbench.files import write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Raised by a change of code that makes the same definition compute other numbers (data order, training, ranking):
 # results from before it stay readable, but no longer count as finished.
@@ -105,6 +105,8 @@ class Record:
             `peak_memory_bytes`, `latency` (list of {mode: "whole" | "step", batch, length, p50_ms, p95_ms,
             p99_ms, repeats}; length None: the same at every length; p95 and p99 None: too few samples),
             `latency_skipped` (list of {mode, batch, length, reason}; length None as above).
+        changes: what of the definition's `config` and `training` is not the model's default; None in records of schema
+            1, which did not keep it.
         environment: machine, versions, threads, git commit.
         failure: `kind` ("out-of-memory", "killed", "non-finite", "error") and `message`; None when finished.
     """
@@ -120,6 +122,7 @@ class Record:
     training: dict[str, Any] | None = None
     cost: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, str] | None = None
+    changes: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
