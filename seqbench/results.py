@@ -40,7 +40,8 @@ class Protocol:
     removed: str = "history"  # what cannot be recommended: items of the whole "history", of the "window" that the model
     # sees, or "nothing"
     selection: str = "ndcg@10"  # the validation metric that picks the epoch
-    windows: str = "drawn"  # how long sequences are cut for training: anew in every epoch, or as "lrurec" does
+    windows: str = "drawn"  # how long sequences are cut for training: anew in every epoch, or as "lrurec" does;
+    # not for models that are trained on prefixes
     max_len: int = 50  # most recent items that a model sees
 
 

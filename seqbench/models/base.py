@@ -33,7 +33,15 @@ PROPOSALS = ("uniform", "popularity")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained by gradient. Each model class has its paper's values as `training_defaults`."""
+    """How a model is trained by gradient.
+
+    A model class has its own `training_defaults`: its paper's learning rate, weight decay, clipping and loss. The
+    batches, the epochs and the patience here are not the papers'. RecBole, which most of them use, takes batches of
+    2048 prefixes, each with one target, and a patience of 10 epochs. A sequence that is trained at all positions has as
+    many targets as transitions, so 32 of them hold 2048 targets where sequences have 64 on average, and fewer where
+    they are short: about 190 on amazon-beauty, with 5.9 each. Batches of 2048 sequences would hold 12,000 there, and
+    leave an epoch with 11 steps.
+    """
 
     epochs: int = 200  # at most; early stopping usually ends before
     patience: int = 20  # epochs without a better validation metric before stopping

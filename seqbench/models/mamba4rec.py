@@ -16,7 +16,9 @@ Departures from the official code:
   and b_Δ becomes 0, so that every step starts near ln 2, although Mamba marks b_Δ as not to be touched.
   `official_quirks` does the same.
 - Trained on all positions of a sequence at once instead of on every prefix by itself; the network is causal, so the
-  targets and their contexts are the same.
+  targets are the same, and so are their contexts, but that in sequences longer than max_len they are shorter after a
+  cut.
+- Batches of 32 sequences instead of 2048 prefixes, patience 20 instead of 10 (TrainingConfig).
 
 Shapes: B batch, T time, D width, V items plus padding; the Mamba block's in its own file.
 """
