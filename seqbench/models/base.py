@@ -105,6 +105,11 @@ def fill(items: Tensor, length: int) -> Tensor:
     return F.pad(items, (0, max(0, length - items.shape[1])))
 
 
+def at_last(x: Tensor, lengths: Tensor) -> Tensor:
+    """(B, T, …) → (B, …): each row at its last item, of lengths (B,)."""
+    return x[torch.arange(len(x), device=x.device), lengths - 1]
+
+
 class Model(nn.Module, ABC):
     """Scores the catalogue given a history. Subclass `SequenceModel` or `CountingModel`."""
 
@@ -154,8 +159,7 @@ class SequenceModel(Model):
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
         """States (B, D) at the last item of each row, as `forward` gives them; for models that need not compute all."""
-        states = self(items, lengths)
-        return states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        return at_last(self(items, lengths), lengths)
 
     @abstractmethod
     def item_weights(self) -> Tensor:

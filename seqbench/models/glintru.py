@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, fill, require
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, at_last, fill, require
 from seqbench.models.linear_attention import LinearAttention
 from seqbench.ops.dropout import Dropout
 
@@ -122,7 +122,7 @@ class GLINTRU(IncrementalModel):
             return super().last_states(items, lengths)
         x = self.dropout(self.embedding(items))
         valid = items > 0
-        attended = self.attention(x, valid, lengths - 1)
+        attended = self.attention(x, valid, lengths)
         convolved, hidden = self._recur(x, valid)
         # Of what follows the GRU only as much is needed as the last position sees through the second convolution.
         rows = torch.arange(len(items), device=items.device)
@@ -130,7 +130,7 @@ class GLINTRU(IncrementalModel):
         seen = rows.unsqueeze(1), positions.clamp_min(0)
         selected = _masked(self._select(convolved[seen], hidden[seen]), positions >= 0)
         recurrent = self._convolve(self.convolution_out, selected)[:, -1]
-        return self._mix(x[rows, lengths - 1], recurrent, attended)
+        return self._mix(at_last(x, lengths), recurrent, attended)
 
     def item_weights(self) -> Tensor:
         return self.embedding.weight

@@ -31,6 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, fill, require
+from seqbench.models.feed_forward import FeedForward
+from seqbench.models.initialise import draw_normal
 from seqbench.models.linear_attention import LinearAttention
 from seqbench.ops.dropout import Dropout
 
@@ -80,11 +82,7 @@ class LinRec(IncrementalModel):
         self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(LinearAttentionBlock(config) for _ in range(config.layers))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        draw_normal(self.modules())
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         x, valid = self._input(items)
@@ -97,7 +95,7 @@ class LinRec(IncrementalModel):
         *before, final = list(self.blocks)
         for block in before:
             x = block(x, valid)
-        return final(x, valid, lengths - 1)
+        return final(x, valid, lengths)
 
     def _input(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
         """What enters the first block, (B, T, D), and the positions (B, T) that are seen; all of max_len if None."""
@@ -135,16 +133,10 @@ class LinearAttentionBlock(nn.Module):
         self.attention = LinearAttention(
             D, heads=config.heads, dropout=config.dropout, causal=config.causal, norm_eps=LAYER_NORM_EPS
         )
-        self.feed_forward_in = nn.Linear(D, config.inner_size)
-        self.feed_forward_out = nn.Linear(config.inner_size, D)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.dropout = Dropout(config.dropout)
+        self.feed_forward = FeedForward(
+            D, config.inner_size, F.gelu, dropout=config.dropout, inner_dropout=0.0, norm_eps=LAYER_NORM_EPS
+        )
 
-    def forward(self, x: Tensor, valid: Tensor | None, last: Tensor | None = None) -> Tensor:
-        """(B, T, D) → (B, T, D); with `last`, the index (B,) of each row's last item, only there: (B, D)."""
-        return self.feed_forward(self.attention(x, valid, last))
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """What follows the attention, position by position."""
-        inner = F.gelu(self.feed_forward_in(x))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x)
+    def forward(self, x: Tensor, valid: Tensor | None, lengths: Tensor | None = None) -> Tensor:
+        """(B, T, D) → (B, T, D); with the lengths (B,) of the rows, only at each one's last item: (B, D)."""
+        return self.feed_forward(self.attention(x, valid, lengths))

@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.feed_forward import FeedForward
 from seqbench.ops.dropout import Dropout
 from seqbench.ops.linear_scan import linear_scan
 
@@ -120,9 +121,9 @@ class LRUBlock(nn.Module):
         self.in_projection = nn.Linear(D, 2 * H)  # rows alternate Re B, Im B
         self.out_projection = nn.Linear(2 * H, D)  # columns alternate Re C, -Im C
         self.recurrence_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.feed_forward_in = nn.Linear(D, 4 * D)
-        self.feed_forward_out = nn.Linear(4 * D, D)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward = FeedForward(
+            D, 4 * D, F.gelu, dropout=config.dropout, inner_dropout=config.dropout, norm_eps=LAYER_NORM_EPS
+        )
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -134,5 +135,4 @@ class LRUBlock(nn.Module):
         hidden = linear_scan(gates, torch.view_as_complex(drive.unflatten(-1, (-1, 2))), state)
         mixed = self.out_projection(torch.view_as_real(hidden).flatten(-2))
         x = self.recurrence_norm(self.dropout(mixed) + x)
-        inner = self.dropout(F.gelu(self.feed_forward_in(x)))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x), hidden[:, -1]
+        return self.feed_forward(x), hidden[:, -1]

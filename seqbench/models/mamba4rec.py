@@ -30,6 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.feed_forward import FeedForward
+from seqbench.models.initialise import draw_normal
 from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
 from seqbench.ops.dropout import Dropout
 
@@ -73,13 +75,8 @@ class Mamba4Rec(IncrementalModel):
         self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(MambaLayer(config) for _ in range(config.layers))
-        for name, module in self.named_modules():
-            if ".mamba." in name and not config.official_quirks:
-                continue
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        inside = ".mamba."  # of a Mamba block, which has its own initialisation
+        draw_normal(each for name, each in self.named_modules() if config.official_quirks or inside not in name)
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         x = self.embedding_norm(self.dropout(self.embedding(items)))
@@ -112,9 +109,9 @@ class MambaLayer(nn.Module):
         self.residual = config.layers > 1
         self.mamba = Mamba(D, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
         self.mamba_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.feed_forward_in = nn.Linear(D, 4 * D)
-        self.feed_forward_out = nn.Linear(4 * D, D)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward = FeedForward(
+            D, 4 * D, F.gelu, dropout=config.dropout, inner_dropout=config.dropout, norm_eps=LAYER_NORM_EPS
+        )
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -122,5 +119,4 @@ class MambaLayer(nn.Module):
         mixed, state = self.mamba(x, state)
         mixed = self.dropout(mixed)
         x = self.mamba_norm(mixed + x if self.residual else mixed)
-        inner = self.dropout(F.gelu(self.feed_forward_in(x)))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x), state
+        return self.feed_forward(x), state

@@ -35,6 +35,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.feed_forward import FeedForward
+from seqbench.models.initialise import draw_normal
 from seqbench.ops.causal_convolution import causal_convolution
 from seqbench.ops.dropout import Dropout
 from seqbench.ops.rg_lru import rg_lru
@@ -84,11 +86,7 @@ class RecBLR(IncrementalModel):
         self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(RecurrentLayer(config, padding) for _ in range(config.layers))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        draw_normal(self.modules())
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         x = self.embedding_norm(self.dropout(self.embedding(items)))
@@ -128,9 +126,9 @@ class RecurrentLayer(nn.Module):
         self.decay = nn.Parameter(torch.linspace(first, last, H))  # Λ
         self.out_projection = nn.Linear(H, D, bias=False)
         self.recurrence_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.feed_forward_in = nn.Linear(D, 4 * D)
-        self.feed_forward_out = nn.Linear(4 * D, D)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward = FeedForward(
+            D, 4 * D, F.silu, dropout=config.dropout, inner_dropout=config.dropout, norm_eps=LAYER_NORM_EPS
+        )
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -141,8 +139,7 @@ class RecurrentLayer(nn.Module):
         hidden = self._recur(convolved, before)
         mixed = self.out_projection(F.silu(gate) * hidden)
         x = self.recurrence_norm(self.dropout(mixed) + x)
-        inner = self.dropout(F.silu(self.feed_forward_in(x)))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x), (window, hidden[:, -1])
+        return self.feed_forward(x), (window, hidden[:, -1])
 
     def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
         """Window (B, K - 1, H) and hidden state (B, H) before the first item."""

@@ -28,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.feed_forward import FeedForward
+from seqbench.models.initialise import draw_normal
 from seqbench.ops.attention import causal_attention
 from seqbench.ops.dropout import Dropout
 
@@ -90,11 +92,7 @@ class SASRec(IncrementalModel):
         self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(AttentionBlock(config) for _ in range(config.layers))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        draw_normal(self.modules())
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         return self._encode(items, [None] * len(self.blocks))[0]
@@ -143,9 +141,9 @@ class AttentionBlock(nn.Module):
         self.qkv = nn.Linear(D, 3 * D)  # rows: queries, keys, values
         self.attention_out = nn.Linear(D, D)
         self.attention_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.feed_forward_in = nn.Linear(D, config.inner_size)
-        self.feed_forward_out = nn.Linear(config.inner_size, D)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward = FeedForward(
+            D, config.inner_size, F.gelu, dropout=config.dropout, inner_dropout=0.0, norm_eps=LAYER_NORM_EPS
+        )
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache | None]:
@@ -158,5 +156,4 @@ class AttentionBlock(nn.Module):
         attended = causal_attention(query, key, value, dropout=self.attention_dropout, training=self.training)
         mixed = self.attention_out(attended.transpose(1, 2).flatten(-2))
         x = self.attention_norm(self.dropout(mixed) + x)
-        inner = F.gelu(self.feed_forward_in(x))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x), cache
+        return self.feed_forward(x), cache

@@ -45,8 +45,8 @@ def test_mamba4rec_spares_the_step_sizes_unless_told_to_initialise_as_the_offici
     assert spread[0] > 0.05
     assert 0.018 < spread[1] < 0.022
     for model in (own, official):
-        assert 0.018 < model.blocks[0].feed_forward_in.weight.std() < 0.022
-        assert (model.blocks[0].feed_forward_in.bias == 0).all()
+        assert 0.018 < model.blocks[0].feed_forward.inner.weight.std() < 0.022
+        assert (model.blocks[0].feed_forward.inner.bias == 0).all()
 
 
 @pytest.mark.parametrize("name", ["glintru", "linrec", "sigma"])
