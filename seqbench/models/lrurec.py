@@ -33,8 +33,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, require
 from seqbench.models.feed_forward import FeedForward
+from seqbench.models.recurrent_stack import RecurrentStack
 from seqbench.ops.dropout import Dropout
 from seqbench.ops.linear_scan import linear_scan
 
@@ -54,7 +55,7 @@ class LRURecConfig(NeuralConfig):
         require(0 < self.r_min < self.r_max < 1, "0 < r_min < r_max < 1 must hold")
 
 
-class LRURec(IncrementalModel):
+class LRURec(RecurrentStack):
     """Stack of linear recurrent units over item embeddings, scored with tied weights and an item bias."""
 
     Config: ClassVar[type[ModelConfig]] = LRURecConfig
@@ -68,25 +69,12 @@ class LRURec(IncrementalModel):
     paper: ClassVar[str] = "Yue et al., WSDM 2024"
 
     def __init__(self, items: int, max_len: int, config: LRURecConfig) -> None:
-        super().__init__(items, max_len, config)
-        D = config.hidden_size
-        self.embedding = nn.Embedding(items + 1, D)
-        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(LRUBlock(config) for _ in range(config.layers))
+        blocks = (LRUBlock(config) for _ in range(config.layers))
+        super().__init__(items, max_len, config, blocks, norm_eps=LAYER_NORM_EPS)
         self.scores_bias = nn.Parameter(torch.empty(items + 1))
         for name, parameter in self.named_parameters():
             if "norm" not in name and "_log" not in name:
                 nn.init.trunc_normal_(parameter, std=0.02, a=-0.04, b=0.04)
-
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        x = self.embedding_norm(self.dropout(self.embedding(items)))
-        for block in self.blocks:
-            x, _ = block(x)
-        return x
-
-    def item_weights(self) -> Tensor:
-        return self.embedding.weight
 
     def item_bias(self) -> Tensor:
         return self.scores_bias
@@ -97,14 +85,6 @@ class LRURec(IncrementalModel):
         dtype = torch.complex128 if weight.dtype == torch.float64 else torch.complex64
         H = 2 * weight.shape[1]
         return [torch.zeros(batch, H, dtype=dtype, device=weight.device) for _ in self.blocks]
-
-    def step(self, items: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        x = self.embedding_norm(self.embedding(items)).unsqueeze(1)
-        after = []
-        for block, hidden in zip(self.blocks, state, strict=True):
-            x, last = block(x, hidden)
-            after.append(last)
-        return x.squeeze(1), after
 
 
 class LRUBlock(nn.Module):

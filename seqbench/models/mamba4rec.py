@@ -29,10 +29,11 @@ from typing import Any, ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
+from seqbench.models.recurrent_stack import RecurrentStack
 from seqbench.ops.dropout import Dropout
 
 LAYER_NORM_EPS = 1e-12
@@ -58,46 +59,25 @@ class Mamba4RecConfig(NeuralConfig):
         require(self.expand >= 1, "expand must be at least 1")
 
 
-class Mamba4Rec(IncrementalModel):
+class Mamba4Rec(RecurrentStack):
     """Mamba blocks and feed-forward layers over item embeddings, scored with tied weights."""
 
     Config: ClassVar[type[ModelConfig]] = Mamba4RecConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
     presets: ClassVar[dict[str, dict[str, Any]]] = {"ml-1m": {"dropout": 0.2}, "amazon-beauty": {"dropout": 0.4}}
-    no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, *NO_WEIGHT_DECAY)
+    no_weight_decay: ClassVar[tuple[str, ...]] = (*RecurrentStack.no_weight_decay, *NO_WEIGHT_DECAY)
     summary: ClassVar[str] = "selective state spaces (Mamba)"
     paper: ClassVar[str] = "Liu et al., arXiv 2403.03900"
 
     def __init__(self, items: int, max_len: int, config: Mamba4RecConfig) -> None:
-        super().__init__(items, max_len, config)
-        D = config.hidden_size
-        self.embedding = nn.Embedding(items + 1, D)
-        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(MambaLayer(config) for _ in range(config.layers))
+        blocks = (MambaLayer(config) for _ in range(config.layers))
+        super().__init__(items, max_len, config, blocks, norm_eps=LAYER_NORM_EPS)
         inside = ".mamba."  # of a Mamba block, which has its own initialisation
         draw_normal(each for name, each in self.named_modules() if config.official_quirks or inside not in name)
-
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        x = self.embedding_norm(self.dropout(self.embedding(items)))
-        for block in self.blocks:
-            x, _ = block(x)
-        return x
-
-    def item_weights(self) -> Tensor:
-        return self.embedding.weight
 
     def initial_state(self, batch: int) -> State:
         """The Mamba block's window and scan state, per layer."""
         return [cast(MambaLayer, block).mamba.initial_state(batch) for block in self.blocks]
-
-    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
-        x = self.embedding_norm(self.embedding(items)).unsqueeze(1)
-        after = []
-        for block, before in zip(self.blocks, state, strict=True):
-            x, last = block(x, before)
-            after.append(last)
-        return x.squeeze(1), after
 
 
 class MambaLayer(nn.Module):

@@ -34,9 +34,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
+from seqbench.models.recurrent_stack import RecurrentStack
 from seqbench.ops.causal_convolution import causal_convolution
 from seqbench.ops.dropout import Dropout
 from seqbench.ops.rg_lru import rg_lru
@@ -63,7 +64,7 @@ class RecBLRConfig(NeuralConfig):
         require(self.expand >= 1, "expand must be at least 1")
 
 
-class RecBLR(IncrementalModel):
+class RecBLR(RecurrentStack):
     """Gated linear recurrences and feed-forward layers over item embeddings, scored with tied weights."""
 
     Config: ClassVar[type[ModelConfig]] = RecBLRConfig
@@ -74,40 +75,19 @@ class RecBLR(IncrementalModel):
         "amazon-sports": {"dropout": 0.5},
         "gowalla": {"dropout": 0.4},
     }
-    no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, "decay")
+    no_weight_decay: ClassVar[tuple[str, ...]] = (*RecurrentStack.no_weight_decay, "decay")
     summary: ClassVar[str] = "gated linear recurrence"
     paper: ClassVar[str] = "Liu et al., CIKM 2024"
 
     def __init__(self, items: int, max_len: int, config: RecBLRConfig) -> None:
-        super().__init__(items, max_len, config)
-        D = config.hidden_size
         padding = (1 << (max_len - 1).bit_length()) - max_len if config.official_quirks else 0
-        self.embedding = nn.Embedding(items + 1, D)
-        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(RecurrentLayer(config, padding) for _ in range(config.layers))
+        blocks = (RecurrentLayer(config, padding) for _ in range(config.layers))
+        super().__init__(items, max_len, config, blocks, norm_eps=LAYER_NORM_EPS)
         draw_normal(self.modules())
-
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        x = self.embedding_norm(self.dropout(self.embedding(items)))
-        for block in self.blocks:
-            x, _ = block(x)
-        return x
-
-    def item_weights(self) -> Tensor:
-        return self.embedding.weight
 
     def initial_state(self, batch: int) -> State:
         """The convolution's window (B, K - 1, H) and the hidden state (B, H), per layer."""
         return [cast(RecurrentLayer, block).initial_state(batch) for block in self.blocks]
-
-    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
-        x = self.embedding_norm(self.embedding(items)).unsqueeze(1)
-        after = []
-        for block, before in zip(self.blocks, state, strict=True):
-            x, last = block(x, before)
-            after.append(last)
-        return x.squeeze(1), after
 
 
 class RecurrentLayer(nn.Module):
