@@ -14,6 +14,7 @@ from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.evaluate import Ranks, rank
 from seqbench.measure import PeakMemory, latency
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
+from seqbench.plan import changes
 from seqbench.results import CHECKPOINT, RANKS, SAMPLES, Definition, Protocol, Record, write_record
 from seqbench.train import Trainer, derived_seed
 
@@ -39,7 +40,8 @@ def run_cell(
     began = time.perf_counter()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     machine = environment.describe(device)
-    emit("environment", environment=machine)
+    changed = changes(cls, definition)
+    emit("begun", environment=machine, changes=changed)
     target = torch.device(device)
     protocol = definition.protocol
     sequences = split_sequences(*prepared.load(), split=protocol.split)
@@ -72,6 +74,7 @@ def run_cell(
         )
         earlier = trainer.resume()
         state = trainer.run()
+        del trainer  # with what only training needs, so that there is more room for measuring
         training = state.summary(limits)
         cost |= state.throughput()
         cost["fit_seconds"] = sum(entry.train_seconds for entry in state.history)
@@ -91,6 +94,7 @@ def run_cell(
 
     emit("phase", name="measuring latency")
     fitted = model if isinstance(model, CountingModel) else None
+    del model
     timings = latency(lambda length: fitted or build(length), target)
     cost["latency"], cost["latency_skipped"] = timings.points, timings.skipped
 
@@ -105,6 +109,7 @@ def run_cell(
         validation=ranks["valid"].metrics(),
         training=training,
         cost=cost,
+        changes=changed,
     )
     ranks["test"].write(folder / RANKS)
     timings.write_samples(folder / SAMPLES)

@@ -36,6 +36,9 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": version("numpy"),
         "cuda": torch.version.cuda,
+        # Single precision that is computed with fewer bits: other numbers, and other times.
+        "tf32_matmul": None if gpu is None else torch.backends.cuda.matmul.allow_tf32,
+        "tf32_cudnn": None if gpu is None else torch.backends.cudnn.allow_tf32,
         "driver": gpu_driver(),
         "seqbench": seqbench.__version__,
         "git_commit": git_commit(),

@@ -3,13 +3,14 @@
 Shapes: B batch, T time, V items plus padding.
 """
 
+import contextlib
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ MINIMUM_SAMPLES = 3
 MAXIMUM_SAMPLES = 100
 SECONDS_PER_POINT = 1.0  # after the minimum number of samples
 SECONDS_PER_CALL = 4.0  # a point whose calls, or whose state, would take longer is skipped, and says so
+QUANTILES = {50: MINIMUM_SAMPLES, 95: 20, 99: 100}  # percentile → the samples that it takes: one in its tail
 STEPS_BEFORE = 8  # items that an incremental model has seen before its steps are timed
 
 
@@ -42,13 +44,16 @@ class Latency:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, mode: str, batch: int, length: int | None, samples: list[float]) -> None:
-        """Keep a measured point: quantiles, and the samples they are made of."""
-        p50, p95, p99 = (float(value) * 1000 for value in np.percentile(samples, [50, 95, 99]))
+        """Keep a measured point: quantiles, None where there are too few samples, and the samples they are made of."""
+        quantiles = {
+            f"p{percent}_ms": float(np.percentile(samples, percent)) * 1000 if len(samples) >= needed else None
+            for percent, needed in QUANTILES.items()
+        }
         point = {"mode": mode, "batch": batch, "length": length}
-        self.points.append({**point, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "repeats": len(samples)})
+        self.points.append({**point, **quantiles, "repeats": len(samples)})
         self.samples[f"latency/{mode}/{batch}/{length}"] = samples
 
-    def skip(self, mode: str, batch: int, length: int, reason: str) -> None:
+    def skip(self, mode: str, batch: int, length: int | None, reason: str) -> None:
         """Keep the reason why a point has no figure."""
         self.skipped.append({"mode": mode, "batch": batch, "length": length, "reason": reason})
 
@@ -84,42 +89,53 @@ def latency(
     """
     result = Latency()
     generator = torch.Generator().manual_seed(0)
-
-    def histories(model: Model, length: int) -> Tensor:
-        return torch.randint(1, model.items + 1, (batch, length), generator=generator).to(device)
-
     for batch in batches:
-        shortest = build(lengths[0]).to(device).eval()
-        grows = isinstance(shortest, IncrementalModel) and shortest.state_grows
-        modes = {"whole": _encoding, "step": _appending} if grows else {"whole": _encoding}
         medians: list[float] = []
         exhausted: str | None = None
+        modes = ["whole"]  # that every length has a point in
         for length in lengths:
             if reason := exhausted or _too_much(batch, length, medians):
                 for mode in modes:
                     result.skip(mode, batch, length, reason)
                 continue
-            model = build(length).to(device).eval()
-            items = histories(model, length)
-            for mode, prepare in modes.items():
-                if exhausted:
-                    result.skip(mode, batch, length, exhausted)
-                    continue
-                try:
-                    samples = _sample(prepare(model, items), device, clock)
-                except (RuntimeError, MemoryError) as error:
-                    if not out_of_memory(error):
-                        raise
-                    exhausted = f"out of memory at length {length:,}"
-                    result.skip(mode, batch, length, exhausted)
-                else:
-                    result.add(mode, batch, length, samples)
-                    if mode == "whole":
+            waiting = [_Point(mode, length, length) for mode in modes]
+            try:
+                model = build(length).to(device).eval()
+                waiting = _points(model, length, first=length == lengths[0])
+                modes = [point.mode for point in waiting if point.length is not None]
+                while waiting:
+                    point = waiting[0]
+                    items = torch.randint(1, model.items + 1, (batch, point.items), generator=generator).to(device)
+                    samples = _sample(CALLS[point.mode](model, items), device, clock)
+                    result.add(point.mode, batch, point.length, samples)
+                    if point.mode == "whole":
                         medians.append(statistics.median(samples))
-        if isinstance(shortest, IncrementalModel) and shortest.config.causal and not grows:
-            items = histories(shortest, min(STEPS_BEFORE + 1, shortest.max_len))
-            result.add("step", batch, None, _sample(_appending(shortest, items), device, clock))
+                    waiting.pop(0)
+                del model  # before the next one is built
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                exhausted = f"out of memory at length {length:,}"
+                for point in waiting:
+                    result.skip(point.mode, batch, point.length, exhausted)
     return result
+
+
+class _Point(NamedTuple):
+    mode: str
+    length: int | None  # as recorded; None: the same at every length
+    items: int  # of the histories that are timed
+
+
+def _points(model: Model, length: int, *, first: bool) -> list[_Point]:
+    """What is timed of a model that was built for a length, which may be the first of all lengths."""
+    points = [_Point("whole", length, length)]
+    if isinstance(model, IncrementalModel) and model.config.causal:
+        if model.state_grows:
+            points.append(_Point("step", length, length))
+        elif first:
+            points.append(_Point("step", None, min(STEPS_BEFORE + 1, model.max_len)))
+    return points
 
 
 def _encoding(model: Model, items: Tensor) -> Callable[[], None]:
@@ -143,6 +159,9 @@ def _appending(model: Model, items: Tensor) -> Callable[[], None]:
         torch.topk(model.score_states(states), min(TOP, model.items))
 
     return append
+
+
+CALLS = {"whole": _encoding, "step": _appending}
 
 
 def _too_much(batch: int, length: int, medians: list[float]) -> str | None:
@@ -201,11 +220,14 @@ def peak_resident_memory() -> int:
 class PeakMemory:
     """Peak memory since it was made: on a GPU the allocator's, else resident memory above what was held then.
 
-    One per process: the operating system's peak cannot be reset.
+    There is one peak per process, which making another of these resets. Where the system has no way to reset it (only
+    Linux has), what the process held before takes part.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM; see proc(5)
         self.before = resident_memory()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

@@ -145,6 +145,18 @@ def configure(
     return dataclasses.asdict(config), None if training is None else dataclasses.asdict(training)
 
 
+def changes(cls: type[Model], definition: Definition) -> dict[str, Any]:
+    """What of a definition's `config` and `training` is not the model's default, in the same two sections."""
+    defaults = {"config": dataclasses.asdict(cls.Config())}
+    if cls.training_defaults is not None:
+        defaults["training"] = dataclasses.asdict(cls.training_defaults)
+    chosen = {"config": definition.config, "training": definition.training or {}}
+    return {
+        section: {name: value for name, value in chosen[section].items() if value != fields.get(name)}
+        for section, fields in defaults.items()
+    }
+
+
 def define(
     prepared: PreparedDataset,
     models: Mapping[str, str],

@@ -19,7 +19,7 @@ from seqbench import paths
 from seqbench.errors import SeqbenchError
 from seqbench.files import write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Raised by a change of code that makes the same definition compute other numbers (data order, training, ranking):
 # results from before it stay readable, but no longer count as finished.
@@ -40,7 +40,8 @@ class Protocol:
     removed: str = "history"  # what cannot be recommended: items of the whole "history", of the "window" that the model
     # sees, or "nothing"
     selection: str = "ndcg@10"  # the validation metric that picks the epoch
-    windows: str = "drawn"  # how long sequences are cut for training: anew in every epoch, or as "lrurec" does
+    windows: str = "drawn"  # how long sequences are cut for training: anew in every epoch, or as "lrurec" does;
+    # not for models that are trained on prefixes
     max_len: int = 50  # most recent items that a model sees
 
 
@@ -103,8 +104,10 @@ class Record:
         cost: `parameters`, `train_interactions_per_second`, `train_sequences_per_second`,
             `epoch_seconds` (medians over epochs; None for models that only count), `fit_seconds`,
             `peak_memory_bytes`, `latency` (list of {mode: "whole" | "step", batch, length, p50_ms, p95_ms,
-            p99_ms, repeats}; length None: the same at every length), `latency_skipped` (list of {mode, batch,
-            length, reason}).
+            p99_ms, repeats}; length None: the same at every length; p95 and p99 None: too few samples),
+            `latency_skipped` (list of {mode, batch, length, reason}; length None as above).
+        changes: what of the definition's `config` and `training` is not the model's default; None in records of schema
+            1, which did not keep it.
         environment: machine, versions, threads, git commit.
         failure: `kind` ("out-of-memory", "killed", "non-finite", "error") and `message`; None when finished.
     """
@@ -120,6 +123,7 @@ class Record:
     training: dict[str, Any] | None = None
     cost: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, str] | None = None
+    changes: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property

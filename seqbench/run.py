@@ -79,7 +79,7 @@ def run_cells(cells: Sequence[Cell], *, models: Mapping[str, str], home: Path, r
         started = datetime.now(UTC).isoformat(timespec="seconds")
         began = time.perf_counter()
         with CellProgress(f"[{number}/{len(todo)}] {label}", cell.definition) as progress:
-            outcome, environment = _work(order, progress)
+            outcome, about = _work(order, progress)
         if outcome["event"] == "finished":
             continue
         failure = {key: outcome[key] for key in ("kind", "message")}
@@ -87,14 +87,14 @@ def run_cells(cells: Sequence[Cell], *, models: Mapping[str, str], home: Path, r
             raise StorageError(f"{label}: {failure['message']}", hint=outcome["hint"])
         if finished_record(results, cell.definition) is None:  # which a failure never replaces
             seconds = time.perf_counter() - began
-            write_record(results, Record(cell.definition, "failed", started, seconds, environment, failure=failure))
+            write_record(results, Record(cell.definition, "failed", started, seconds, failure=failure, **about))
         failures.append(f"{label}: {failure['message']}")
         console.fail(failures[-1], outcome["hint"])
     return failures
 
 
 def _work(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run one worker to its end: its last event, and its description of the machine."""
+    """Run one worker to its end: its last event, and what it says of itself: the record's `environment`, `changes`."""
     worker = subprocess.Popen(
         [sys.executable, "-P", "-c", WORKER, str(Path(seqbench.__file__).parent.parent)],
         stdin=subprocess.PIPE,
@@ -104,7 +104,7 @@ def _work(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, Any]
     )
     assert worker.stdin is not None
     assert worker.stdout is not None
-    environment: dict[str, Any] = {}
+    about: dict[str, Any] = {"environment": {}}
     last: dict[str, Any] = {}
     try:
         with contextlib.suppress(BrokenPipeError):
@@ -112,8 +112,8 @@ def _work(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, Any]
             worker.stdin.flush()
         for line in worker.stdout:
             last = json.loads(line)
-            if last["event"] == "environment":
-                environment = last["environment"]
+            if last["event"] == "begun":
+                about = {name: last[name] for name in ("environment", "changes")}
             else:
                 progress.show(last)
         code = worker.wait()
@@ -127,18 +127,18 @@ def _work(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, Any]
             worker.kill()
             worker.wait()
     if last.get("event") in ("finished", "failed"):
-        return last, environment
+        return last, about
     if code == -9:
         message = "the process was killed, probably because memory ran out"
         hint = "Lower batch_size with --set, or free memory, and repeat the command."
-        return {"event": "failed", "kind": "killed", "message": message, "hint": hint}, environment
+        return {"event": "failed", "kind": "killed", "message": message, "hint": hint}, about
     message = f"the process ended unexpectedly with code {code}"
     return {
         "event": "failed",
         "kind": "error",
         "message": message,
         "hint": "See the lines above.",
-    }, environment
+    }, about
 
 
 def failed_summary(failures: Sequence[str], total: int) -> SeqbenchError:

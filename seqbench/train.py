@@ -2,10 +2,12 @@
 
 Two objectives. `all-positions`: a window of a sequence is a row, and each of its positions predicts the next item.
 `prefix`: every history before a target is a row of its own, and only its last position predicts; the same targets,
-each once per epoch, for many times the work. Models that are not causal need it.
+each once per epoch, for many times the work. Models that are not causal need it. The protocol's windows are for the
+first objective; prefixes are all trained, whatever they are.
 
 Everything random in an epoch (order, dropout, negatives) is drawn from a seed made of the run's seed and the epoch's
-number, so a run that was killed and resumed computes what an uninterrupted one does, bit for bit.
+number, so a run that was killed and resumed computes what an uninterrupted one does: bit for bit on the CPU, while on a
+GPU some of torch's sums have no fixed order.
 
 Shapes: B batch, T time, D width, V items plus padding, N trained positions of a batch.
 """
@@ -195,8 +197,7 @@ class Trainer:
         targets = np.ones_like(lengths) if self.by_prefix else lengths  # of each row
         pool = POOL_BATCHES[self.training.objective]
         batches = list(_batches(lengths, targets, self.training.batch_size, pool, generator))
-        total = torch.zeros((), dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
-        total = total.to(self.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         positions = timed_interactions = timed_sequences = 0
         clock: float | None = None
         shown = time.perf_counter()

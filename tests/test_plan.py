@@ -315,3 +315,19 @@ def test_a_preset_is_what_the_paper_sets_and_the_command_line_wins(
 def test_an_unknown_preset_is_refused(prepared: PreparedDataset) -> None:
     with pytest.raises(UsageError, match=r"Preset 'papper' is unknown\. Did you mean paper"):
         define(prepared, ["lrurec"], preset="papper")
+
+
+def test_what_is_not_a_default_is_found_in_a_definition(prepared: PreparedDataset) -> None:
+    def changes(name: str, **options: Any) -> dict[str, Any]:
+        (definition,) = define(prepared, [name], **options)
+        return plan.changes(
+            load_model(name), Definition.from_dict(json.loads(json.dumps(dataclasses.asdict(definition))))
+        )
+
+    assert changes("lrurec") == {"config": {}, "training": {}}
+    overrides = {"lrurec": {"hidden_size": "8", "dropout": "0.5", "patience": "3"}}
+    assert changes("lrurec", epochs=2, overrides=overrides) == {
+        "config": {"hidden_size": 8},
+        "training": {"epochs": 2, "patience": 3},
+    }
+    assert changes("popularity") == {"config": {}}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.data.sequences import Sequences
@@ -32,7 +33,15 @@ PROPOSALS = ("uniform", "popularity")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained by gradient. Each model class has its paper's values as `training_defaults`."""
+    """How a model is trained by gradient.
+
+    A model class has its own `training_defaults`: its paper's learning rate, weight decay, clipping and loss. The
+    batches, the epochs and the patience here are not the papers'. RecBole, which most of them use, takes batches of
+    2048 prefixes, each with one target, and a patience of 10 epochs. A sequence that is trained at all positions has as
+    many targets as transitions, so 32 of them hold 2048 targets where sequences have 64 on average, and fewer where
+    they are short: about 190 on amazon-beauty, with 5.9 each. Batches of 2048 sequences would hold 12,000 there, and
+    leave an epoch with 11 steps.
+    """
 
     epochs: int = 200  # at most; early stopping usually ends before
     patience: int = 20  # epochs without a better validation metric before stopping
@@ -87,6 +96,20 @@ class NeuralConfig(ModelConfig):
         require(0 <= self.dropout < 1, "dropout must be in [0, 1)")
 
 
+def fill(items: Tensor, length: int) -> Tensor:
+    """(B, T) item ids with padding behind them up to `length`.
+
+    RecBole gives every row to a model so, at the maximum length; here rows reach to the longest of their batch. It
+    matters to models that see padding.
+    """
+    return F.pad(items, (0, max(0, length - items.shape[1])))
+
+
+def at_last(x: Tensor, lengths: Tensor) -> Tensor:
+    """(B, T, …) → (B, …): each row at its last item, of lengths (B,)."""
+    return x[torch.arange(len(x), device=x.device), lengths - 1]
+
+
 class Model(nn.Module, ABC):
     """Scores the catalogue given a history. Subclass `SequenceModel` or `CountingModel`."""
 
@@ -136,8 +159,7 @@ class SequenceModel(Model):
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
         """States (B, D) at the last item of each row, as `forward` gives them; for models that need not compute all."""
-        states = self(items, lengths)
-        return states[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        return at_last(self(items, lengths), lengths)
 
     @abstractmethod
     def item_weights(self) -> Tensor:
@@ -174,7 +196,8 @@ class IncrementalModel(SequenceModel):
     def step(self, items: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Append items (B,) to the histories: states (B, D) as `forward` gives them, and the new state.
 
-        The state that was given is used up: the new one may share its memory.
+        The state that was given can be stepped from again, so that a step can be repeated, but the new state may share
+        its memory: whoever does that must not use what earlier steps from it gave.
 
         Raises:
             ValueError: the model ends at max_len, and the histories have as many items.

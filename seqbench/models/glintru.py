@@ -18,8 +18,8 @@ That form is not the paper's.
 
 Departures from the official code:
 - Padding is left out: of the attention's sums, and of both convolutions, which see zeros behind the last item. There
-  the embedding of padding takes part in all of them, and a prediction depends on how much padding a row has.
-  `official_quirks` brings this back.
+  the embedding of padding takes part in all of them, as often as a row is short of max_len. `official_quirks` brings
+  this back.
 - A query or key whose ELU is exactly zero stays zero; there it gives NaN.
 - Batches of 256 prefixes instead of 2048.
 - One dropout, 0.2, on the embeddings and on the attention; the code has one option for each and gives a value only for
@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, at_last, fill, require
 from seqbench.models.linear_attention import LinearAttention
 from seqbench.ops.dropout import Dropout
 
@@ -52,7 +52,7 @@ class GLINTRUConfig(NeuralConfig):
     heads: int = 8
     inner_dropout: float = 0.3  # on the gate and on both products
     causal: bool = False  # a position sees the items up to its own instead of all
-    official_quirks: bool = False  # padding takes part in the sums and in the convolutions
+    official_quirks: bool = False  # padding up to max_len takes part in the sums and in the convolutions
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,19 +107,22 @@ class GLINTRU(IncrementalModel):
                 nn.init.zeros_(module.bias)
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        T = items.shape[1]
+        if self.see_padding:
+            items = fill(items, self.max_len)
         x = self.dropout(self.embedding(items))
         valid = None if self.see_padding else items > 0
         attended = self.attention(x, valid)
         convolved, hidden = self._recur(x, valid)
         recurrent = self._convolve(self.convolution_out, _masked(self._select(convolved, hidden), valid))
-        return self._mix(x, recurrent, attended)
+        return self._mix(x, recurrent, attended)[:, :T]
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
         if self.see_padding:
             return super().last_states(items, lengths)
         x = self.dropout(self.embedding(items))
         valid = items > 0
-        attended = self.attention(x, valid, lengths - 1)
+        attended = self.attention(x, valid, lengths)
         convolved, hidden = self._recur(x, valid)
         # Of what follows the GRU only as much is needed as the last position sees through the second convolution.
         rows = torch.arange(len(items), device=items.device)
@@ -127,7 +130,7 @@ class GLINTRU(IncrementalModel):
         seen = rows.unsqueeze(1), positions.clamp_min(0)
         selected = _masked(self._select(convolved[seen], hidden[seen]), positions >= 0)
         recurrent = self._convolve(self.convolution_out, selected)[:, -1]
-        return self._mix(x[rows, lengths - 1], recurrent, attended)
+        return self._mix(at_last(x, lengths), recurrent, attended)
 
     def item_weights(self) -> Tensor:
         return self.embedding.weight

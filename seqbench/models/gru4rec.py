@@ -8,9 +8,13 @@ baseline: item embeddings instead of one-hot items, no biases in the GRU, full s
     h ← (1 - z) ⊙ tanh(W_n x + r ⊙ U_n h) + z ⊙ h
     output = W h + b, scored against E
 
-Departure: trained on all positions of a sequence at once instead of on every prefix by itself; the network is causal,
-so the targets and their contexts are the same. The authors' own code trains with ranking losses on sampled items and
-reaches more than most other forms of it (Hidasi and Czapp, RecSys 2023); this is not that.
+Departures: trained on all positions of a sequence at once instead of on every prefix by itself; the network is causal,
+so the targets are the same, and so are their contexts, but that in sequences longer than max_len they are shorter after
+a cut. Batches of 32 sequences instead of 2048 prefixes, patience 20 instead of 10, 200 epochs instead of 300
+(TrainingConfig).
+
+The authors' own code trains with ranking losses on sampled items and reaches more than most other forms of it (Hidasi
+and Czapp, RecSys 2023); this is not that.
 
 Shapes: B batch, T time, D width of the embedding, H width of the GRU, V items plus padding.
 """

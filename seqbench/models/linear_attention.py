@@ -5,9 +5,9 @@
 Shapes: B batch, T time, D width, E = D / heads.
 """
 
-import torch
 from torch import Tensor, nn
 
+from seqbench.models.base import at_last
 from seqbench.ops.dropout import Dropout
 from seqbench.ops.linear_attention import linear_attention, linear_attention_step
 
@@ -26,20 +26,20 @@ class LinearAttention(nn.Module):
         self.norm = nn.LayerNorm(D, eps=norm_eps)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, valid: Tensor | None, last: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None, lengths: Tensor | None = None) -> Tensor:
         """Attend from every position, or from one of each row.
 
         Args:
             x: (B, T, D).
             valid: (B, T) bool, which positions are seen; all if None.
-            last: (B,) index of the last item of each row, if that is the only position to attend from.
+            lengths: (B,) of the rows, if the last item of each is the only position to attend from.
 
         Returns:
-            (B, T, D), or (B, D) with `last`.
+            (B, T, D), or (B, D) with `lengths`.
         """
-        if last is None:
+        if lengths is None:
             return self._attend(x, x, valid, causal=self.causal)
-        asking = x[torch.arange(len(x), device=x.device), last].unsqueeze(1)
+        asking = at_last(x, lengths).unsqueeze(1)
         return self._attend(asking, x, valid, causal=False).squeeze(1)  # all items are up to the last one
 
     def initial_state(self, batch: int) -> Tensor:

@@ -15,7 +15,7 @@ count from the oldest item, so such a history ends at max_len items.
 
 Departures from the official code:
 - Padding is left out of the sums. There the mask is computed and ignored, so that the embeddings of padding and of its
-  positions take part, and a prediction depends on how much padding a row has. `official_quirks` brings this back.
+  positions take part, those up to max_len in every row. `official_quirks` brings this back.
 - A query or key whose ELU is exactly zero stays zero; there it gives NaN.
 - Keys are normalised like queries, over the features of one position, as the code does. The paper has been read as
   normalising each feature of the keys over the sequence instead, which would also show the future to a causal form.
@@ -30,7 +30,9 @@ from typing import ClassVar, NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, fill, require
+from seqbench.models.feed_forward import FeedForward
+from seqbench.models.initialise import draw_normal
 from seqbench.models.linear_attention import LinearAttention
 from seqbench.ops.dropout import Dropout
 
@@ -45,7 +47,7 @@ class LinRecConfig(NeuralConfig):
     heads: int = 8
     inner_size: int = 256
     causal: bool = False  # a position sees the items up to its own instead of all
-    official_quirks: bool = False  # padding takes part in the sums
+    official_quirks: bool = False  # padding up to max_len takes part in the sums
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,27 +82,25 @@ class LinRec(IncrementalModel):
         self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(LinearAttentionBlock(config) for _ in range(config.layers))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        draw_normal(self.modules())
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         x, valid = self._input(items)
         for block in self.blocks:
             x = block(x, valid)
-        return x
+        return x[:, : items.shape[1]]
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
         x, valid = self._input(items)
         *before, final = list(self.blocks)
         for block in before:
             x = block(x, valid)
-        return final(x, valid, lengths - 1)
+        return final(x, valid, lengths)
 
     def _input(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What enters the first block, (B, T, D), and the positions (B, T) that are seen; all if None."""
+        """What enters the first block, (B, T, D), and the positions (B, T) that are seen; all of max_len if None."""
+        if self.see_padding:
+            items = fill(items, self.max_len)
         embedded = self.embedding(items) + self.positions.weight[: items.shape[1]]
         return self.dropout(self.embedding_norm(embedded)), None if self.see_padding else items > 0
 
@@ -133,16 +133,10 @@ class LinearAttentionBlock(nn.Module):
         self.attention = LinearAttention(
             D, heads=config.heads, dropout=config.dropout, causal=config.causal, norm_eps=LAYER_NORM_EPS
         )
-        self.feed_forward_in = nn.Linear(D, config.inner_size)
-        self.feed_forward_out = nn.Linear(config.inner_size, D)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.dropout = Dropout(config.dropout)
+        self.feed_forward = FeedForward(
+            D, config.inner_size, F.gelu, dropout=config.dropout, inner_dropout=0.0, norm_eps=LAYER_NORM_EPS
+        )
 
-    def forward(self, x: Tensor, valid: Tensor | None, last: Tensor | None = None) -> Tensor:
-        """(B, T, D) → (B, T, D); with `last`, the index (B,) of each row's last item, only there: (B, D)."""
-        return self.feed_forward(self.attention(x, valid, last))
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """What follows the attention, position by position."""
-        inner = F.gelu(self.feed_forward_in(x))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x)
+    def forward(self, x: Tensor, valid: Tensor | None, lengths: Tensor | None = None) -> Tensor:
+        """(B, T, D) → (B, T, D); with the lengths (B,) of the rows, only at each one's last item: (B, D)."""
+        return self.feed_forward(self.attention(x, valid, lengths))

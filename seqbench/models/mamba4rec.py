@@ -16,7 +16,9 @@ Departures from the official code:
   and b_Δ becomes 0, so that every step starts near ln 2, although Mamba marks b_Δ as not to be touched.
   `official_quirks` does the same.
 - Trained on all positions of a sequence at once instead of on every prefix by itself; the network is causal, so the
-  targets and their contexts are the same.
+  targets are the same, and so are their contexts, but that in sequences longer than max_len they are shorter after a
+  cut.
+- Batches of 32 sequences instead of 2048 prefixes, patience 20 instead of 10 (TrainingConfig).
 
 Shapes: B batch, T time, D width, V items plus padding; the Mamba block's in its own file.
 """
@@ -27,8 +29,11 @@ from typing import Any, ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.feed_forward import FeedForward
+from seqbench.models.initialise import draw_normal
 from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
+from seqbench.models.recurrent_stack import RecurrentStack
 from seqbench.ops.dropout import Dropout
 
 LAYER_NORM_EPS = 1e-12
@@ -54,51 +59,25 @@ class Mamba4RecConfig(NeuralConfig):
         require(self.expand >= 1, "expand must be at least 1")
 
 
-class Mamba4Rec(IncrementalModel):
+class Mamba4Rec(RecurrentStack):
     """Mamba blocks and feed-forward layers over item embeddings, scored with tied weights."""
 
     Config: ClassVar[type[ModelConfig]] = Mamba4RecConfig
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
     presets: ClassVar[dict[str, dict[str, Any]]] = {"ml-1m": {"dropout": 0.2}, "amazon-beauty": {"dropout": 0.4}}
-    no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, *NO_WEIGHT_DECAY)
+    no_weight_decay: ClassVar[tuple[str, ...]] = (*RecurrentStack.no_weight_decay, *NO_WEIGHT_DECAY)
     summary: ClassVar[str] = "selective state spaces (Mamba)"
     paper: ClassVar[str] = "Liu et al., arXiv 2403.03900"
 
     def __init__(self, items: int, max_len: int, config: Mamba4RecConfig) -> None:
-        super().__init__(items, max_len, config)
-        D = config.hidden_size
-        self.embedding = nn.Embedding(items + 1, D)
-        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(MambaLayer(config) for _ in range(config.layers))
-        for name, module in self.named_modules():
-            if ".mamba." in name and not config.official_quirks:
-                continue
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        x = self.embedding_norm(self.dropout(self.embedding(items)))
-        for block in self.blocks:
-            x, _ = block(x)
-        return x
-
-    def item_weights(self) -> Tensor:
-        return self.embedding.weight
+        blocks = (MambaLayer(config) for _ in range(config.layers))
+        super().__init__(items, max_len, config, blocks, norm_eps=LAYER_NORM_EPS)
+        inside = ".mamba."  # of a Mamba block, which has its own initialisation
+        draw_normal(each for name, each in self.named_modules() if config.official_quirks or inside not in name)
 
     def initial_state(self, batch: int) -> State:
         """The Mamba block's window and scan state, per layer."""
         return [cast(MambaLayer, block).mamba.initial_state(batch) for block in self.blocks]
-
-    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
-        x = self.embedding_norm(self.embedding(items)).unsqueeze(1)
-        after = []
-        for block, before in zip(self.blocks, state, strict=True):
-            x, last = block(x, before)
-            after.append(last)
-        return x.squeeze(1), after
 
 
 class MambaLayer(nn.Module):
@@ -110,9 +89,9 @@ class MambaLayer(nn.Module):
         self.residual = config.layers > 1
         self.mamba = Mamba(D, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
         self.mamba_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.feed_forward_in = nn.Linear(D, 4 * D)
-        self.feed_forward_out = nn.Linear(4 * D, D)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward = FeedForward(
+            D, 4 * D, F.gelu, dropout=config.dropout, inner_dropout=config.dropout, norm_eps=LAYER_NORM_EPS
+        )
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -120,5 +99,4 @@ class MambaLayer(nn.Module):
         mixed, state = self.mamba(x, state)
         mixed = self.dropout(mixed)
         x = self.mamba_norm(mixed + x if self.residual else mixed)
-        inner = self.dropout(F.gelu(self.feed_forward_in(x)))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x), state
+        return self.feed_forward(x), state

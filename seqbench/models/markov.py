@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqbench.data.sequences import Sequences
-from seqbench.models.base import CountingModel, ModelConfig
+from seqbench.models.base import CountingModel, ModelConfig, at_last
 
 
 class Markov(CountingModel):
@@ -47,7 +47,7 @@ class Markov(CountingModel):
         self.popularity.copy_(torch.from_numpy(popularity / (popularity.max() + 1)))
 
     def score(self, items: Tensor, lengths: Tensor) -> Tensor:
-        last = items[torch.arange(len(items), device=items.device), lengths - 1]
+        last = at_last(items, lengths)
         scores = self.popularity.repeat(len(items), 1)
         starts, stops = self.offsets[last], self.offsets[last + 1]
         degrees = stops - starts

@@ -18,7 +18,10 @@ Departures from the official code:
   and the state that the first item finds depends on max_len. `official_quirks` does the same, and computes that
   state once instead of in every row.
 - Trained on all positions of a sequence at once instead of on every prefix by itself; the network is causal, so the
-  targets and their contexts are the same.
+  targets are the same, and so are their contexts, but that in sequences longer than max_len they are shorter after a
+  cut.
+- Batches of 32 sequences instead of 2048 prefixes, patience 20 instead of 10, 200 epochs instead of 300
+  (TrainingConfig).
 
 Shapes: B batch, T time, D width, H = expand · D channels, K width of the convolution, V items plus padding.
 """
@@ -31,7 +34,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.feed_forward import FeedForward
+from seqbench.models.initialise import draw_normal
+from seqbench.models.recurrent_stack import RecurrentStack
 from seqbench.ops.causal_convolution import causal_convolution
 from seqbench.ops.dropout import Dropout
 from seqbench.ops.rg_lru import rg_lru
@@ -58,7 +64,7 @@ class RecBLRConfig(NeuralConfig):
         require(self.expand >= 1, "expand must be at least 1")
 
 
-class RecBLR(IncrementalModel):
+class RecBLR(RecurrentStack):
     """Gated linear recurrences and feed-forward layers over item embeddings, scored with tied weights."""
 
     Config: ClassVar[type[ModelConfig]] = RecBLRConfig
@@ -68,46 +74,20 @@ class RecBLR(IncrementalModel):
         "amazon-beauty": {"dropout": 0.5},
         "amazon-sports": {"dropout": 0.5},
         "gowalla": {"dropout": 0.4},
-        "steam": {"dropout": 0.4},
     }
-    no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, "decay")
+    no_weight_decay: ClassVar[tuple[str, ...]] = (*RecurrentStack.no_weight_decay, "decay")
     summary: ClassVar[str] = "gated linear recurrence"
     paper: ClassVar[str] = "Liu et al., CIKM 2024"
 
     def __init__(self, items: int, max_len: int, config: RecBLRConfig) -> None:
-        super().__init__(items, max_len, config)
-        D = config.hidden_size
         padding = (1 << (max_len - 1).bit_length()) - max_len if config.official_quirks else 0
-        self.embedding = nn.Embedding(items + 1, D)
-        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(RecurrentLayer(config, padding) for _ in range(config.layers))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        x = self.embedding_norm(self.dropout(self.embedding(items)))
-        for block in self.blocks:
-            x, _ = block(x)
-        return x
-
-    def item_weights(self) -> Tensor:
-        return self.embedding.weight
+        blocks = (RecurrentLayer(config, padding) for _ in range(config.layers))
+        super().__init__(items, max_len, config, blocks, norm_eps=LAYER_NORM_EPS)
+        draw_normal(self.modules())
 
     def initial_state(self, batch: int) -> State:
         """The convolution's window (B, K - 1, H) and the hidden state (B, H), per layer."""
         return [cast(RecurrentLayer, block).initial_state(batch) for block in self.blocks]
-
-    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
-        x = self.embedding_norm(self.embedding(items)).unsqueeze(1)
-        after = []
-        for block, before in zip(self.blocks, state, strict=True):
-            x, last = block(x, before)
-            after.append(last)
-        return x.squeeze(1), after
 
 
 class RecurrentLayer(nn.Module):
@@ -126,9 +106,9 @@ class RecurrentLayer(nn.Module):
         self.decay = nn.Parameter(torch.linspace(first, last, H))  # Λ
         self.out_projection = nn.Linear(H, D, bias=False)
         self.recurrence_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.feed_forward_in = nn.Linear(D, 4 * D)
-        self.feed_forward_out = nn.Linear(4 * D, D)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward = FeedForward(
+            D, 4 * D, F.silu, dropout=config.dropout, inner_dropout=config.dropout, norm_eps=LAYER_NORM_EPS
+        )
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -139,8 +119,7 @@ class RecurrentLayer(nn.Module):
         hidden = self._recur(convolved, before)
         mixed = self.out_projection(F.silu(gate) * hidden)
         x = self.recurrence_norm(self.dropout(mixed) + x)
-        inner = self.dropout(F.silu(self.feed_forward_in(x)))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x), (window, hidden[:, -1])
+        return self.feed_forward(x), (window, hidden[:, -1])
 
     def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
         """Window (B, K - 1, H) and hidden state (B, H) before the first item."""

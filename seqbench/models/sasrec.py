@@ -8,8 +8,10 @@ learned positions from the oldest item, GELU, full softmax.
     a = LayerNorm(W_o · attention(x) + b_o + x)               causal, scaled dot product
     x ← LayerNorm(W₂ gelu(W₁ a + b₁) + b₂ + a)
 
-Departure: trained on all positions of a sequence at once instead of on every prefix by itself; the attention is
-causal, so the targets and their contexts are the same.
+Departures: trained on all positions of a sequence at once instead of on every prefix by itself; the attention is
+causal, so the targets are the same, and so are their contexts, but that in sequences longer than max_len they are
+shorter after a cut. Batches of 32 sequences instead of 2048 prefixes, patience 20 instead of 10, 200 epochs instead of
+300 (TrainingConfig).
 
 In steps, keys and values of the items so far are kept. Positions count from the oldest item, so a history ends at
 max_len items: without the oldest, every position would change, and with them all keys and values. The caller then
@@ -26,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.feed_forward import FeedForward
+from seqbench.models.initialise import draw_normal
 from seqbench.ops.attention import causal_attention
 from seqbench.ops.dropout import Dropout
 
@@ -88,11 +92,7 @@ class SASRec(IncrementalModel):
         self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(AttentionBlock(config) for _ in range(config.layers))
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        draw_normal(self.modules())
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         return self._encode(items, [None] * len(self.blocks))[0]
@@ -141,9 +141,9 @@ class AttentionBlock(nn.Module):
         self.qkv = nn.Linear(D, 3 * D)  # rows: queries, keys, values
         self.attention_out = nn.Linear(D, D)
         self.attention_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.feed_forward_in = nn.Linear(D, config.inner_size)
-        self.feed_forward_out = nn.Linear(config.inner_size, D)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward = FeedForward(
+            D, config.inner_size, F.gelu, dropout=config.dropout, inner_dropout=0.0, norm_eps=LAYER_NORM_EPS
+        )
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache | None]:
@@ -156,5 +156,4 @@ class AttentionBlock(nn.Module):
         attended = causal_attention(query, key, value, dropout=self.attention_dropout, training=self.training)
         mixed = self.attention_out(attended.transpose(1, 2).flatten(-2))
         x = self.attention_norm(self.dropout(mixed) + x)
-        inner = F.gelu(self.feed_forward_in(x))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x), cache
+        return self.feed_forward(x), cache

@@ -41,7 +41,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import ModelConfig, NeuralConfig, SequenceModel, TrainingConfig, require
+from seqbench.models.base import ModelConfig, NeuralConfig, SequenceModel, TrainingConfig, at_last, fill, require
+from seqbench.models.feed_forward import FeedForward
+from seqbench.models.initialise import draw_normal
 from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
 from seqbench.ops.dropout import Dropout
 
@@ -94,33 +96,30 @@ class SIGMA(SequenceModel):
         self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(SIGMALayer(config) for _ in range(config.layers))
-        for name, module in self.named_modules():
-            if ".mamba." in name and not config.official_quirks:
-                continue
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        inside = ".mamba."  # of a Mamba block, which has its own initialisation
+        draw_normal(each for name, each in self.named_modules() if config.official_quirks or inside not in name)
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         x, order, valid = self._input(items, lengths)
         for block in self.blocks:
             x = block(x, order, valid)
-        return x
+        return x[:, : items.shape[1]]
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
         x, order, valid = self._input(items, lengths)
         *before, final = list(self.blocks)
         for block in before:
             x = block(x, order, valid)
-        return final(x, order, valid, lengths - 1)
+        return final(x, order, valid, lengths)
 
     def item_weights(self) -> Tensor:
         return self.embedding.weight
 
     def _input(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What enters the first layer (B, T, D), the partly reversed order of its positions (B, T), and which of them
-        are seen (B, T), all if None."""
+        are seen (B, T), all of max_len if None."""
+        if self.official:
+            items = fill(items, self.max_len)
         x = self.embedding_norm(self.dropout(self.embedding(items)))
         if self.official:
             reversed_first = torch.full_like(lengths, min(OFFICIAL_FLIP, items.shape[1]))
@@ -147,28 +146,27 @@ class SIGMALayer(nn.Module):
         self.shares = nn.Parameter(torch.tensor([0.1, 0.1, 0.8]))  # of GRU, flipped and forward reading
         self.projection = nn.Linear(D, D)
         self.mixer_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.feed_forward_in = nn.Linear(D, 4 * D)
-        self.feed_forward_out = nn.Linear(4 * D, D)
-        self.feed_forward_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
+        self.feed_forward = FeedForward(
+            D, 4 * D, F.gelu, dropout=config.dropout, inner_dropout=config.dropout, norm_eps=LAYER_NORM_EPS
+        )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, order: Tensor, valid: Tensor | None, last: Tensor | None = None) -> Tensor:
-        """(B, T, D) → (B, T, D); with `last`, the index (B,) of each row's last item, only there: (B, D).
+    def forward(self, x: Tensor, order: Tensor, valid: Tensor | None, lengths: Tensor | None = None) -> Tensor:
+        """(B, T, D) → (B, T, D); with `lengths`, only at each row's last item: (B, D).
 
         Args:
             x: (B, T, D).
             order: (B, T), the position that each position of the flipped reading takes its input from.
             valid: (B, T) bool, which positions the convolution sees; all if None.
-            last: (B,).
+            lengths: (B,) of the rows.
         """
         flipped = x.flatten(0, 1).index_select(0, _flat(order)).view_as(x)
         forwards, backwards = self.mamba(torch.cat([x, flipped]))[0].chunk(2)
         seen = x if valid is None else x * valid.unsqueeze(-1)
         recurrent, _ = self.gru(self.convolution(seen.transpose(1, 2)).transpose(1, 2))
-        if last is not None:  # the rest is done position by position
-            at = torch.arange(len(x), device=x.device), last
+        if lengths is not None:  # the rest is done position by position
             x, flipped, forwards, backwards, recurrent = (
-                tensor[at] for tensor in (x, flipped, forwards, backwards, recurrent)
+                at_last(each, lengths) for each in (x, flipped, forwards, backwards, recurrent)
             )
         gated, flipped_gated = x + self.gate_input(x), flipped + self.flipped_gate_input(flipped)
         gate = self._gate(gated, gated)
@@ -176,8 +174,7 @@ class SIGMALayer(nn.Module):
         mixed = self.shares[2] * forwards * (1 + gate) + self.shares[1] * backwards * (1 + flipped_gate)
         mixed = self.dropout(self.projection(mixed + self.shares[0] * recurrent))
         x = self.mixer_norm(mixed + x if self.residual else mixed)
-        inner = self.dropout(F.gelu(self.feed_forward_in(x)))
-        return self.feed_forward_norm(self.dropout(self.feed_forward_out(inner)) + x)
+        return self.feed_forward(x)
 
     def _gate(self, through_silu: Tensor, through_sigmoid: Tensor) -> Tensor:
         gate = self.gate_silu(F.silu(through_silu)) + self.gate_sigmoid(torch.sigmoid(through_sigmoid))

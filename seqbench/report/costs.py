@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from seqbench.report import numbers
 from seqbench.report.model import FAILED, MODES, NOT_APPLICABLE, Cell, Column, Row, Table
-from seqbench.report.variants import Variant, group_variants
+from seqbench.report.variants import Variant, group_variants, seed_list
 from seqbench.results import Record
 
 STATISTICS = ("p50", "p95", "p99")
@@ -54,20 +54,22 @@ QUANTITIES = (
 
 
 def hardware_words(record: Record) -> str:
-    """The device, the machine around it and the threads: what a cost depends on."""
+    """What a cost depends on: the GPU and its memory, or the CPU, its cores and threads, and the machine's memory."""
     environment = record.environment
-    device = environment.get("cpu") or environment.get("machine") or "unknown CPU"
     if record.definition.device != "cpu":
-        device = f"{environment.get('device_name') or record.definition.device}, {device}"
-    machine = str(environment.get("machine") or "")
-    words = [machine] if device in machine else [device]
-    if threads := environment.get("threads"):
-        words.append(f"{threads} thread{'' if threads == 1 else 's'}")
-    return ", ".join(words)
+        device, memory = environment.get("device_name") or record.definition.device, "device_memory_bytes"
+        counted = []
+    else:
+        device, memory = environment.get("cpu") or "unknown CPU", "memory_bytes"
+        counted = [(environment.get(name), name.removesuffix("s")) for name in ("cores", "threads")]
+    words = [f"{number} {word}{'' if number == 1 else 's'}" for number, word in counted if number]
+    if size := environment.get(memory):
+        words.append(f"{size / 2**30:.0f} GiB")
+    return ", ".join([device, *words])
 
 
-def cost_tables(records: Sequence[Record], model_order: Sequence[str]) -> list[Table]:
-    """Training cost and latency tables, per hardware."""
+def cost_tables(records: Sequence[Record], seeds: Sequence[int], model_order: Sequence[str]) -> list[Table]:
+    """Training cost and latency tables, per hardware; `seeds` are those of the whole section."""
     tables = []
     for hardware in sorted({hardware_words(record) for record in records}):
         # Labels come from all the records: a row has the same name here as in the accuracy table.
@@ -76,12 +78,12 @@ def cost_tables(records: Sequence[Record], model_order: Sequence[str]) -> list[T
             for variant in group_variants(records, model_order)
             if (here := [record for record in variant.records if hardware_words(record) == hardware])
         ]
-        tables += [_training_table(variants, hardware)]
-        tables += [_latency_table(variants, hardware, statistic) for statistic in STATISTICS]
+        tables += [_training_table(variants, seeds, hardware)]
+        tables += [_latency_table(variants, seeds, hardware, statistic) for statistic in STATISTICS]
     return [table for table in tables if table.rows and table.columns]
 
 
-def _training_table(variants: Sequence[Variant], hardware: str) -> Table:
+def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: str) -> Table:
     table = Table("cost", "Training cost", [], hardware=hardware)
     table.rows = [Row(variant.model, variant.configuration, {}) for variant in variants]
     for quantity in QUANTITIES:
@@ -100,15 +102,12 @@ def _training_table(variants: Sequence[Variant], hardware: str) -> Table:
                 cell = Cell(FAILED, notes=[table.note(variant.failure_words())])
             row.cells[column.key] = cell
     for row, variant in zip(table.rows, variants, strict=True):
-        if words := variant.training_words():
-            row.notes.append(table.note(words))
-        if variant.failed and variant.finished:
-            row.notes.append(table.note(variant.failure_words()))
+        row.notes = [table.note(words) for words in variant.remarks(seeds)]
     table.mark()
     return table
 
 
-def _latency_table(variants: Sequence[Variant], hardware: str, statistic: str) -> Table:
+def _latency_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: str, statistic: str) -> Table:
     measured = [(variant, entry) for variant in variants for entry in _entries(variant.finished, "latency")]
     skipped = [(variant, entry) for variant in variants for entry in _entries(variant.finished, "latency_skipped")]
     lengths = sorted({entry["length"] for _, entry in [*measured, *skipped]} - {None})
@@ -119,26 +118,47 @@ def _latency_table(variants: Sequence[Variant], hardware: str, statistic: str) -
     for batch in batches:
         for mode in MODES:
             for variant in variants:
-                cells = {
-                    str(length): _latency_cell(table, variant, (mode, batch, length), f"{statistic}_ms")
-                    for length in lengths
-                }
-                if any(cell is not None for cell in cells.values()):
-                    kept = {key: cell or Cell(NOT_APPLICABLE) for key, cell in cells.items()}
-                    table.rows.append(Row(variant.model, variant.configuration, kept, mode=mode, batch=batch))
+                points = {length: _latencies(variant, (mode, batch, length), statistic) for length in lengths}
+                if any(values or missing for values, missing in points.values()):
+                    cells = {str(length): _latency_cell(table, *point) for length, point in points.items()}
+                    row = Row(variant.model, variant.configuration, cells, mode=mode, batch=batch)
+                    row.notes = [table.note(words) for words in variant.seed_remarks(seeds)]
+                    row.notes += [
+                        table.note(f"at length {length:,} without {seed_list(without)}: {reason}")
+                        for length, (values, missing) in points.items()
+                        for reason, without in missing.items()
+                        if values
+                    ]
+                    table.rows.append(row)
     table.mark()
     return table
 
 
-def _latency_cell(table: Table, variant: Variant, point: tuple[str, int, int], key: str) -> Cell | None:
-    def value(record: Record) -> Any:
-        entries = record.cost.get("latency") or []
-        return next((entry.get(key) for entry in entries if _is_at(entry, point)), None)
+def _latencies(
+    variant: Variant, point: tuple[str, int, int], statistic: str
+) -> tuple[dict[str, float], dict[str, list[int]]]:
+    """At one point: seed → figure, and reason → seeds that have none."""
+    values: dict[str, float] = {}
+    missing: dict[str, list[int]] = {}
+    for record in variant.finished:
+        seed = record.definition.seed
+        for entry in _entries([record], "latency_skipped"):
+            if _is_at(entry, point):
+                missing.setdefault(entry["reason"], []).append(seed)
+        for entry in _entries([record], "latency"):
+            if _is_at(entry, point):
+                value = numbers.number(entry.get(f"{statistic}_ms"))
+                if value is None:
+                    missing.setdefault("too few samples", []).append(seed)
+                else:
+                    values[str(seed)] = value
+    return values, missing
 
-    if values := _values(variant.finished, value):
+
+def _latency_cell(table: Table, values: dict[str, float], missing: dict[str, list[int]]) -> Cell:
+    if values:
         return numbers.cost_cell(values, 1.0, with_spread=False)
-    reasons = [e["reason"] for e in _entries(variant.finished, "latency_skipped") if _is_at(e, point)]
-    return Cell(FAILED, notes=[table.note(reasons[0])]) if reasons else None
+    return Cell(FAILED, notes=[table.note(reason) for reason in missing]) if missing else Cell(NOT_APPLICABLE)
 
 
 def _entries(records: Iterable[Record], key: str) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ class Row:
     """One model, in one configuration."""
 
     model: str
-    configuration: str  # what sets it apart from the model's other rows; empty when it is the only one
+    configuration: str  # what sets it apart from the model's defaults or its other rows; else empty
     cells: dict[str, Cell]  # by column key
     mode: str = ""  # latency only: a key of MODES
     batch: int | None = None  # latency only

@@ -8,7 +8,7 @@ from seqbench.metrics import METRICS
 from seqbench.report import numbers
 from seqbench.report.costs import cost_tables, hardware_words
 from seqbench.report.model import CEILING, FAILED, Cell, Column, Report, Row, Section, Table, metric_title
-from seqbench.report.variants import Variant, group_variants, order_models, seed_list
+from seqbench.report.variants import Variant, group_variants, order_models
 from seqbench.results import Protocol, Record
 
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "mrr@10")
@@ -83,7 +83,7 @@ def _section(records: Sequence[Record], metrics: Sequence[str], model_order: Seq
     ceiling = next((c for record in records if (c := record.dataset.get("ceiling"))), None)
     section.tables = [
         _accuracy_table(variants, metrics, section.seeds, ceiling),
-        *cost_tables(records, model_order),
+        *cost_tables(records, section.seeds, model_order),
     ]
     return section
 
@@ -95,7 +95,7 @@ def _accuracy_table(
     for variant in variants:
         cells = {metric: _accuracy_cell(table, variant, metric) for metric in metrics}
         row = Row(variant.model, variant.configuration, cells)
-        row.notes = [table.note(text) for text in _remarks(variant, seeds)]
+        row.notes = [table.note(text) for text in variant.remarks(seeds)]
         table.rows.append(row)
     if ceiling:
         cells = {metric: _ceiling_cell(ceiling.get(metric)) for metric in metrics}
@@ -118,28 +118,6 @@ def _ceiling_cell(value: Any) -> Cell:
     if value is None:
         return Cell("")
     return Cell(numbers.fixed(value, numbers.METRIC_DECIMALS), mean=value, n=1)
-
-
-def _remarks(variant: Variant, seeds: Sequence[int]) -> list[str]:
-    """What a reader must know before comparing this row with the others."""
-    remarks = [words] if (words := variant.training_words()) else []
-    ran = [record.definition.seed for record in variant.records]
-    if variant.failed and variant.finished:
-        remarks.append(variant.failure_words())
-    elif variant.trained and variant.finished and set(ran) != set(seeds):
-        remarks.append(f"{seed_list(ran)} only")
-    if any(_may_improve(record.training) for record in variant.finished):
-        remarks.append("best epoch was the last: more epochs may help")
-    return remarks
-
-
-def _may_improve(training: dict[str, Any] | None) -> bool:
-    return (
-        training is not None
-        and training.get("stopped_early") is False
-        and training.get("best_epoch") is not None
-        and training.get("best_epoch") == training.get("epochs")
-    )
 
 
 def _software(environment: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ class Variant:
     """One model in one configuration: what is averaged over seeds."""
 
     model: str
-    configuration: str  # what differs from the model's other variants; empty when it is the only one
+    configuration: str  # what differs from the model's defaults, or from its other variants; else empty
     records: tuple[Record, ...]  # by seed
 
     @property
@@ -41,7 +41,8 @@ class Variant:
         training = self.records[0].definition.training or {}
         words = []
         if training.get("objective", "all-positions") != "all-positions":
-            words.append(f"trained on {training['objective']}es")
+            other = ", not on LRURec's windows" if self.records[0].definition.protocol.windows == "lrurec" else ""
+            words.append(f"trained on {training['objective']}es{other}")
         if (loss := training.get("loss", "cross-entropy")) != "cross-entropy":
             words.append(f"loss {loss} with {training['negatives']} negatives")
         return ", ".join(words)
@@ -55,6 +56,23 @@ class Variant:
         left = [record.definition.seed for record in self.finished]
         return f"{words}; the figures are those of {seed_list(left)}" if left else words
 
+    def remarks(self, seeds: Sequence[int]) -> list[str]:
+        """What a reader must know before comparing it with other variants, whose seeds are these."""
+        remarks = [words] if (words := self.training_words()) else []
+        remarks += self.seed_remarks(seeds)
+        if any((record.training or {}).get("stopped_early") is False for record in self.finished):
+            remarks.append("ended at its limit of epochs: more may help")
+        return remarks
+
+    def seed_remarks(self, seeds: Sequence[int]) -> list[str]:
+        """Which seeds the figures are made of, if not of these."""
+        ran = [record.definition.seed for record in self.records]
+        if self.failed and self.finished:
+            return [self.failure_words()]
+        if self.trained and self.finished and set(ran) != set(seeds):
+            return [f"{seed_list(ran)} only"]
+        return []
+
 
 def group_variants(records: Iterable[Record], model_order: Sequence[str]) -> list[Variant]:
     """Variants in the given order of models, unlisted models alphabetically behind them."""
@@ -66,7 +84,7 @@ def group_variants(records: Iterable[Record], model_order: Sequence[str]) -> lis
     ordered = []
     for model in order_models(models, model_order):
         groups = [sorted(group, key=lambda record: record.definition.seed) for group in models[model].values()]
-        labels = _differences([_settings(group[0].definition) for group in groups])
+        labels = _labels([_settings(group[0].definition) for group in groups], [_changed(group) for group in groups])
         pairs = sorted(zip(labels, groups, strict=True), key=lambda pair: pair[0])
         ordered += [Variant(model, label, tuple(group)) for label, group in pairs]
     return ordered
@@ -98,21 +116,36 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differences(variants: Sequence[dict[str, Any]]) -> list[str]:
-    """For each variant, the settings in which not all are equal, or are another model: "dropout=0.2, lr=0.001"."""
-    keys = sorted({key for settings in variants for key in settings})
-    differing = [
-        key
-        for key in keys
-        if any(_text(v, key) != _text(variants[0], key) or (key in OTHER_MODEL and v.get(key)) for v in variants)
-    ]
-    last = [key.partition(".")[2] or key for key in differing]
+def _changed(records: Sequence[Record]) -> set[str] | None:
+    """The settings that differ from the model's defaults; None if no record tells, as those from before it was kept."""
+    return next((set(_flat(record.changes)) for record in records if record.changes is not None), None)
+
+
+def _labels(variants: Sequence[dict[str, Any]], changed: Sequence[set[str] | None]) -> list[str]:
+    """For each variant, the settings that set it apart: "dropout=0.2, lr=0.001".
+
+    Those that differ from the model's defaults, even if it is the only variant; of variants of which that is not known,
+    those in which not all variants are equal. And, always, what makes it another model than its paper's.
+    """
+    shown: list[list[str]] = [[] for _ in variants]
+    for key in sorted({key for settings in variants for key in settings}):
+        texts = [_text(settings, key) for settings in variants]
+        # What a variant has by default needs no name, unless another version, device or backend has another default.
+        defaults = {text for text, known in zip(texts, changed, strict=True) if known is not None and key not in known}
+        for index, known in enumerate(changed):
+            apart = len(set(texts)) > 1 if known is None else key in known or len(defaults) > 1
+            if apart or (key in OTHER_MODEL and variants[index].get(key)):
+                shown[index].append(key)
     # "config." and "training." are our words, not the user's: they stay only where they are needed.
-    names = [name if last.count(name) == 1 else key for key, name in zip(differing, last, strict=True)]
+    last = [_last(key) for key in {key for keys in shown for key in keys}]
     return [
-        ", ".join(f"{name}={_text(settings, key)}" for key, name in zip(differing, names, strict=True))
-        for settings in variants
+        ", ".join(f"{name if last.count(name := _last(key)) == 1 else key}={_text(settings, key)}" for key in keys)
+        for settings, keys in zip(variants, shown, strict=True)
     ]
+
+
+def _last(key: str) -> str:
+    return key.partition(".")[2] or key
 
 
 def _text(settings: dict[str, Any], key: str) -> str:

@@ -4,12 +4,13 @@ One function per model yields pairs (official name, tensor of ours in the offici
 of our parameters, so that the same mapping serves loading, gradients and intermediate checks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from seqbench.models.feed_forward import FeedForward
 from seqbench.models.glintru import GLINTRU, GLINTRUConfig
 from seqbench.models.gru4rec import GRU4Rec, GRU4RecConfig
 from seqbench.models.linear_attention import LinearAttention
@@ -37,6 +38,36 @@ def same(value: Tensor) -> Tensor:
     return value
 
 
+def plain(owners: dict[str, nn.Module | nn.Parameter]) -> dict[str, list[Entry]]:
+    """What is stored as it is there: parameters, or all parameters of modules, by their official names."""
+    names: dict[str, list[Entry]] = {}
+    for name, owner in owners.items():
+        if isinstance(owner, nn.Parameter):
+            names[name] = [Entry(owner, same, same)]
+        else:
+            names |= plain({f"{name}.{kind}": parameter for kind, parameter in owner.named_parameters()})
+    return names
+
+
+def rows(joined: nn.Linear, parts: Sequence[str]) -> dict[str, list[Entry]]:
+    """A linear map whose rows are those of several, in equal parts."""
+    size = joined.out_features // len(parts)
+    names: dict[str, list[Entry]] = {}
+    for index, part in enumerate(parts):
+        own = slice(index * size, (index + 1) * size)
+        for kind, parameter in joined.named_parameters():
+            names[f"{part}.{kind}"] = [Entry(parameter, same, lambda g, own=own: g[own], part=own)]
+    return names
+
+
+def below(prefix: str, names: dict[str, list[Entry]]) -> dict[str, list[Entry]]:
+    return {f"{prefix}.{name}": entries for name, entries in names.items()}
+
+
+def feed_forward(layer: FeedForward, inner: str, outer: str, norm: str) -> dict[str, list[Entry]]:
+    return plain({inner: layer.inner, outer: layer.outer, norm: layer.norm})
+
+
 def alternate(value: Tensor, dim: int, sign: int = 1) -> Tensor:
     """Complex → real with real and imaginary parts alternating along `dim`."""
     parts = torch.stack([value.real, sign * value.imag], dim=value.dim() if dim == -1 else dim + 1)
@@ -56,12 +87,13 @@ def lrurec(golden: Golden) -> tuple[LRURec, dict[str, list[Entry]]]:
         config["max_len"],
         LRURecConfig(hidden_size=config["hidden_size"], layers=config["num_layers"], dropout=0.0),
     ).double()
-    names: dict[str, list[Entry]] = {
-        "embedding.token.weight": [Entry(model.embedding.weight, same, same)],
-        "embedding.layer_norm.weight": [Entry(model.embedding_norm.weight, same, same)],
-        "embedding.layer_norm.bias": [Entry(model.embedding_norm.bias, same, same)],
-        "model.bias": [Entry(model.scores_bias, same, same)],
-    }
+    names = plain(
+        {
+            "embedding.token": model.embedding,
+            "embedding.layer_norm": model.embedding_norm,
+            "model.bias": model.scores_bias,
+        }
+    )
     for index, block in enumerate(model.blocks):
         prefix = f"model.lru_blocks.{index}"
         lru = f"{prefix}.lru_layer"
@@ -69,32 +101,26 @@ def lrurec(golden: Golden) -> tuple[LRURec, dict[str, list[Entry]]]:
             Entry(parameter, lambda v, row=row: v[row], same)
             for row, parameter in enumerate((block.nu_log, block.theta_log, block.gamma_log))
         ]
-        for kind in ("weight", "bias"):
-            inner = getattr(block.in_projection, kind)
-            names[f"{lru}.in_proj.{kind}"] = [Entry(inner, lambda v: alternate(v, 0), lambda g: join(g, 0))]
+        for kind, parameter in block.in_projection.named_parameters():
+            names[f"{lru}.in_proj.{kind}"] = [Entry(parameter, lambda v: alternate(v, 0), lambda g: join(g, 0))]
         names[f"{lru}.out_proj.weight"] = [
             Entry(block.out_projection.weight, lambda v: alternate(v, -1, -1), lambda g: join(g, -1, -1))
         ]
         names[f"{lru}.out_proj.bias"] = [
             Entry(block.out_projection.bias, lambda v: v.real, lambda g: g.to(torch.complex128))
         ]
-        for kind in ("weight", "bias"):
-            names[f"{lru}.layer_norm.{kind}"] = [Entry(getattr(block.recurrence_norm, kind), same, same)]
-            feed = f"{prefix}.feed_forward"
-            names[f"{feed}.w_1.{kind}"] = [Entry(getattr(block.feed_forward_in, kind), same, same)]
-            names[f"{feed}.w_2.{kind}"] = [Entry(getattr(block.feed_forward_out, kind), same, same)]
-            names[f"{feed}.layer_norm.{kind}"] = [Entry(getattr(block.feed_forward_norm, kind), same, same)]
+        names |= plain({f"{lru}.layer_norm": block.recurrence_norm})
+        names |= below(f"{prefix}.feed_forward", feed_forward(block.feed_forward, "w_1", "w_2", "layer_norm"))
     return model, names
 
 
 def sasrec(golden: Golden) -> tuple[SASRec, dict[str, list[Entry]]]:
     config = golden.config
-    D = config["hidden_size"]
     model = SASRec(
         config["n_items"],
         config["max_len"],
         SASRecConfig(
-            hidden_size=D,
+            hidden_size=config["hidden_size"],
             layers=config["n_layers"],
             heads=config["n_heads"],
             inner_size=config["inner_size"],
@@ -102,25 +128,15 @@ def sasrec(golden: Golden) -> tuple[SASRec, dict[str, list[Entry]]]:
             attention_dropout=0.0,
         ),
     ).double()
-    names: dict[str, list[Entry]] = {
-        "item_embedding.weight": [Entry(model.embedding.weight, same, same)],
-        "position_embedding.weight": [Entry(model.positions.weight, same, same)],
-        "LayerNorm.weight": [Entry(model.embedding_norm.weight, same, same)],
-        "LayerNorm.bias": [Entry(model.embedding_norm.bias, same, same)],
-    }
+    names = plain(
+        {"item_embedding": model.embedding, "position_embedding": model.positions, "LayerNorm": model.embedding_norm}
+    )
     for index, block in enumerate(model.blocks):
-        attention = f"trm_encoder.layer.{index}.multi_head_attention"
-        feed = f"trm_encoder.layer.{index}.feed_forward"
-        for kind in ("weight", "bias"):
-            joined = getattr(block.qkv, kind)
-            for row, which in enumerate(("query", "key", "value")):
-                rows = slice(row * D, (row + 1) * D)
-                names[f"{attention}.{which}.{kind}"] = [Entry(joined, same, lambda g, rows=rows: g[rows], part=rows)]
-            names[f"{attention}.dense.{kind}"] = [Entry(getattr(block.attention_out, kind), same, same)]
-            names[f"{attention}.LayerNorm.{kind}"] = [Entry(getattr(block.attention_norm, kind), same, same)]
-            names[f"{feed}.dense_1.{kind}"] = [Entry(getattr(block.feed_forward_in, kind), same, same)]
-            names[f"{feed}.dense_2.{kind}"] = [Entry(getattr(block.feed_forward_out, kind), same, same)]
-            names[f"{feed}.LayerNorm.{kind}"] = [Entry(getattr(block.feed_forward_norm, kind), same, same)]
+        prefix = f"trm_encoder.layer.{index}"
+        attention = rows(block.qkv, ("query", "key", "value"))
+        attention |= plain({"dense": block.attention_out, "LayerNorm": block.attention_norm})
+        names |= below(f"{prefix}.multi_head_attention", attention)
+        names |= below(f"{prefix}.feed_forward", feed_forward(block.feed_forward, "dense_1", "dense_2", "LayerNorm"))
     return model, names
 
 
@@ -136,35 +152,28 @@ def gru4rec(golden: Golden) -> tuple[GRU4Rec, dict[str, list[Entry]]]:
             dropout=0.0,
         ),
     ).double()
-    names: dict[str, list[Entry]] = {
-        "item_embedding.weight": [Entry(model.embedding.weight, same, same)],
-        "dense.weight": [Entry(model.output.weight, same, same)],
-        "dense.bias": [Entry(model.output.bias, same, same)],
-    }
-    for name, parameter in model.gru.named_parameters():
-        names[f"gru_layers.{name}"] = [Entry(parameter, same, same)]
-    return model, names
+    return model, plain({"item_embedding": model.embedding, "dense": model.output, "gru_layers": model.gru})
 
 
 def convolution(weight: nn.Parameter, bias: nn.Parameter) -> dict[str, list[Entry]]:
     """A depthwise convolution: weight (D, 1, K) there, (K, D) here."""
     return {
         "conv1d.weight": [Entry(weight, lambda v: v.squeeze(1).t(), lambda g: g.t().unsqueeze(1))],
-        "conv1d.bias": [Entry(bias, same, same)],
+        **plain({"conv1d.bias": bias}),
     }
 
 
 def mamba(block: Mamba) -> dict[str, list[Entry]]:
-    return {
-        "in_proj.weight": [Entry(block.in_projection.weight, same, same)],
-        **convolution(block.convolution_weight, block.convolution_bias),
-        "x_proj.weight": [Entry(block.parameters_projection.weight, same, same)],
-        "dt_proj.weight": [Entry(block.step_projection.weight, same, same)],
-        "dt_proj.bias": [Entry(block.step_projection.bias, same, same)],
-        "A_log": [Entry(block.decay_log, same, same)],
-        "D": [Entry(block.skip, same, same)],
-        "out_proj.weight": [Entry(block.out_projection.weight, same, same)],
-    }
+    return convolution(block.convolution_weight, block.convolution_bias) | plain(
+        {
+            "in_proj": block.in_projection,
+            "x_proj": block.parameters_projection,
+            "dt_proj": block.step_projection,
+            "A_log": block.decay_log,
+            "D": block.skip,
+            "out_proj": block.out_projection,
+        }
+    )
 
 
 def mamba4rec(golden: Golden) -> tuple[Mamba4Rec, dict[str, list[Entry]]]:
@@ -181,19 +190,11 @@ def mamba4rec(golden: Golden) -> tuple[Mamba4Rec, dict[str, list[Entry]]]:
             dropout=0.0,
         ),
     ).double()
-    names: dict[str, list[Entry]] = {
-        "item_embedding.weight": [Entry(model.embedding.weight, same, same)],
-        "LayerNorm.weight": [Entry(model.embedding_norm.weight, same, same)],
-        "LayerNorm.bias": [Entry(model.embedding_norm.bias, same, same)],
-    }
+    names = plain({"item_embedding": model.embedding, "LayerNorm": model.embedding_norm})
     for index, block in enumerate(model.blocks):
-        prefix = f"mamba_layers.{index}"
-        names |= {f"{prefix}.mamba.{name}": entries for name, entries in mamba(block.mamba).items()}
-        for kind in ("weight", "bias"):
-            names[f"{prefix}.LayerNorm.{kind}"] = [Entry(getattr(block.mamba_norm, kind), same, same)]
-            names[f"{prefix}.ffn.w_1.{kind}"] = [Entry(getattr(block.feed_forward_in, kind), same, same)]
-            names[f"{prefix}.ffn.w_2.{kind}"] = [Entry(getattr(block.feed_forward_out, kind), same, same)]
-            names[f"{prefix}.ffn.LayerNorm.{kind}"] = [Entry(getattr(block.feed_forward_norm, kind), same, same)]
+        layer = below("mamba", mamba(block.mamba)) | plain({"LayerNorm": block.mamba_norm})
+        layer |= below("ffn", feed_forward(block.feed_forward, "w_1", "w_2", "LayerNorm"))
+        names |= below(f"mamba_layers.{index}", layer)
     return model, names
 
 
@@ -211,41 +212,21 @@ def recblr(golden: Golden) -> tuple[RecBLR, dict[str, list[Entry]]]:
             official_quirks=True,
         ),
     ).double()
-    names: dict[str, list[Entry]] = {
-        "item_embedding.weight": [Entry(model.embedding.weight, same, same)],
-        "layer_norm.weight": [Entry(model.embedding_norm.weight, same, same)],
-        "layer_norm.bias": [Entry(model.embedding_norm.bias, same, same)],
-    }
+    names = plain({"item_embedding": model.embedding, "layer_norm": model.embedding_norm})
     for index, block in enumerate(model.blocks):
-        prefix = f"recurrent_layers.{index}"
-        mixer = f"{prefix}.behavior_modeling"
-        names[f"{mixer}.input.weight"] = [Entry(block.in_projection.weight, same, same)]
-        for name, entries in convolution(block.convolution_weight, block.convolution_bias).items():
-            names[f"{mixer}.{name}"] = entries
-        names[f"{mixer}.gates.weight"] = [Entry(block.gates.weight, same, same)]
-        names[f"{mixer}.gates.bias"] = [Entry(block.gates.bias, same, same)]
-        names[f"{mixer}.Lambda"] = [Entry(block.decay, same, same)]
-        names[f"{mixer}.output.weight"] = [Entry(block.out_projection.weight, same, same)]
-        for kind in ("weight", "bias"):
-            names[f"{prefix}.layer_norm.{kind}"] = [Entry(getattr(block.recurrence_norm, kind), same, same)]
-            names[f"{prefix}.ffn.w_1.{kind}"] = [Entry(getattr(block.feed_forward_in, kind), same, same)]
-            names[f"{prefix}.ffn.w_2.{kind}"] = [Entry(getattr(block.feed_forward_out, kind), same, same)]
-            names[f"{prefix}.ffn.layer_norm.{kind}"] = [Entry(getattr(block.feed_forward_norm, kind), same, same)]
+        mixer = convolution(block.convolution_weight, block.convolution_bias)
+        mixer |= plain(
+            {"input": block.in_projection, "gates": block.gates, "Lambda": block.decay, "output": block.out_projection}
+        )
+        layer = below("behavior_modeling", mixer) | plain({"layer_norm": block.recurrence_norm})
+        layer |= below("ffn", feed_forward(block.feed_forward, "w_1", "w_2", "layer_norm"))
+        names |= below(f"recurrent_layers.{index}", layer)
     return model, names
 
 
 def linear_attention(attention: LinearAttention) -> dict[str, list[Entry]]:
-    names: dict[str, list[Entry]] = {}
-    for kind in ("weight", "bias"):
-        joined = getattr(attention.key_value, kind)
-        D = len(joined) // 2
-        names[f"query.{kind}"] = [Entry(getattr(attention.query, kind), same, same)]
-        for row, which in enumerate(("key", "value")):
-            rows = slice(row * D, (row + 1) * D)
-            names[f"{which}.{kind}"] = [Entry(joined, same, lambda g, rows=rows: g[rows], part=rows)]
-        names[f"dense.{kind}"] = [Entry(getattr(attention.out, kind), same, same)]
-        names[f"LayerNorm.{kind}"] = [Entry(getattr(attention.norm, kind), same, same)]
-    return names
+    names = plain({"query": attention.query, "dense": attention.out, "LayerNorm": attention.norm})
+    return names | rows(attention.key_value, ("key", "value"))
 
 
 def linrec(golden: Golden) -> tuple[LinRec, dict[str, list[Entry]]]:
@@ -262,33 +243,23 @@ def linrec(golden: Golden) -> tuple[LinRec, dict[str, list[Entry]]]:
             official_quirks=True,
         ),
     ).double()
-    names: dict[str, list[Entry]] = {
-        "item_embedding.weight": [Entry(model.embedding.weight, same, same)],
-        "position_embedding.weight": [Entry(model.positions.weight, same, same)],
-        "LayerNorm.weight": [Entry(model.embedding_norm.weight, same, same)],
-        "LayerNorm.bias": [Entry(model.embedding_norm.bias, same, same)],
-    }
+    names = plain(
+        {"item_embedding": model.embedding, "position_embedding": model.positions, "LayerNorm": model.embedding_norm}
+    )
     for index, block in enumerate(model.blocks):
         prefix = f"trm_encoder.layer.{index}"
-        for name, entries in linear_attention(block.attention).items():
-            names[f"{prefix}.multi_head_attention.{name}"] = entries
-        for kind in ("weight", "bias"):
-            names[f"{prefix}.feed_forward.dense_1.{kind}"] = [Entry(getattr(block.feed_forward_in, kind), same, same)]
-            names[f"{prefix}.feed_forward.dense_2.{kind}"] = [Entry(getattr(block.feed_forward_out, kind), same, same)]
-            names[f"{prefix}.feed_forward.LayerNorm.{kind}"] = [
-                Entry(getattr(block.feed_forward_norm, kind), same, same)
-            ]
+        names |= below(f"{prefix}.multi_head_attention", linear_attention(block.attention))
+        names |= below(f"{prefix}.feed_forward", feed_forward(block.feed_forward, "dense_1", "dense_2", "LayerNorm"))
     return model, names
 
 
 def glint_ru(golden: Golden) -> tuple[GLINTRU, dict[str, list[Entry]]]:
     config = golden.config
-    D = config["hidden_size"]
     model = GLINTRU(
         config["n_items"],
         config["max_len"],
         GLINTRUConfig(
-            hidden_size=D,
+            hidden_size=config["hidden_size"],
             layers=config["num_layers"],
             heads=config["n_heads"],
             dropout=0.0,
@@ -296,32 +267,25 @@ def glint_ru(golden: Golden) -> tuple[GLINTRU, dict[str, list[Entry]]]:
             official_quirks=True,
         ),
     ).double()
-    names: dict[str, list[Entry]] = {
-        "item_embedding.weight": [Entry(model.embedding.weight, same, same)],
-        "weights": [Entry(model.mixing, same, same)],
-        **{f"linearattention.{name}": entries for name, entries in linear_attention(model.attention).items()},
-        **{f"gru_layers.{name}": [Entry(parameter, same, same)] for name, parameter in model.gru.named_parameters()},
-    }
-    modules = {
-        "dense1": model.recurrent_in,
-        "conv1d": model.convolution_in,
-        "selective_gate.0": model.gate_in,
-        "selective_gate.2": model.gate_out,
-        "projection": model.recurrent_out,
-        "conv1dforgru": model.convolution_out,
-        "dense2": model.mix_gate,
-        "dense": model.mix_out,
-        "denseout": model.filter_out,
-        "LayerNorm": model.norm,
-    }
-    for kind in ("weight", "bias"):
-        for name, module in modules.items():
-            names[f"{name}.{kind}"] = [Entry(getattr(module, kind), same, same)]
-        for row, name in enumerate(("dense3", "dense4")):
-            rows = slice(row * D, (row + 1) * D)
-            names[f"{name}.{kind}"] = [
-                Entry(getattr(model.filter_in, kind), same, lambda g, rows=rows: g[rows], part=rows)
-            ]
+    names = plain(
+        {
+            "item_embedding": model.embedding,
+            "dense1": model.recurrent_in,
+            "conv1d": model.convolution_in,
+            "gru_layers": model.gru,
+            "selective_gate.0": model.gate_in,
+            "selective_gate.2": model.gate_out,
+            "projection": model.recurrent_out,
+            "conv1dforgru": model.convolution_out,
+            "weights": model.mixing,
+            "dense2": model.mix_gate,
+            "dense": model.mix_out,
+            "denseout": model.filter_out,
+            "LayerNorm": model.norm,
+        }
+    )
+    names |= rows(model.filter_in, ("dense3", "dense4"))
+    names |= below("linearattention", linear_attention(model.attention))
     return model, names
 
 
@@ -341,32 +305,22 @@ def sigma(golden: Golden) -> tuple[SIGMA, dict[str, list[Entry]]]:
             official_quirks=True,
         ),
     ).double()
-    names: dict[str, list[Entry]] = {
-        "item_embedding.weight": [Entry(model.embedding.weight, same, same)],
-        "LayerNorm.weight": [Entry(model.embedding_norm.weight, same, same)],
-        "LayerNorm.bias": [Entry(model.embedding_norm.bias, same, same)],
-    }
+    names = plain({"item_embedding": model.embedding, "LayerNorm": model.embedding_norm})
     for index, block in enumerate(model.blocks):
-        prefix = f"mamba_layers.{index}"
-        mixer = f"{prefix}.gmamba"
-        names |= {f"{mixer}.mamba.{name}": entries for name, entries in mamba(block.mamba).items()}
-        names |= {f"{mixer}.gru.{name}": [Entry(value, same, same)] for name, value in block.gru.named_parameters()}
-        names[f"{mixer}.combining_weights"] = [Entry(block.shares, same, same)]
-        modules = {
-            f"{mixer}.dense1": block.gate_input,
-            f"{mixer}.dense2": block.flipped_gate_input,
-            f"{mixer}.selective_gate_si.1": block.gate_silu,
-            f"{mixer}.selective_gate_sig.1": block.gate_sigmoid,
-            f"{mixer}.conv1d": block.convolution,
-            f"{mixer}.projection": block.projection,
-            f"{prefix}.LayerNorm": block.mixer_norm,
-            f"{prefix}.ffn.w_1": block.feed_forward_in,
-            f"{prefix}.ffn.w_2": block.feed_forward_out,
-            f"{prefix}.ffn.LayerNorm": block.feed_forward_norm,
+        mixer = {
+            "gru": block.gru,
+            "combining_weights": block.shares,
+            "dense1": block.gate_input,
+            "dense2": block.flipped_gate_input,
+            "selective_gate_si.1": block.gate_silu,
+            "selective_gate_sig.1": block.gate_sigmoid,
+            "conv1d": block.convolution,
+            "projection": block.projection,
         }
-        for name, module in modules.items():
-            for kind in ("weight", "bias"):
-                names[f"{name}.{kind}"] = [Entry(getattr(module, kind), same, same)]
+        layer = below("gmamba", plain(mixer) | below("mamba", mamba(block.mamba)))
+        layer |= plain({"LayerNorm": block.mixer_norm})
+        layer |= below("ffn", feed_forward(block.feed_forward, "w_1", "w_2", "LayerNorm"))
+        names |= below(f"mamba_layers.{index}", layer)
     return model, names
 
 

@@ -160,6 +160,18 @@ def test_steps_go_on_from_a_history_that_was_encoded_at_once(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", INCREMENTAL)
+def test_a_step_can_be_repeated_with_another_item(form: str) -> None:
+    model = make(form)
+    assert isinstance(model, IncrementalModel)
+    items = torch.randint(1, ITEMS + 1, (3, 6))
+    state = model.prefill(items[:, :5])
+    for _ in range(3):
+        items[:, 5] = items[:, 5] % ITEMS + 1
+        states, _ = model.step(items[:, 5], state)
+        torch.testing.assert_close(states, model(items, torch.full((3,), 6))[:, 5], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", INCREMENTAL)
 def test_a_state_has_a_constant_size_and_a_history_no_end_unless_the_model_says_so(form: str) -> None:
     model = make(form)
     assert isinstance(model, IncrementalModel)
@@ -190,6 +202,8 @@ def test_loss_and_gradients_are_finite_and_reach_every_parameter(form: str, leng
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, f"{parameter_name} has no gradient"
         assert torch.isfinite(parameter.grad).all(), parameter_name
+        if min(lengths) == MAX_LEN:  # a lone item has nothing to attend to or to remember
+            assert parameter.grad.abs().max() > 0, parameter_name
 
 
 @pytest.mark.parametrize("form", NEURAL)

@@ -45,20 +45,39 @@ def test_mamba4rec_spares_the_step_sizes_unless_told_to_initialise_as_the_offici
     assert spread[0] > 0.05
     assert 0.018 < spread[1] < 0.022
     for model in (own, official):
-        assert 0.018 < model.blocks[0].feed_forward_in.weight.std() < 0.022
-        assert (model.blocks[0].feed_forward_in.bias == 0).all()
+        assert 0.018 < model.blocks[0].feed_forward.inner.weight.std() < 0.022
+        assert (model.blocks[0].feed_forward.inner.bias == 0).all()
 
 
 @pytest.mark.parametrize("name", ["glintru", "linrec", "sigma"])
 def test_padding_takes_part_with_official_quirks_only(name: str) -> None:
     cls = load_model(name)
     items, lengths = torch.randint(1, 11, (3, 4)), torch.full((3,), 4)
-    padded = F.pad(items, (0, 2))
     for quirks in (False, True):
-        torch.manual_seed(0)
-        model = cls(10, 6, replace(cls.Config(), official_quirks=quirks)).eval()
-        alike = torch.allclose(model.score(items, lengths), model.score(padded, lengths), rtol=1e-4, atol=1e-6)
-        assert alike != quirks
+        scores = []
+        for max_len in (6, 9):
+            torch.manual_seed(0)
+            model = cls(10, 9, replace(cls.Config(), official_quirks=quirks)).eval()
+            model.max_len = max_len
+            scores.append(model.score(items, lengths))
+        assert torch.allclose(*scores, rtol=1e-4, atol=1e-6) != quirks
+
+
+@pytest.mark.parametrize("name", ["glintru", "linrec", "sigma"])
+def test_with_official_quirks_every_row_is_padded_to_max_len(name: str) -> None:
+    cls = load_model(name)
+    model = cls(10, 9, replace(cls.Config(), official_quirks=True)).eval()
+    items = torch.randint(1, 11, (3, 6))
+    lengths = torch.tensor([3, 5, 6])
+    items *= torch.arange(6) < lengths.unsqueeze(1)
+    scores, states = model.score(items, lengths), model(items, lengths)
+    for padded in (6, 9):
+        rows = F.pad(items, (0, padded - 6))
+        torch.testing.assert_close(model.score(rows, lengths), scores)
+        torch.testing.assert_close(model(rows, lengths)[:, :6], states)
+    alone = model.score(items[:1, :3], lengths[:1])
+    torch.testing.assert_close(alone, scores[:1])
+    assert model(items[:1, :3], lengths[:1]).shape == (1, 3, states.shape[2])
 
 
 @pytest.mark.parametrize("name", ["glintru", "linrec"])

@@ -8,15 +8,17 @@ import pytest
 from seqbench.results import Definition, Protocol, Record
 
 CPU = {
-    "machine": "Example CPU 3000, 8 cores, 32 GiB",
+    "machine": "x86_64, 8 cores, 32 GiB",
     "cpu": "Example CPU 3000",
+    "cores": 8,
+    "memory_bytes": 32 * 2**30,
     "threads": 8,
     "torch": "2.9.0",
     "seqbench": "0.1.0",
     "python": "3.11.9",
     "git_commit": "0123456789abcdef",
 }
-GPU = {**CPU, "device_name": "Example GPU 80GB", "cuda": "13.0", "driver": "580.1"}
+GPU = {**CPU, "device_name": "Example GPU 80GB", "device_memory_bytes": 80 * 2**30, "cuda": "13.0", "driver": "580.1"}
 FACTS = {
     "ml-100k": {"users": 943, "items": 1349, "interactions": 99287, "evaluated_users": 943},
     "amazon-beauty": {"users": 22363, "items": 12101, "interactions": 198502, "evaluated_users": 22363},
@@ -74,6 +76,7 @@ def _make_record(
     best_epoch: int = 12,
     cost_scale: float = 1.0,
     cost: dict[str, Any] | None = None,
+    changes: dict[str, Any] | None = None,
 ) -> Record:
     definition = Definition(
         dataset=dataset,
@@ -102,10 +105,11 @@ def _make_record(
             "epochs": epochs,
             "best_epoch": best_epoch,
             "seconds_to_best": 95.2 * cost_scale,
-            "stopped_early": False,
+            "stopped_early": best_epoch < epochs,
             "history": [],
         },
         cost=cost or _cost(cost_scale, seed),
+        changes=changes,
     )
 
 

@@ -143,6 +143,12 @@ def test_a_row_says_how_it_was_trained_where_that_is_not_the_usual_way(make_reco
         assert said == {"lrurec": [], "sigma": ["trained on prefixes, loss gbce with 64 negatives"]}
 
 
+def test_a_model_trained_on_prefixes_has_no_windows_like_lrurecs(make_record):
+    record = make_record("sigma", protocol=PROTOCOLS["lrurec"])
+    record.definition.training.update(objective="prefix")
+    assert accuracy(build_report([record])).footnotes == ["trained on prefixes, not on LRURec's windows"]
+
+
 def test_configurations_are_rows_of_their_own_named_by_what_differs(make_record):
     table = accuracy(
         build_report(
@@ -154,6 +160,38 @@ def test_configurations_are_rows_of_their_own_named_by_what_differs(make_record)
         )
     )
     assert [each.label for each in table.rows] == ["lrurec (dropout=0.2)", "lrurec (dropout=0.5)", "sasrec"]
+
+
+def test_what_is_not_a_default_is_named_everywhere_even_if_it_is_the_only_variant(make_record):
+    plain = make_record("sasrec", changes={"config": {}, "training": {}})
+    small = [
+        make_record(
+            dataset=dataset, config={"hidden_size": size, "dropout": 0.5}, changes={"config": {"hidden_size": size}}
+        )
+        for dataset, size in (("ml-100k", 8), ("amazon-beauty", 16))
+    ]
+    report = build_report([plain, *small])
+    assert [each.label for each in accuracy(report, 1).rows] == ["lrurec (hidden_size=8)", "sasrec"]
+    assert [each.label for each in tables(report, "cost", 1)[0].rows] == ["lrurec (hidden_size=8)", "sasrec"]
+    for text in (render_markdown(report), render_latex(report)):  # LaTeX has both data sets in one table
+        assert len(re.findall(r"lrurec \(hidden\\?_size=8\)", text)) >= 3
+        assert len(re.findall(r"lrurec \(hidden\\?_size=16\)", text)) >= 3
+        assert not re.search(r"lrurec (?!\()", text)
+
+
+def test_the_default_variant_keeps_the_plain_name_beside_others(make_record):
+    changes = {"config": {}, "training": {"lr": 0.01}}
+    faster = make_record(changes=changes)
+    faster.definition.training["lr"] = 0.01
+    older = make_record(config={"width": 32})
+    default = make_record(changes={"config": {}, "training": {}})
+    labels = [each.label for each in accuracy(build_report([default, faster])).rows]
+    assert labels == ["lrurec", "lrurec (lr=0.01)"]
+    labels = [each.label for each in accuracy(build_report([default, faster, older])).rows]
+    assert labels == ["lrurec", "lrurec (lr=0.01)", "lrurec (width=32, lr=0.001)"]
+    other_default = make_record(config={"width": 128}, changes={"config": {}, "training": {}})
+    labels = [each.label for each in accuracy(build_report([default, other_default])).rows]
+    assert labels == ["lrurec (width=128)", "lrurec (width=64)"]
 
 
 def test_a_form_that_is_not_the_papers_is_named_even_if_it_is_the_only_one(make_record):
@@ -200,11 +238,46 @@ def test_fewer_seeds_than_the_others_is_said(make_record):
     assert row(table, "lrurec").notes == []
 
 
-@pytest.mark.parametrize(("best", "stopped", "noted"), [(20, False, True), (20, True, False), (12, False, False)])
-def test_best_epoch_at_the_end_of_the_budget_is_noted(make_record, best, stopped, noted):
+def test_costs_say_which_seeds_they_are_of_too(make_record):
+    report = build_report([*(make_record(seed=seed) for seed in range(3)), make_record("sasrec")])
+    for table in (tables(report, "cost")[0], tables(report, "latency")[0]):
+        said = {each.model: [table.footnotes[note] for note in each.notes] for each in table.rows}
+        assert said == {"lrurec": [], "sasrec": ["seed 0 only"]}
+
+
+def test_a_latency_that_only_some_seeds_have_says_so(make_record):
+    first, second = make_record(seed=0), make_record(seed=1)
+    second.cost["latency"].remove(next(e for e in second.cost["latency"] if e["length"] == 4096))
+    second.cost["latency_skipped"].append({"mode": "whole", "batch": 1, "length": 4096, "reason": "out of memory"})
+    table = tables(build_report([first, second]), "latency")[0]
+    partly, *others = table.rows
+    assert partly.cells["4096"].n == 1
+    assert [table.footnotes[note] for note in partly.notes] == ["at length 4,096 without seed 1: out of memory"]
+    assert not any(each.notes for each in others)
+
+
+def test_a_quantile_of_too_few_samples_is_no_figure(make_record):
+    record = make_record()
+    for entry in record.cost["latency"]:
+        entry["p99_ms"] = None if entry["length"] >= 4096 else entry["p99_ms"]
+    median, _, tail = tables(build_report([record]), "latency")
+    assert all(cell.n for cell in median.rows[0].cells.values())
+    cells = tail.rows[0].cells
+    assert cells["2048"].n == 1
+    assert (cells["4096"].text, cells["4096"].n) == ("--", 0)
+    assert [tail.footnotes[note] for note in cells["4096"].notes] == ["too few samples"]
+    lines = [line for line in render_csv(build_report([record])).splitlines() if "latency_p99,whole,1,4096," in line]
+    assert [line.split(",")[-4:] for line in lines] == [["", "", "0", "too few samples"]]
+
+
+@pytest.mark.parametrize("best", [12, 20])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_training_that_its_limit_of_epochs_ended_is_noted(make_record, best, stopped):
     record = make_record(epochs=20, best_epoch=best)
     record.training["stopped_early"] = stopped
-    assert any("more epochs" in note for note in accuracy(build_report([record])).footnotes) is noted
+    report = build_report([record])
+    for table in (accuracy(report), tables(report, "cost")[0]):
+        assert table.footnotes == ([] if stopped else ["ended at its limit of epochs: more may help"])
 
 
 def test_the_ceiling_stands_last_and_does_not_compete(records):
@@ -226,7 +299,15 @@ def test_costs_of_different_hardware_stand_in_different_tables(records):
     cpu, gpu = tables(build_report(records), "cost", section=1)
     assert "gru4rec" not in [each.model for each in cpu.rows]
     assert [each.model for each in gpu.rows] == ["gru4rec"]
-    assert gpu.hardware == "Example GPU 80GB, Example CPU 3000, 8 threads"
+    assert cpu.hardware == "Example CPU 3000, 8 cores, 8 threads, 32 GiB"
+    assert gpu.hardware == "Example GPU 80GB, 80 GiB"
+
+
+@pytest.mark.parametrize("other", [{"cores": 4}, {"memory_bytes": 2**34}, {"threads": 1}, {"cpu": "Example CPU 4000"}])
+def test_what_was_measured_on_another_machine_stands_in_another_table(make_record, other):
+    here, there = make_record(), make_record(seed=1)
+    there.environment = {**here.environment, **other}
+    assert len(tables(build_report([here, there]), "cost")) == 2
 
 
 def test_models_that_only_count_have_no_epochs(records):
