@@ -39,6 +39,9 @@ TABLE_FLOOR = 1 << 24
 
 CHUNK = 1 << 18  # rows that are looked up together
 
+IDS = pa.dictionary(pa.int32(), pa.string())
+PENDING = 1 << 20  # ids of blocks, at least, that are numbered together
+
 PARTS = 10**6  # of a unit of time, in which times are kept where some have fractions of the unit
 IN_PARTS = {"seconds": "microseconds", "milliseconds": "nanoseconds"}
 
@@ -107,12 +110,13 @@ class Ids:
     def __init__(self) -> None:
         self._whole = Growing(np.int32)
         self._codes = Growing(np.int32)
-        self._known: dict[str, int] = {}
+        self._known = pa.array([], IDS.value_type)  # in the order of their numbers
+        self._pending: list[pa.DictionaryArray] = []
 
     def add(self, values: np.ndarray | pa.Array) -> None:
         """Whole numbers as a numpy array, anything else as arrow strings; one kind only in a file."""
         if isinstance(values, np.ndarray):
-            if self._known:
+            if len(self._known) or self._pending:
                 self.add(pa.array(values).cast(pa.string()))
                 return
             if len(values) and int(values.max()) >= 2**31:
@@ -124,21 +128,26 @@ class Ids:
             self.add(pa.array(earlier).cast(pa.string()))
         if not pa.types.is_dictionary(values.type):
             values = values.dictionary_encode()
-        known = self._known
-        mapping = np.fromiter(
-            (known.setdefault(raw, len(known)) for raw in values.dictionary.to_pylist()),
-            np.int32,
-            count=len(values.dictionary),
-        )
-        self._codes.add(mapping[values.indices.to_numpy()])
+        self._pending.append(values)
+        # So seldom that known ids are not looked up again and again, so often that memory is of their order.
+        if sum(len(block.dictionary) for block in self._pending) > max(PENDING, len(self._known)):
+            self._number()
+
+    def _number(self) -> None:
+        """Number the ids of the blocks that are pending: those that are known keep their numbers, new ones follow."""
+        known = pa.DictionaryArray.from_arrays(pa.array([], IDS.index_type), self._known)
+        first, *blocks = pa.chunked_array([known, *self._pending]).unify_dictionaries().chunks
+        self._known, self._pending = first.dictionary, []
+        for block in blocks:
+            self._codes.add(block.indices.to_numpy())
 
     def finish(self) -> tuple[np.ndarray, pa.Array]:
         """(n,) int32 codes in the order of the raw ids, and the raw ids as strings. Empties the object."""
         if len(self._whole):
             return _numbered(self._whole.finish())
-        codes = self._codes.finish()
-        raw = pa.array(self._known.keys(), pa.string())
-        self._known = {}
+        self._number()
+        codes, raw = self._codes.finish(), self._known
+        self._known = raw.slice(0, 0)
         order = sorted_order(raw)
         places = np.empty(len(raw), np.int32)
         places[order] = np.arange(len(raw), dtype=np.int32)
