@@ -47,7 +47,7 @@ def storage_error(error: OSError, where: object) -> SeqbenchError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"The disk is full: could not write {where}.",
-            hint="Free some space, or choose another place, and repeat the command.",
+            hint="Free some space, or choose another place (--results and --home set the folders); repeat the command.",
         )
     return StorageError(
         f"Cannot write {where}: {error.strerror or error}.",

@@ -120,14 +120,14 @@ class Bench:
 
 def work_here(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, Any], dict[str, Any]]:
     """A worker's part in this process, its order and events as JSON, and as quick as those of `tests/quick`."""
-    environment: dict[str, Any] = {}
+    about: dict[str, Any] = {"environment": {}}
     last: dict[str, Any] = {}
 
     def emit(event: str, **fields: Any) -> None:
         nonlocal last
         last = json.loads(json.dumps({"event": event, **fields}))
-        if event == "environment":
-            environment.update(last["environment"])
+        if event == "begun":
+            about.update({name: last[name] for name in ("environment", "changes")})
         else:
             progress.show(last)
 
@@ -140,7 +140,7 @@ def work_here(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, 
             worker._run(json.loads(json.dumps(order)), emit)
         except Exception as error:
             emit("failed", **worker.describe(error))
-    return last, environment
+    return last, about
 
 
 class Running:
