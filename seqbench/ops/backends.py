@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-import torch
-
 from seqbench.errors import UsageError, unknown_name
 
 VARIABLE = "SEQBENCH_BACKEND"
@@ -46,7 +44,6 @@ BACKENDS = {
 }
 
 
-@torch.compiler.assume_constant_result
 def resolve(operator: str, name: str, device: str) -> Backend:
     """The backend of that name; `auto` is the SEQBENCH_BACKEND variable, or the first that can run.
 
@@ -62,3 +59,7 @@ def resolve(operator: str, name: str, device: str) -> Backend:
     if reason := BACKENDS[name].unavailable(operator, device):
         raise UsageError(f"Backend '{name}' cannot run {operator} on {device}: {reason}", hint="See `seqbench env`.")
     return BACKENDS[name]
+
+
+# What torch.compiler.assume_constant_result does; that imports the whole compiler, for more than a second.
+resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]

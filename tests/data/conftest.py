@@ -30,6 +30,8 @@ class Server:
         self.replies: dict[str, list[Reply]] = {}
         self.requests: list[str] = []
         self.asked: list[str | None] = []  # the Range of each request
+        self.stalled: set[str] = set()  # paths that stall at the moment
+        self.together = 0  # most of them at once
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -56,7 +58,10 @@ class Server:
                 with contextlib.suppress(OSError):  # the client may have had enough
                     self.wfile.write(body[: len(body) // 2])
                     self.wfile.flush()
+                    outer.stalled.add(self.path)
+                    outer.together = max(outer.together, len(outer.stalled))
                     time.sleep(reply.stall)
+                    outer.stalled.discard(self.path)
                     self.wfile.write(body[len(body) // 2 :])
                 if reply.declared not in (None, len(body)):
                     self.close_connection = True
