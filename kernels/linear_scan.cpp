@@ -77,7 +77,11 @@ inline void clear(R* out, int64_t width) {
 // of their gates, while the first is scanned; from that follow the states that enter the chunks, and all but the first
 // are scanned. A chunk's last state and the product are kept in the last two rows that the chunk will write. The last
 // row then stays as it is, so that a chunk starts from what is written there whichever thread is faster.
-// (The backward pass: the same from the end.)
+// (The backward pass: the same from the end.) Double precision is for checking and has no such form, which would take
+// as long again to compile.
+template <class R>
+constexpr bool CUTS_TIME = sizeof(R) == sizeof(float);
+
 struct Chunks {
     // Fewer steps are not worth a second pass.
     static constexpr int64_t LEAST_STEPS = 128;
@@ -86,8 +90,8 @@ struct Chunks {
 
     int64_t count;
 
-    Chunks(const Pieces& pieces, int64_t T) : count(1) {
-        if (pieces.useful >= 2 * pieces.count) count = pieces.useful / pieces.count + 1;
+    Chunks(const Pieces& pieces, int64_t T, bool wanted) : count(1) {
+        if (wanted && pieces.useful >= 2 * pieces.count) count = pieces.useful / pieces.count + 1;
         if (T < count * LEAST_STEPS) count = 1;
     }
     // Steps before chunk k of a row; a row that is too short has but one.
@@ -151,7 +155,7 @@ void forward(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, 
              Parallel parallel) {
     constexpr int64_t parts = Complex ? 2 : 1;
     const Pieces pieces(B, T, D, parts * sizeof(R), threads);
-    const Chunks chunks(pieces, T);
+    const Chunks chunks(pieces, T, CUTS_TIME<R>);
     const int64_t row = D * parts;
 
     // Steps from `t` to before `end` of a piece.
@@ -181,33 +185,35 @@ void forward(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, 
             pad(piece, steps);
         });
 
-    const int64_t cuts = chunks.count - 1;
-    for_each(pieces.count * cuts, pieces.useful, parallel, [&](int64_t item) {
-        const int64_t piece = item / cuts, k = item % cuts, steps = steps_of(piece);
-        const int64_t start = chunks.start(k, steps), end = chunks.start(k + 1, steps);
-        if (k == 0) return scan(piece, start, end);
-        if (start == end) return;
-        const int64_t b = pieces.row(piece), offset = pieces.first(piece) * parts, width = pieces.size(piece);
-        Summary<R, Complex, false> summary(width);
-        for (int64_t t = start; t < end; ++t)
-            summary.add(gates + b * gates_b + t * gates_t + offset, inputs + b * inputs_b + t * inputs_t + offset, 0, width);
-        R* last = states + (b * T + end - 1) * row + offset;
-        summary.write(last, last - row, width);
-    });
-    for (int64_t piece = 0; piece < pieces.count; ++piece)
-        for (int64_t k = 1, steps = steps_of(piece); k < cuts; ++k) {
+    if constexpr (CUTS_TIME<R>) {
+        const int64_t cuts = chunks.count - 1;
+        for_each(pieces.count * cuts, pieces.useful, parallel, [&](int64_t item) {
+            const int64_t piece = item / cuts, k = item % cuts, steps = steps_of(piece);
             const int64_t start = chunks.start(k, steps), end = chunks.start(k + 1, steps);
-            if (start == end) continue;
-            R* rows = states + pieces.row(piece) * T * row + pieces.first(piece) * parts;
-            R* last = rows + (end - 1) * row;
-            Summary<R, Complex, false>::enter(rows + (start - 1) * row, last - row, last, pieces.size(piece));
-        }
-    for_each(pieces.count * cuts, pieces.useful, parallel, [&](int64_t item) {
-        const int64_t piece = item / cuts, k = item % cuts + 1, steps = steps_of(piece);
-        const int64_t start = chunks.start(k, steps), end = chunks.start(k + 1, steps);
-        scan(piece, start, k < cuts ? end - (start < end) : end);
-        if (k == cuts) pad(piece, steps);
-    });
+            if (k == 0) return scan(piece, start, end);
+            if (start == end) return;
+            const int64_t b = pieces.row(piece), offset = pieces.first(piece) * parts, width = pieces.size(piece);
+            Summary<R, Complex, false> summary(width);
+            for (int64_t t = start; t < end; ++t)
+                summary.add(gates + b * gates_b + t * gates_t + offset, inputs + b * inputs_b + t * inputs_t + offset, 0, width);
+            R* last = states + (b * T + end - 1) * row + offset;
+            summary.write(last, last - row, width);
+        });
+        for (int64_t piece = 0; piece < pieces.count; ++piece)
+            for (int64_t k = 1, steps = steps_of(piece); k < cuts; ++k) {
+                const int64_t start = chunks.start(k, steps), end = chunks.start(k + 1, steps);
+                if (start == end) continue;
+                R* rows = states + pieces.row(piece) * T * row + pieces.first(piece) * parts;
+                R* last = rows + (end - 1) * row;
+                Summary<R, Complex, false>::enter(rows + (start - 1) * row, last - row, last, pieces.size(piece));
+            }
+        for_each(pieces.count * cuts, pieces.useful, parallel, [&](int64_t item) {
+            const int64_t piece = item / cuts, k = item % cuts + 1, steps = steps_of(piece);
+            const int64_t start = chunks.start(k, steps), end = chunks.start(k + 1, steps);
+            scan(piece, start, k < cuts ? end - (start < end) : end);
+            if (k == cuts) pad(piece, steps);
+        });
+    }
 }
 
 // With `partial` (B + threads, D) gates are constant: sums over time go there, and the sum over all into grad_gates (D,);
@@ -220,7 +226,7 @@ void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states,
     constexpr int64_t parts = Complex ? 2 : 1;
     constexpr int64_t chunk = CHUNK_BYTES / (parts * sizeof(R));
     const Pieces pieces(B, T, D, parts * sizeof(R), threads);
-    const Chunks chunks(pieces, T);
+    const Chunks chunks(pieces, T, CUTS_TIME<R>);
     const int64_t row = D * parts;
     const auto steps_of = [&](int64_t piece) { return lengths ? limited(lengths[pieces.row(piece)], T) : T; };
 
@@ -274,7 +280,7 @@ void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states,
             finish(piece);
         };
         for_each(pieces.count, pieces.threads, parallel, all, true);
-    } else {
+    } else if constexpr (CUTS_TIME<R>) {
         const int64_t cuts = chunks.count - 1;
         for_each(pieces.count * cuts, pieces.useful, parallel, [&](int64_t item) {
             const int64_t piece = item / cuts, k = item % cuts, steps = steps_of(piece);
