@@ -13,8 +13,6 @@ PART = 1 << 14  # rows that are sorted together: they fit in a cache
 CHUNK = 1 << 18  # rows that are counted or looked up together
 THREADS = 4  # that sort
 
-RULES = ("k-core", "joint-once", "item-then-user-once")
-
 
 def sort_by_user(columns: dict[str, np.ndarray], keys: Sequence[str]) -> None:
     """Sort rows by user, then by the keys, of which the first counts most; stable. Columns are changed in place.

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqbench.data import filters
+from seqbench.data.catalog import RULES
 from seqbench.data.parsers import rows as parser_rows
 from seqbench.data.parsers.rows import Ids, sorted_order
 
@@ -54,7 +55,7 @@ def left_by(rows: list[tuple[int, int]], min_user: int, min_item: int, rule: str
 
 
 @settings(deadline=None)
-@given(pairs, st.integers(1, 4), st.integers(1, 4), st.sampled_from(filters.RULES))
+@given(pairs, st.integers(1, 4), st.integers(1, 4), st.sampled_from(RULES))
 def test_core(rows: list[tuple[int, int]], min_user: int, min_item: int, rule: str) -> None:
     assert left_by(rows, min_user, min_item, rule) == PLAINLY[rule](rows, min_user, min_item)
 
