@@ -24,7 +24,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, at_last, require
 from seqbench.ops.dropout import Dropout
 
 
@@ -61,8 +61,10 @@ class GRU4Rec(IncrementalModel):
             nn.init.xavier_uniform_(self.gru.get_parameter(name))
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        hidden, _ = self.gru(self.dropout(self.embedding(items)))
-        return self.output(hidden)
+        return self.output(self._recur(items))
+
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        return self.output(at_last(self._recur(items), lengths))
 
     def item_weights(self) -> Tensor:
         return self.embedding.weight
@@ -74,3 +76,7 @@ class GRU4Rec(IncrementalModel):
     def step(self, items: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         hidden, state = self.gru(self.embedding(items).unsqueeze(1), state)
         return self.output(hidden.squeeze(1)), state
+
+    def _recur(self, items: Tensor) -> Tensor:
+        """The GRU's states (B, T, H)."""
+        return self.gru(self.dropout(self.embedding(items)))[0]

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, at_last, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.recurrent_stack import RecurrentStack
 from seqbench.ops.dropout import Dropout
@@ -106,13 +106,19 @@ class LRUBlock(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) → (B, T, D), and the final hidden state (B, H)."""
+    def forward(self, x: Tensor, state: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) → (B, T, D), or (B, D) at the last item of rows of lengths (B,).
+
+        Also the hidden state (B, H) after the last step.
+        """
         gates = torch.polar(torch.exp(-torch.exp(self.nu_log)), torch.exp(self.theta_log))
         # γ scales the rows of B rather than every position: the same product, T·B/D times cheaper.
         scale = torch.exp(self.gamma_log).repeat_interleave(2)
         drive = F.linear(x, self.in_projection.weight * scale.unsqueeze(1), self.in_projection.bias * scale)
         hidden = linear_scan(gates, torch.view_as_complex(drive.unflatten(-1, (-1, 2))), state)
+        final = hidden[:, -1]
+        if lengths is not None:
+            x, hidden = at_last(x, lengths), at_last(hidden, lengths)
         mixed = self.out_projection(torch.view_as_real(hidden).flatten(-2))
         x = self.recurrence_norm(self.dropout(mixed) + x)
-        return self.feed_forward(x), hidden[:, -1]
+        return self.feed_forward(x), final

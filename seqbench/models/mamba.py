@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqbench.models.base import at_last
+from seqbench.models.gated_projection import GatedProjection
 from seqbench.ops.causal_convolution import causal_convolution
 from seqbench.ops.selective_scan import selective_scan
 
@@ -38,7 +40,7 @@ class Mamba(nn.Module):
         H = expand * hidden_size
         rank = math.ceil(hidden_size / 16)
         self.sizes = (rank, d_state, d_state)
-        self.in_projection = nn.Linear(hidden_size, 2 * H, bias=False)  # rows: p, z
+        self.in_projection = GatedProjection(hidden_size, H)
         bound = 1 / math.sqrt(d_conv)
         self.convolution_weight = nn.Parameter(torch.empty(d_conv, H).uniform_(-bound, bound))
         self.convolution_bias = nn.Parameter(torch.empty(H).uniform_(-bound, bound))
@@ -52,19 +54,22 @@ class Mamba(nn.Module):
             self.step_projection.weight.uniform_(-(rank**-0.5), rank**-0.5)
             self.step_projection.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # the inverse of softplus
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Mix a sequence, from its start or from where `state` was left.
 
         Args:
             x: (B, T, D).
             state: what an earlier call returned, or `initial_state`; zeros if None.
+            lengths: (B,) of the rows, if only the output at each one's last item is wanted.
 
         Returns:
-            (B, T, D), and the state after the last step: the convolution's window (B, K - 1, H) and the scan's
-            state (B, H, N).
+            (B, T, D), or (B, D) with `lengths`, and the state after the last step: the convolution's window
+            (B, K - 1, H) and the scan's state (B, H, N).
         """
         window, hidden = state if state is not None else (None, None)
-        inputs, gate = self.in_projection(x).chunk(2, dim=-1)
+        inputs, gate = self.in_projection(x, lengths)
         convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window)
         convolved = F.silu(convolved)
         low, drive, readout = self.parameters_projection(convolved).split(self.sizes, dim=-1)
@@ -76,10 +81,12 @@ class Mamba(nn.Module):
             drive,
             readout,
             self.skip.to(dtype),
-            gate,
+            gate if lengths is None else None,
             hidden,
             delta_softplus=True,
         )
+        if lengths is not None:
+            mixed = at_last(mixed, lengths) * F.silu(gate)
         return self.out_projection(mixed), (window, hidden)
 
     def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, at_last, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
@@ -94,9 +94,16 @@ class MambaLayer(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B, T, D) → (B, T, D), and the Mamba block's state after the last step."""
-        mixed, state = self.mamba(x, state)
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(B, T, D) → (B, T, D), or (B, D) at the last item of rows of lengths (B,).
+
+        Also the Mamba block's state after the last step.
+        """
+        mixed, state = self.mamba(x, state, lengths)
         mixed = self.dropout(mixed)
+        if self.residual and lengths is not None:
+            x = at_last(x, lengths)
         x = self.mamba_norm(mixed + x if self.residual else mixed)
         return self.feed_forward(x), state

@@ -34,8 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, at_last, require
 from seqbench.models.feed_forward import FeedForward
+from seqbench.models.gated_projection import GatedProjection
 from seqbench.models.initialise import draw_normal
 from seqbench.models.recurrent_stack import RecurrentStack
 from seqbench.ops.causal_convolution import causal_convolution
@@ -97,7 +98,7 @@ class RecurrentLayer(nn.Module):
         super().__init__()
         D, H, K = config.hidden_size, config.expand * config.hidden_size, config.d_conv
         self.padding = padding  # steps before the first item that the state has seen
-        self.in_projection = nn.Linear(D, 2 * H, bias=False)  # rows: p, z
+        self.in_projection = GatedProjection(D, H)
         bound = 1 / math.sqrt(K)
         self.convolution_weight = nn.Parameter(torch.empty(K, H).uniform_(-bound, bound))
         self.convolution_bias = nn.Parameter(torch.empty(H).uniform_(-bound, bound))
@@ -111,15 +112,23 @@ class RecurrentLayer(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B, T, D) → (B, T, D), and window (B, K - 1, H) and hidden state (B, H) after the last step."""
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(B, T, D) → (B, T, D), or (B, D) at the last item of rows of lengths (B,).
+
+        Also window (B, K - 1, H) and hidden state (B, H) after the last step.
+        """
         window, before = state if state is not None else (None, self._first_state(len(x)))
-        inputs, gate = self.in_projection(x).chunk(2, dim=-1)
+        inputs, gate = self.in_projection(x, lengths)
         convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window)
         hidden = self._recur(convolved, before)
+        final = hidden[:, -1]
+        if lengths is not None:
+            x, hidden = at_last(x, lengths), at_last(hidden, lengths)
         mixed = self.out_projection(F.silu(gate) * hidden)
         x = self.recurrence_norm(self.dropout(mixed) + x)
-        return self.feed_forward(x), (window, hidden[:, -1])
+        return self.feed_forward(x), (window, final)
 
     def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
         """Window (B, K - 1, H) and hidden state (B, H) before the first item."""

@@ -17,8 +17,9 @@ from seqbench.ops.dropout import Dropout
 class RecurrentStack(IncrementalModel):
     """A stack of recurrent blocks over item embeddings, scored with tied weights.
 
-    A subclass gives the blocks, modules from (B, T, D) and a state, or None for that of no items, to (B, T, D) and the
-    state after the last item; `initial_state`, a list of one state per block; and the initial weights.
+    A subclass gives the blocks, modules from (B, T, D), a state, or None for that of no items, and the lengths (B,) of
+    the rows if only the state at each one's last item is wanted, to (B, T, D) or (B, D) and the state after the last
+    position; `initial_state`, a list of one state per block; and the initial weights.
     """
 
     def __init__(
@@ -33,6 +34,9 @@ class RecurrentStack(IncrementalModel):
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         return self._encode(items, [None] * len(self.blocks))[0]
 
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        return self._encode(items, [None] * len(self.blocks), lengths)[0]
+
     def item_weights(self) -> Tensor:
         return self.embedding.weight
 
@@ -40,11 +44,14 @@ class RecurrentStack(IncrementalModel):
         states, after = self._encode(items.unsqueeze(1), state)
         return states.squeeze(1), after
 
-    def _encode(self, items: Tensor, before: list[Any]) -> tuple[Tensor, list[Any]]:
-        """States (B, T, D) of items (B, T) that follow what the blocks' states know, and the blocks' states then."""
+    def _encode(self, items: Tensor, before: list[Any], lengths: Tensor | None = None) -> tuple[Tensor, list[Any]]:
+        """States of items (B, T) that follow what the blocks' states know, and the blocks' states then.
+
+        States are (B, T, D), or with the lengths (B,) of the rows only those at each one's last item, (B, D).
+        """
         x = self.embedding_norm(self.dropout(self.embedding(items)))
         after = []
         for block, state in zip(self.blocks, before, strict=True):
-            x, state = block(x, state)
+            x, state = block(x, state, lengths if block is self.blocks[-1] else None)
             after.append(state)
         return x, after

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, require
+from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, at_last, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.ops.attention import causal_attention
@@ -97,6 +97,9 @@ class SASRec(IncrementalModel):
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
         return self._encode(items, [None] * len(self.blocks))[0]
 
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        return self._encode(items, [None] * len(self.blocks), lengths)[0]
+
     def item_weights(self) -> Tensor:
         return self.embedding.weight
 
@@ -113,8 +116,13 @@ class SASRec(IncrementalModel):
     def prefill(self, items: Tensor) -> list[Cache]:
         return self._encode(items, self.initial_state(len(items)))[1]
 
-    def _encode(self, items: Tensor, caches: Sequence[Cache | None]) -> tuple[Tensor, list[Cache]]:
-        """States (B, T, D) of items that follow those in the caches, if there are caches, and the caches after them."""
+    def _encode(
+        self, items: Tensor, caches: Sequence[Cache | None], lengths: Tensor | None = None
+    ) -> tuple[Tensor, list[Cache]]:
+        """States of items that follow those in the caches, if there are caches, and the caches after them.
+
+        States are (B, T, D), or with the lengths (B,) of the rows only those at each one's last item, (B, D).
+        """
         start = caches[0].length if caches[0] is not None else 0
         end = start + items.shape[1]
         if end > self.max_len:
@@ -122,7 +130,7 @@ class SASRec(IncrementalModel):
         x = self.dropout(self.embedding_norm(self.embedding(items) + self.positions.weight[start:end]))
         after = []
         for block, cache in zip(self.blocks, caches, strict=True):
-            x, cache = block(x, cache)
+            x, cache = block(x, cache, lengths if block is self.blocks[-1] else None)
             after.append(cache)
         return x, after
 
@@ -130,7 +138,7 @@ class SASRec(IncrementalModel):
 class AttentionBlock(nn.Module):
     """Causal attention and feed-forward layer, each with residual and LayerNorm.
 
-    Padding needs no mask: it is on the right, where a causal query never looks.
+    Padding needs no mask where every position asks: it is on the right, where a causal query never looks.
     """
 
     def __init__(self, config: SASRecConfig) -> None:
@@ -146,14 +154,39 @@ class AttentionBlock(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache | None]:
-        """(B, T, D) → (B, T, D), with the cache: a whole history into an empty one, or the one item that follows."""
-        heads = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, D / heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
+    def forward(
+        self, x: Tensor, cache: Cache | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Cache | None]:
+        """(B, T, D) → (B, T, D), with the cache: a whole history into an empty one, or the one item that follows.
+
+        With the lengths (B,) of the rows only each one's last item asks: (B, D).
+        """
+        if lengths is not None:
+            return self._last(x, lengths), cache
+        query, key, value = self._split(self.qkv(x), 3)
         if cache is not None:
             cache = cache.append(key, value)
             key, value = cache.keys[:, :, : cache.length], cache.values[:, :, : cache.length]
         attended = causal_attention(query, key, value, dropout=self.attention_dropout, training=self.training)
+        return self._close(attended, x), cache
+
+    def _last(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, D) → (B, D), at the last item of rows of lengths (B,)."""
+        D = x.shape[-1]
+        asking = at_last(x, lengths).unsqueeze(1)
+        weight, bias = self.qkv.weight, self.qkv.bias
+        (query,) = self._split(F.linear(asking, weight[:D], bias[:D]), 1)
+        key, value = self._split(F.linear(x, weight[D:], bias[D:]), 2)
+        attended = causal_attention(
+            query, key, value, dropout=self.attention_dropout, training=self.training, lengths=lengths
+        )
+        return self._close(attended, asking).squeeze(1)
+
+    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, T, parts · D) → that many (B, heads, T, D / heads)."""
+        return projected.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+    def _close(self, attended: Tensor, x: Tensor) -> Tensor:
+        """What follows the attention (B, heads, T, D / heads), position by position: (B, T, D)."""
         mixed = self.attention_out(attended.transpose(1, 2).flatten(-2))
-        x = self.attention_norm(self.dropout(mixed) + x)
-        return self.feed_forward(x), cache
+        return self.feed_forward(self.attention_norm(self.dropout(mixed) + x))

@@ -161,13 +161,12 @@ class SIGMALayer(nn.Module):
             lengths: (B,) of the rows.
         """
         flipped = x.flatten(0, 1).index_select(0, _flat(order)).view_as(x)
-        forwards, backwards = self.mamba(torch.cat([x, flipped]))[0].chunk(2)
+        both_lengths = None if lengths is None else lengths.repeat(2)
+        forwards, backwards = self.mamba(torch.cat([x, flipped]), lengths=both_lengths)[0].chunk(2)
         seen = x if valid is None else x * valid.unsqueeze(-1)
         recurrent, _ = self.gru(self.convolution(seen.transpose(1, 2)).transpose(1, 2))
         if lengths is not None:  # the rest is done position by position
-            x, flipped, forwards, backwards, recurrent = (
-                at_last(each, lengths) for each in (x, flipped, forwards, backwards, recurrent)
-            )
+            x, flipped, recurrent = (at_last(each, lengths) for each in (x, flipped, recurrent))
         gated, flipped_gated = x + self.gate_input(x), flipped + self.flipped_gate_input(flipped)
         gate = self._gate(gated, gated)
         flipped_gate = self._gate(flipped_gated, gate if self.mixed_up_gate else flipped_gated)

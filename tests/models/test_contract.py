@@ -119,7 +119,15 @@ def test_last_states_are_those_of_the_whole_sequence(form: str) -> None:
     items, lengths = histories()
     states = model(items, lengths)
     expected = torch.stack([states[row, length - 1] for row, length in enumerate(lengths)])
-    torch.testing.assert_close(model.last_states(items, lengths), expected, rtol=1e-5, atol=1e-6)
+    actual = model.last_states(items, lengths)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    weights = torch.randn_like(expected)
+    parameters = list(model.parameters())
+    gradients = (
+        torch.autograd.grad((each * weights).sum(), parameters, allow_unused=True) for each in (actual, expected)
+    )
+    for of_actual, of_expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(of_actual, of_expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", CAUSAL)
