@@ -78,7 +78,7 @@ class SASRec(IncrementalModel):
         "amazon-video-games-sasrec": {"dropout": 0.5, "attention_dropout": 0.5},
         "steam": {"dropout": 0.5, "attention_dropout": 0.5},
     }
-    summary: ClassVar[str] = "self-attention"
+    summary: ClassVar[str] = "softmax attention"
     paper: ClassVar[str] = "Kang and McAuley, ICDM 2018"
     state_grows: ClassVar[bool] = True
     ends_at_max_len: ClassVar[bool] = True
