@@ -302,7 +302,7 @@ def test_a_preset_is_what_the_paper_sets_and_the_command_line_wins(
         assert found.training is not None
         return found.config["dropout"], found.training["batch_size"]
 
-    assert settings("lrurec", None) == (0.5, 32)
+    assert settings("lrurec", None) == (0.2, 32)
     assert settings("lrurec", "paper") == (0.6, 128)
     assert settings("lrurec", "paper", dropout="0.1") == (0.1, 128)
     assert capsys.readouterr().err == ""
@@ -325,7 +325,7 @@ def test_what_is_not_a_default_is_found_in_a_definition(prepared: PreparedDatase
         )
 
     assert changes("lrurec") == {"config": {}, "training": {}}
-    overrides = {"lrurec": {"hidden_size": "8", "dropout": "0.5", "patience": "3"}}
+    overrides = {"lrurec": {"hidden_size": "8", "dropout": "0.2", "patience": "3"}}
     assert changes("lrurec", epochs=2, overrides=overrides) == {
         "config": {"hidden_size": 8},
         "training": {"epochs": 2, "patience": 3},
