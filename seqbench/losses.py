@@ -49,8 +49,9 @@ def binary_cross_entropy(
     """Mean over positions of (-β log σ(s[target]) - Σ_k log(1 - σ(s[negative_k]))) / (K + 1).
 
     With β = 1 and K = 1 this is half of the loss that SASRec was published with (Kang and McAuley, ICDM 2018); Adam
-    does not see the factor. With `gbce_beta` it is gBCE (Petrov and Macdonald, "gSASRec: Reducing Overconfidence in
-    Sequential Recommendation Trained with Negative Sampling", RecSys 2023).
+    does not see the factor. (Its negatives are no item of the user's; `other_items` leaves out the target alone.)
+    With `gbce_beta` it is gBCE (Petrov and Macdonald, "gSASRec: Reducing Overconfidence in Sequential Recommendation
+    Trained with Negative Sampling", RecSys 2023).
 
     Args:
         states: (N, D).
@@ -79,22 +80,30 @@ def other_items(targets: Tensor, items: int, count: int, generator: torch.Genera
     return drawn + (drawn >= targets.unsqueeze(1))
 
 
+def log_uniform(counts: Tensor) -> Tensor:
+    """Weights (V,) of the items after padding by how often they occur, (V,): log((r + 2) / (r + 1)) at rank r, from 0.
+
+    Zipf's law for whoever knows ranks alone, as in TensorFlow's log_uniform_candidate_sampler; they sum to log(V).
+    """
+    ranks = counts[1:].argsort(descending=True, stable=True).argsort()
+    return torch.cat([torch.zeros_like(counts[:1], dtype=torch.double), torch.log1p(1 / (ranks.double() + 1))])
+
+
 class Proposal:
-    """Draws item j with a probability in proportion to counts[j], with replacement.
+    """Draws item j with a probability in proportion to weights[j], with replacement.
 
     Args:
-        counts: (V,) integers; 0 at padding.
+        weights: (V,) not negative; 0 at padding.
     """
 
-    def __init__(self, counts: Tensor) -> None:
-        self.cumulative = counts.cumsum(0)
-        self.total = int(self.cumulative[-1])
-        self.log_probabilities = (counts.double() / self.total).log().float()
+    def __init__(self, weights: Tensor) -> None:
+        self.cumulative = weights.double().cumsum(0)
+        self.log_probabilities = (weights.double() / self.cumulative[-1]).log().float()
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(count,) ids, and the log of how often each is expected among so many draws."""
-        places = torch.randint(self.total, (count,), generator=generator, device=self.cumulative.device)
-        drawn = torch.searchsorted(self.cumulative, places, right=True)
+        places = torch.rand(count, dtype=torch.double, generator=generator, device=self.cumulative.device)
+        drawn = torch.searchsorted(self.cumulative[:-1], places * self.cumulative[-1], right=True)
         return drawn, self.log_probabilities[drawn] + math.log(count)
 
 

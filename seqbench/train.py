@@ -265,13 +265,13 @@ class Trainer:
 
     @functools.cached_property
     def _proposal(self) -> losses.Proposal:
-        """What sampled softmax draws from: items alike, or as often as in training and once more."""
+        """What sampled softmax draws from: all items alike, or by their rank in training."""
         V = self.sequences.items + 1
-        counts = np.ones(V, dtype=np.int64)
-        if self.training.proposal == "popularity":
-            counts += np.bincount(self.sequences.training_items(), minlength=V)
-        counts[0] = 0
-        return losses.Proposal(torch.from_numpy(counts).to(self.device))
+        weights = (torch.arange(V) > 0).double()
+        if self.training.proposal == "log-uniform":
+            counts = np.bincount(self.sequences.training_items(), minlength=V)
+            weights = losses.log_uniform(torch.from_numpy(counts))
+        return losses.Proposal(weights.to(self.device))
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":

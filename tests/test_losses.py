@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from seqbench import losses
-from seqbench.losses import Proposal, binary_cross_entropy, chosen_scores, gbce_beta, other_items, sampled_softmax
+from seqbench.losses import (
+    Proposal,
+    binary_cross_entropy,
+    chosen_scores,
+    gbce_beta,
+    log_uniform,
+    other_items,
+    sampled_softmax,
+)
 from seqbench.ops.linear_cross_entropy import linear_cross_entropy
 
 N, V, D, K = 7, 12, 5, 4
@@ -80,6 +88,13 @@ def test_the_estimated_sum_over_the_catalogue_is_unbiased(counts: list[int], inp
     expected = float(scores[1:].exp().sum())
     assert abs(estimates.mean() - expected) < 4 * estimates.std() / math.sqrt(draws)
     assert estimates.std() < expected  # so that the test says something
+
+
+def test_log_uniform_weights_follow_the_rank_and_sum_to_the_logarithm_of_the_catalogue() -> None:
+    weights = log_uniform(torch.tensor([0, 5, 9, 0, 5]))
+    expected = [0.0, math.log(3 / 2), math.log(2 / 1), math.log(5 / 4), math.log(4 / 3)]  # equal counts in order of ids
+    torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float64))
+    assert float(weights.sum()) == pytest.approx(math.log(5))
 
 
 def test_a_proposal_draws_in_proportion_to_the_counts_and_never_padding() -> None:

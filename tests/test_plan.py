@@ -134,7 +134,7 @@ def test_the_epochs_flag_wins(name: str) -> None:
         ("objective", "", "objective must be all-positions or prefix"),
         ("loss", "softmax", "loss must be cross-entropy or sampled-softmax or bce or gbce, not 'softmax'"),
         ("negatives", "0", "negatives must be at least 1"),
-        ("proposal", "zipf", "proposal must be uniform or popularity, not 'zipf'"),
+        ("proposal", "zipf", "proposal must be uniform or log-uniform, not 'zipf'"),
         ("calibration", "1.5", "calibration must be between 0 and 1"),
         ("calibration", "nan", "calibration must be a number"),
     ],

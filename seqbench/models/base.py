@@ -28,7 +28,7 @@ def require_one_of(value: str, choices: Sequence[str], field: str) -> None:
 
 OBJECTIVES = ("all-positions", "prefix")
 LOSSES = ("cross-entropy", "sampled-softmax", "bce", "gbce")
-PROPOSALS = ("uniform", "popularity")
+PROPOSALS = ("uniform", "log-uniform")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TrainingConfig:
     objective: str = "all-positions"  # or "prefix": every prefix is a row, trained at its last position alone
     loss: str = "cross-entropy"  # over the whole catalogue; or a sampled one: "sampled-softmax", "bce", "gbce"
     negatives: int = 256  # items drawn for each position (bce, gbce) or for each batch (sampled-softmax)
-    proposal: str = "uniform"  # sampled-softmax: all items are drawn alike, or as often as they occur ("popularity")
+    proposal: str = "uniform"  # sampled-softmax: all items are drawn alike, or frequent ones more often ("log-uniform")
     calibration: float = 0.75  # gbce: t between 0 (plain bce) and 1 (unbiased probabilities)
 
     def __post_init__(self) -> None:

@@ -46,6 +46,12 @@ class Markov(CountingModel):
         # Below one, so that it only decides between equal counts.
         self.popularity.copy_(torch.from_numpy(popularity / (popularity.max() + 1)))
 
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):  # type: ignore[no-untyped-def]
+        for name in ("successors", "weights"):  # as many as there are pairs
+            if (stored := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, torch.empty_like(stored, device=self.popularity.device))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def score(self, items: Tensor, lengths: Tensor) -> Tensor:
         last = at_last(items, lengths)
         scores = self.popularity.repeat(len(items), 1)

@@ -11,7 +11,8 @@ learned positions from the oldest item, GELU, full softmax.
 Departures: trained on all positions of a sequence at once instead of on every prefix by itself; the attention is
 causal, so the targets are the same, and so are their contexts, but that in sequences longer than max_len they are
 shorter after a cut. Batches of 32 sequences instead of 2048 prefixes, patience 20 instead of 10, 200 epochs instead of
-300 (TrainingConfig).
+300 (TrainingConfig). The loss of the paper itself is `loss` "bce" with one negative, which here may be another item of
+the user's.
 
 In steps, keys and values of the items so far are kept. Positions count from the oldest item, so a history ends at
 max_len items: without the oldest, every position would change, and with them all keys and values. The caller then

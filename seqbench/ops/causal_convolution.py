@@ -40,7 +40,7 @@ def causal_convolution(
         outputs = _CausalConvolution.apply(inputs, weight, bias)
         missing = max(0, K - 1 - T)
         return outputs, F.pad(inputs[:, T - K + 1 + missing :], (0, 0, missing, 0))
-    known = torch.cat([window, inputs], dim=1)
+    known = torch.cat([window.to(inputs.dtype), inputs], dim=1)
     return _CausalConvolution.apply(known, weight, bias)[:, K - 1 :], known[:, T:]
 
 

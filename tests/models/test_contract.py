@@ -54,6 +54,17 @@ def histories(batch: int = 5, length: int = MAX_LEN) -> tuple[torch.Tensor, torc
     return items * (torch.arange(length) < lengths.unsqueeze(1)), lengths
 
 
+def scores_at_all(model: SequenceModel, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The scores at every position but padding, as training at all positions takes them."""
+    return model.score_states(model(items, lengths)[items > 0])
+
+
+# The two ways through a model, of which the second computes only what the last item needs.
+PATHS = pytest.mark.parametrize(
+    "path", [scores_at_all, lambda model, *rows: model.score(*rows)], ids=["all positions", "last item"]
+)
+
+
 def numbers(state: Any) -> int:
     """How many numbers a state holds: a number, a tensor, or lists and tuples of them."""
     if isinstance(state, int):
@@ -199,12 +210,13 @@ def test_a_state_has_a_constant_size_and_a_history_no_end_unless_the_model_says_
 
 @pytest.mark.parametrize("form", NEURAL)
 @pytest.mark.parametrize("lengths", [[1, 1, 1], [MAX_LEN] * 3, [1, MAX_LEN, 5]], ids=str)
-def test_loss_and_gradients_are_finite_and_reach_every_parameter(form: str, lengths: list[int]) -> None:
+@PATHS
+def test_loss_and_gradients_are_finite_and_reach_every_parameter(form: str, path: Any, lengths: list[int]) -> None:
     model = make(form).train()
     assert isinstance(model, SequenceModel)
     rows = torch.tensor(lengths)
     items = torch.randint(1, ITEMS + 1, (3, max(lengths))) * (torch.arange(max(lengths)) < rows.unsqueeze(1))
-    loss = model.score(items, rows).logsumexp(dim=1).sum()
+    loss = path(model, items, rows).logsumexp(dim=1).sum()
     loss.backward()
     assert torch.isfinite(loss)
     for parameter_name, parameter in model.named_parameters():
@@ -224,14 +236,15 @@ def test_the_same_seed_builds_the_same_model(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", NEURAL)
-def test_the_same_seed_gives_the_same_gradients(form: str) -> None:
+@PATHS
+def test_the_same_seed_gives_the_same_gradients(form: str, path: Any) -> None:
     model = make(form).train()
     assert isinstance(model, SequenceModel)
     items, lengths = histories()
     found = []
     for seed in (7, 7, 8):
         torch.manual_seed(seed)
-        loss = model.score(items, lengths).logsumexp(dim=1).sum()
+        loss = path(model, items, lengths).logsumexp(dim=1).sum()
         found.append(torch.autograd.grad(loss, list(model.parameters())))
     assert all(torch.equal(one, other) for one, other in zip(found[0], found[1], strict=True))
     assert not all(torch.equal(one, other) for one, other in zip(found[0], found[2], strict=True))  # dropout
@@ -246,19 +259,21 @@ def test_survives_saving_and_loading_as_safetensors(form: str, tmp_path: Path) -
     stored = load_file(tmp_path / "model.safetensors")
     assert set(stored) == set(model.state_dict())
     assert all(torch.equal(stored[key], value) for key, value in model.state_dict().items())
-    other = make(form)
+    cls, config = FORMS[form]
+    other = cls(ITEMS, MAX_LEN, config).eval()
     other.load_state_dict(stored)
     items, lengths = histories()
     assert torch.equal(other.score(items, lengths), model.score(items, lengths))
 
 
 @pytest.mark.parametrize("form", NEURAL)
-def test_runs_under_bfloat16_autocast(form: str) -> None:
+@PATHS
+def test_runs_under_bfloat16_autocast(form: str, path: Any) -> None:
     model = make(form)
     items, lengths = histories()
-    exact = model.score(items, lengths)
+    exact = path(model, items, lengths)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = model.score(items, lengths).float()
+        rough = path(model, items, lengths).float()
     assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
 
 

@@ -93,6 +93,23 @@ def test_attention_with_dropout_has_the_plain_one_as_its_mean() -> None:
     torch.testing.assert_close(nothing, plain)
 
 
+def test_attention_of_the_last_items_sees_no_padding_with_dropout_or_without() -> None:
+    query, key, value = torch.randn(3, 3, 2, 6, 4, dtype=torch.float64).unbind(0)
+    lengths = torch.tensor([1, 4, 6])
+    whole = causal_attention(query, key, value, dropout=0.0, training=False)
+    expected = torch.stack([whole[row, :, length - 1 : length] for row, length in enumerate(lengths)])
+    asking = torch.stack([query[row, :, length - 1 : length] for row, length in enumerate(lengths)])
+
+    def attend(dropout: float, training: bool) -> torch.Tensor:
+        return causal_attention(asking, key, value, dropout=dropout, training=training, lengths=lengths)
+
+    torch.testing.assert_close(attend(0.5, False), expected)
+    torch.testing.assert_close(attend(1e-9, True), expected)
+    mean = torch.stack([attend(0.5, True) for _ in range(4000)]).mean(dim=0)
+    torch.testing.assert_close(mean, expected, atol=0.15, rtol=0)
+    assert not torch.allclose(attend(0.5, True), expected)
+
+
 def test_nothing_is_left_with_probability_one() -> None:
     seed, element = 1994398, 3026  # whose hash is the largest 32-bit number, which no threshold of 32 bits is above
     assert cpu_dropout.forward(torch.ones(4000), seed, 1 - 2**-32)[element] == 2**32
