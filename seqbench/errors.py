@@ -31,7 +31,8 @@ class Diverged(SeqbenchError):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what} is not finite.", hint="Lower the learning rate, e.g. --set MODEL.learning_rate=0.0003."
+            f"{what} is not finite.",
+            hint="If the model is trained by gradient, lower the learning rate: --set MODEL.learning_rate=0.0003.",
         )
 
 

@@ -17,7 +17,7 @@ from seqbench import columns, metrics
 from seqbench.data.sequences import Examples, Sequences, pad
 from seqbench.errors import Diverged
 from seqbench.files import replacing
-from seqbench.models.base import Model
+from seqbench.models.base import Model, check_shape
 from seqbench.results import Protocol
 
 # Scores of one batch, (B, V), are kept below this many elements.
@@ -76,6 +76,7 @@ def rank(model: Model, sequences: Sequences, examples: Examples, protocol: Proto
         "nothing": the whole catalogue competes.
 
     Raises:
+        SeqbenchError: the scores are not of the shape (rows, V).
         Diverged: the model gives a score that is not a number, or infinite.
     """
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
@@ -91,9 +92,11 @@ def rank(model: Model, sequences: Sequences, examples: Examples, protocol: Proto
         starts, stops = examples.starts[rows], examples.stops[rows]
         items, lengths = pad(sequences.flat, starts, stops, protocol.max_len)
         targets = torch.from_numpy(examples.targets[rows]).to(device).unsqueeze(1)
-        scores = model.score(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device)).float()
+        scores = model.score(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device))
+        check_shape(model, "score", scores, (len(rows), V))
+        scores = scores.float()
         if not torch.isfinite(scores[:, 1:]).all():
-            raise Diverged("A score")
+            raise Diverged(f"A score of {type(model).__name__}")
         target_scores = scores.gather(1, targets)
         scores = scores.clone()  # may be an expanded view
         scores[:, 0] = -torch.inf

@@ -28,8 +28,9 @@ def models_table() -> Table:
     for name in model_names():
         try:
             cls = load_model(name)
-        except SeqbenchError as error:  # of another package; ours can always be loaded
-            table.add_row(name, error.message)
+            words = cls.summary, parameter_words(cls), cls.paper
+        except Exception as error:  # of another package; ours can always be loaded
+            table.add_row(name, Text(error.message if isinstance(error, SeqbenchError) else repr(error)))
             continue
         # A model that has both forms is causal, and then perhaps incremental, if --set NAME.causal=true says so.
         optional = any(field.name == "causal" for field in dataclasses.fields(cls.Config))
@@ -37,7 +38,8 @@ def models_table() -> Table:
         incremental = causal if issubclass(cls, IncrementalModel) else "no"
         if issubclass(cls, IncrementalModel) and cls.state_grows:
             incremental = "growing"
-        table.add_row(name, cls.summary, causal, incremental, parameter_words(cls), cls.paper)
+        summary, parameters, paper = (Text(each) for each in words)  # not markup: titles may hold brackets
+        table.add_row(name, summary, causal, incremental, parameters, paper)
     table.caption = (
         f"Parameters at D = {WIDTH}, V = items + 1, sequences of at most {POSITIONS} items; the part "
         "with V is the item table.\n"
@@ -69,7 +71,7 @@ def settings_table(name: str) -> Table | Text:
         defaults |= dataclasses.asdict(cls.training_defaults)
     for field, value in defaults.items():
         papers = [f"{dataset}: {fields[field]}" for dataset, fields in cls.presets.items() if field in fields]
-        table.add_row(f"{name}.{field}", str(value), *(["\n".join(papers)] if cls.presets else []))
+        table.add_row(f"{name}.{field}", Text(str(value)), *(["\n".join(papers)] if cls.presets else []))
     return table if table.row_count else Text(f"{name} has nothing to set.")
 
 

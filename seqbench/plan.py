@@ -39,7 +39,13 @@ def parse_models(text: str | None) -> dict[str, str]:
     """
     chosen: dict[str, str] = {}
     for reference in model_names() if text is None else words(text):
-        load_model(reference)
+        try:
+            load_model(reference)
+        except UsageError as error:
+            if text is not None:
+                raise
+            console.warn(f"{error.message} It is left out.")  # of another package, and not asked for
+            continue
         name = model_name(reference)
         if name in chosen:
             raise UsageError(

@@ -33,7 +33,7 @@ from seqbench.data.sequences import Ints, Sequences, pad
 from seqbench.errors import Diverged, SeqbenchError, out_of_memory
 from seqbench.evaluate import rank
 from seqbench.files import replacing
-from seqbench.models.base import SequenceModel, TrainingConfig, check_objective
+from seqbench.models.base import SequenceModel, TrainingConfig, check_causality, check_objective, check_shape
 from seqbench.ops.linear_cross_entropy import linear_cross_entropy
 from seqbench.results import Protocol
 
@@ -152,9 +152,12 @@ class Trainer:
         """Train until the epochs or the patience run out, with a checkpoint after every epoch.
 
         Raises:
+            SeqbenchError: the model returns tensors of another shape than it should, or is not causal as it says.
             Diverged: the loss or a score is not finite.
             StorageError: the checkpoint cannot be written.
         """
+        if not self.by_prefix:
+            check_causality(self.model)
         while self.state.epoch < self.training.epochs and not self.state.stopped_early(self.training):
             self._epoch()
         self.model.load_state_dict(self.best_weights)
@@ -239,10 +242,13 @@ class Trainer:
         if self.by_prefix:
             targets = flat[starts + lengths].astype(np.int64)
             states = self.model.last_states(*rows)
+            check_shape(self.model, "last_states", states, (len(inputs), self.model.item_weights().shape[1]))
         else:
             targets = pad(flat, starts + 1, starts + lengths + 1)[0][inputs > 0]
             trained = torch.from_numpy(np.flatnonzero(inputs)).to(self.device)
-            states = self.model(*rows).flatten(0, 1).index_select(0, trained)
+            states = self.model(*rows)
+            check_shape(self.model, "forward", states, (*inputs.shape, self.model.item_weights().shape[1]))
+            states = states.flatten(0, 1).index_select(0, trained)
         loss = self._loss(states, torch.from_numpy(targets).to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

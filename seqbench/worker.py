@@ -34,12 +34,12 @@ def main() -> None:
     except BrokenPipeError:
         os._exit(1)
     except Exception as error:
-        emit("failed", **describe(error))
+        emit("failed", **describe(error, order["model"]))
         raise SystemExit(1) from None
 
 
-def describe(error: Exception) -> dict[str, str | None]:
-    """kind, message and hint of a failure, as recorded."""
+def describe(error: Exception, reference: str = "") -> dict[str, str | None]:
+    """kind, message and hint of a failure, as recorded; with the line, if it is in the user's own file of the model."""
     if out_of_memory(error):
         kind, message = "out-of-memory", str(error).splitlines()[0] if str(error) else "out of memory"
         return {
@@ -52,9 +52,12 @@ def describe(error: Exception) -> dict[str, str | None]:
         return {"kind": kinds.get(type(error), "error"), "message": error.message, "hint": error.hint}
     if os.environ.get("SEQBENCH_DEBUG"):
         traceback.print_exc()
+    file = str(Path(reference.rpartition(":")[0]).expanduser())
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    place = f" ({file}, line {lines[-1]})" if lines else ""
     return {
         "kind": "error",
-        "message": f"{type(error).__name__}: {error}",
+        "message": f"{type(error).__name__}: {error}{place}",
         "hint": "Repeat with SEQBENCH_DEBUG=1 for the traceback.",
     }
 

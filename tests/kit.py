@@ -139,7 +139,7 @@ def work_here(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, 
         try:
             worker._run(json.loads(json.dumps(order)), emit)
         except Exception as error:
-            emit("failed", **worker.describe(error))
+            emit("failed", **worker.describe(error, order["model"]))
     return last, about
 
 

@@ -114,7 +114,10 @@ def test_its_settings_are_checked_like_those_of_any_model(bench: Bench) -> None:
 
 @pytest.mark.parametrize("default", ["None", "(1, 2)"])
 def test_a_setting_whose_kind_is_not_known_is_refused(default: str, bench: Bench, write: Write) -> None:
-    config = f"import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass Odd:\n    sizes: object = {default}\n"
+    config = (
+        "import dataclasses\nfrom seqbench.models.base import ModelConfig\n"
+        f"@dataclasses.dataclass(frozen=True)\nclass Odd(ModelConfig):\n    sizes: object = {default}\n"
+    )
     path = write(config + CONSTANT.replace("VALUE", "0.0") + "    Config = Odd\n")
     outcome = bench.run("--models", f"{path}:Constant", "--set", "Constant.sizes=3")
     assert outcome.code == 2
@@ -142,6 +145,10 @@ def test_a_class_may_be_in_a_file_beside_others(write: Write) -> None:
         ("x = 1\nimport nothing_like_it", ":Mine", r"ModuleNotFoundError: .*nothing_like_it.* \(line 2\)"),
         ("x = (", ":Mine", r"cannot be executed: SyntaxError: .* \(line 1\)"),
         ("b = '\x00'", ":Mine", r"cannot be executed: SyntaxError"),
+        ("import sys\nsys.exit(0)", ":Mine", r"cannot be executed: SystemExit: 0 \(line 2\)"),
+        (f"{CONSTANT}    Config = None", ":Constant", r"Constant in .* cannot be made .* Config must be a dataclass"),
+        (f"{CONSTANT}    training_defaults = 3\n", ":Constant", r"training_defaults must be a TrainingConfig if"),
+        (f"{CONSTANT}    def __init__(self): pass\n", ":Constant", r"Constant\(items, max_len, config\): too many"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused(text: str | None, suffix: str, words: str, write: Write) -> None:
@@ -150,6 +157,53 @@ def test_a_file_that_is_no_model_is_refused(text: str | None, suffix: str, words
         plan.parse_models(f"{path}{suffix}")
     assert caught.value.exit_code == 2
     assert caught.value.hint
+
+
+NEURAL = """
+import torch
+from seqbench.models.base import SequenceModel
+
+class Mine(SequenceModel):
+    summary, paper = "mine", "(test)"
+    def __init__(self, items, max_len, config):
+        super().__init__(items, max_len, config)
+        self.embedding = torch.nn.Embedding(items + 1, 4)
+    def item_weights(self):
+        return self.embedding.weight
+    def forward(self, items, lengths):
+        x = self.embedding(items)
+        return RESULT
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            NEURAL.replace("RESULT", "torch.cat([x[:, :1], x], 1)"),
+            r"Mine.forward must return a tensor of shape (1, 8, 4)",
+        ),
+        (
+            NEURAL.replace("RESULT", "x.mean(1)"),
+            r"Mine.forward must return a tensor of shape (1, 8, 4) here, not (1, 4)",
+        ),
+        (NEURAL.replace("RESULT", "(x, None)"), "not tuple"),
+        (NEURAL.replace("RESULT", "x + x.roll(-1, 1)"), "says that it is causal, but a later item changes"),
+        (NEURAL.replace("RESULT", "x[[][0]]"), "mine.py, line 14)"),
+        (NEURAL.replace("RESULT", "x / 0"), "The training loss of epoch 1 is not finite"),
+        (
+            CONSTANT.replace("self.items + 1", "99").replace("VALUE", "0.0").replace("Constant", "Mine"),
+            "Mine.score must",
+        ),
+        (CONSTANT.replace("VALUE", "float('nan')").replace("Constant", "Mine"), "A score of Mine is not finite"),
+    ],
+)
+def test_a_model_that_computes_something_else_is_a_failed_cell_that_says_what(
+    text: str, words: str, bench: Bench, write: Write
+) -> None:
+    outcome = bench.run("--models", f"{write(text)}:Mine", "--epochs", "1")
+    assert outcome.code == 1
+    assert words in outcome.words
 
 
 def test_names_are_taken_once(write: Write) -> None:
@@ -179,11 +233,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("package")
-def test_models_of_other_packages_are_found_behind_ours() -> None:
+def test_models_of_other_packages_are_found_behind_ours(tmp_path: Path) -> None:
     assert model_names() == [*MODELS, "broken", "constant"]
     assert load_model("constant").summary == "all alike"
     assert plan.parse_models("constant,lrurec") == {"constant": "constant", "lrurec": "lrurec"}
-    assert (model_source("constant"), model_source("lrurec")) == ("theirs 1.2", None)
+    before = model_source("constant")
+    assert before is not None
+    assert before.startswith("theirs 1.2 sha256:")
+    assert model_source("lrurec") is None
+    with (tmp_path / "theirs.py").open("a") as file:
+        file.write("# edited in place\n")
+    assert model_source("constant") != before
     assert load_model("lrurec").__name__ == "LRURec"
     with pytest.raises(UsageError, match="Did you mean constant"):
         load_model("constnt")
@@ -194,3 +254,14 @@ def test_a_broken_one_names_its_package_and_spoils_no_listing() -> None:
     with pytest.raises(UsageError, match=r"Model broken of the package theirs 1\.2 cannot be imported: AttributeError"):
         load_model("broken")
     assert models_table().row_count == len(MODELS) + 2
+    assert list(plan.parse_models(None)) == [*MODELS, "constant"], "what was not asked for is left out"
+
+
+@pytest.mark.usefixtures("package")
+def test_a_name_that_two_packages_register_is_refused(tmp_path: Path) -> None:
+    info = tmp_path / "more-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[seqbench.models]\nconstant = theirs:Constant\n")
+    with pytest.raises(UsageError, match=r"Model constant of the package .* is registered by .*, too"):
+        load_model("constant")

@@ -6,8 +6,11 @@ A package registers a model in its pyproject.toml:
     mymodel = "mypackage.models:MyModel"
 """
 
+import dataclasses
 import functools
 import hashlib
+import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Collection
@@ -37,10 +40,13 @@ def load_installed(name: str) -> "type[Model]":
         UsageError: it cannot be imported, or is no model.
     """
     point = installed()[name]
-    where = f"Model {name} of the package {package_source(name)}"
+    where = f"Model {name} of the package {_package(point)}"
+    others = {_package(each) for each in metadata.entry_points(group=GROUP, name=name)} - {_package(point)}
+    if others:
+        raise UsageError(f"{where} is registered by {', '.join(sorted(others))}, too.", hint="Uninstall one of them.")
     try:
         found = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"{where} cannot be imported: {type(error).__name__}: {error}.",
             hint="Repeat with SEQBENCH_DEBUG=1 for the traceback, or uninstall the package.",
@@ -49,9 +55,14 @@ def load_installed(name: str) -> "type[Model]":
 
 
 def package_source(name: str) -> str:
-    """Name and version of the package that registers a model."""
-    package = installed()[name].dist
-    return f"{package.name} {package.version}" if package else "unknown"
+    """Name and version of the package that registers a model, and a hash of its code, which may be edited in place."""
+    point = installed()[name]
+    spec = importlib.util.find_spec(point.module.partition(".")[0])
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    if spec and not folders and spec.origin:
+        files = [Path(spec.origin)]
+    return f"{_package(point)} {_hash(b''.join(_read(path) for path in files))}"
 
 
 def is_file(reference: str) -> bool:
@@ -98,6 +109,10 @@ def load_from_file(reference: str) -> "type[Model]":
     return _checked(getattr(module, name), f"{name} in {path}")
 
 
+def _package(point: metadata.EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+
+
 def _parts(reference: str) -> tuple[Path, str]:
     path, _, name = reference.rpartition(":")
     if not path or not name.isidentifier():
@@ -124,7 +139,7 @@ def _execute(path: Path, code: bytes) -> ModuleType:
     sys.modules[module.__name__] = module  # where dataclasses look for the module of a class
     try:
         exec(compile(code, path, "exec"), vars(module))  # noqa: S102  # the user's own file, as was asked for
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         raise UsageError(
@@ -135,7 +150,7 @@ def _execute(path: Path, code: bytes) -> ModuleType:
 
 
 def _checked(found: Any, what: str) -> "type[Model]":
-    from seqbench.models.base import CountingModel, SequenceModel
+    from seqbench.models.base import CountingModel, ModelConfig, SequenceModel, TrainingConfig, require
 
     if not _is_class(found, (SequenceModel, CountingModel)):
         raise UsageError(
@@ -144,6 +159,22 @@ def _checked(found: Any, what: str) -> "type[Model]":
         )
     if missing := sorted(found.__abstractmethods__):
         raise UsageError(f"{what} does not define {', '.join(missing)}.", hint="See seqbench/models/base.py.")
+    try:
+        require(
+            _is_class(found.Config, ModelConfig) and dataclasses.is_dataclass(found.Config),
+            "its Config must be a dataclass derived from ModelConfig",
+        )
+        kind = TrainingConfig if issubclass(found, SequenceModel) else type(None)
+        require(
+            isinstance(found.training_defaults, kind),
+            "its training_defaults must be a TrainingConfig if it is a SequenceModel, and None if not",
+        )
+        inspect.signature(found.__init__).bind(None, 1, 1, found.Config())
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{what} cannot be made with its default Config as {found.__name__}(items, max_len, config): {error}.",
+            hint="See seqbench/models/base.py, and examples/mean_of_embeddings.py.",
+        ) from error
     return found
 
 

@@ -10,6 +10,7 @@ from seqbench.report.variants import Variant, group_variants, seed_list
 from seqbench.results import Record
 
 STATISTICS = ("p50", "p95", "p99")
+THROUGHPUT = "train_interactions_per_second"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ QUANTITIES = (
     # More parameters are neither better nor worse: no direction, and the same for every seed.
     _quantity("parameters", "Parameters", None, numbers.PLAIN, with_spread=False),
     _quantity("epoch_seconds", "Epoch", "down", numbers.SECONDS),
-    _quantity("train_interactions_per_second", "Interactions", "up", numbers.RATE),
+    _quantity(THROUGHPUT, "Interactions", "up", numbers.RATE),
     _quantity(
         "seconds_to_best",
         "Time to best",
@@ -96,6 +97,8 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
         for row, variant, values in zip(table.rows, variants, measured, strict=True):
             if values:
                 cell = numbers.cost_cell(values, factor, quantity.with_spread)
+            elif quantity.column.key == THROUGHPUT and any(record.training for record in variant.finished):
+                cell = Cell(FAILED, notes=[table.note("too few steps to time")])
             elif variant.finished:
                 cell = Cell(NOT_APPLICABLE)
             else:
@@ -118,11 +121,15 @@ def _latency_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: 
     for batch in batches:
         for mode in MODES:
             for variant in variants:
+                entries = _entries(variant.finished, "latency")
                 points = {length: _latencies(variant, (mode, batch, length), statistic) for length in lengths}
                 if any(values or missing for values, missing in points.values()):
                     cells = {str(length): _latency_cell(table, *point) for length, point in points.items()}
                     row = Row(variant.model, variant.configuration, cells, mode=mode, batch=batch)
                     row.notes = [table.note(words) for words in variant.seed_remarks(seeds)]
+                    # What does not grow takes the same time at every length, and is measured once.
+                    if mode == "step" and any(entry["mode"] == mode and entry["length"] for entry in entries):
+                        row.notes.append(table.note("the state grows with the history"))
                     row.notes += [
                         table.note(f"at length {length:,} without {seed_list(without)}: {reason}")
                         for length, (values, missing) in points.items()

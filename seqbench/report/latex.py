@@ -153,12 +153,14 @@ class _Float:
         section, table = self.sections[0], self.tables[0]
         data = "; ".join(f"{each.title} ({each.data_words()})" for each in self.sections)
         where = f" Measured on {table.hardware}." if table.hardware else ""
+        protocol = section.protocol
+        short = f" Protocol {protocol.name}, {protocol.split} split, maximum length {protocol.max_len}."
         marks = "Best in bold, second underlined"
         if table.kind == "latency":
-            where += f" Protocol {section.protocol.name}."
+            where += short
             return f"Latency ({table.statistic}) on {data}.{where} {marks}, for each batch size and mode."
         if table.kind == "cost":
-            where += f" Protocol {section.protocol.name}, maximum length {section.protocol.max_len}."
+            where += short
         else:
             where += f" {section.protocol_words()}."
         return f"{table.title} on {data}.{where} {section.seed_words()}. {marks}."
