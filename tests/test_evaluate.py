@@ -205,7 +205,7 @@ def test_padding_is_never_recommended(padding: float) -> None:
 def test_a_score_that_is_not_finite_is_an_error(value: float) -> None:
     model = constant()
     model.table[4, 7] = value
-    with pytest.raises(Diverged, match="score is not finite") as caught:
+    with pytest.raises(Diverged, match="score of Fixed is not finite") as caught:
         ranked(model, sequences_of([2, 3, 4, 1]))
     assert "learning_rate" in (caught.value.hint or "")
 

@@ -256,10 +256,19 @@ def test_a_latency_that_only_some_seeds_have_says_so(make_record):
     assert not any(each.notes for each in others)
 
 
+def test_steps_from_a_state_that_grows_say_so(make_record):
+    grows = make_record("sasrec")
+    steps = [{**entry, "mode": "step"} for entry in grows.cost["latency"] if entry["batch"] == 1 and entry["length"]]
+    grows.cost["latency"] = [entry for entry in grows.cost["latency"] if entry["mode"] == "whole"] + steps
+    table = tables(build_report([make_record("lrurec"), grows]), "latency")[0]
+    said = {(each.model, each.mode, table.footnotes[note]) for each in table.rows for note in each.notes}
+    assert said == {("sasrec", "step", "the state grows with the history")}
+
+
 def test_a_quantile_of_too_few_samples_is_no_figure(make_record):
     record = make_record()
     for entry in record.cost["latency"]:
-        entry["p99_ms"] = None if entry["length"] >= 4096 else entry["p99_ms"]
+        entry["p99_ms"] = None if (entry["length"] or 0) >= 4096 else entry["p99_ms"]
     median, _, tail = tables(build_report([record]), "latency")
     assert all(cell.n for cell in median.rows[0].cells.values())
     cells = tail.rows[0].cells
