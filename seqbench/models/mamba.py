@@ -82,7 +82,7 @@ class Mamba(nn.Module):
             readout,
             self.skip.to(dtype),
             gate if lengths is None else None,
-            hidden,
+            None if hidden is None else hidden.to(dtype),
             delta_softplus=True,
         )
         if lengths is not None:

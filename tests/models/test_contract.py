@@ -277,6 +277,22 @@ def test_runs_under_bfloat16_autocast(form: str, path: Any) -> None:
     assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
 
 
+@pytest.mark.parametrize("form", INCREMENTAL)
+def test_steps_run_under_bfloat16_autocast(form: str) -> None:
+    model = make(form)
+    assert isinstance(model, IncrementalModel)
+    items = torch.randint(1, ITEMS + 1, (3,))
+
+    def twice() -> torch.Tensor:
+        _, state = model.step(items, model.initial_state(3))
+        return model.score_states(model.step(items, state)[0]).float()
+
+    exact = twice()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = twice()
+    assert (rough - exact).abs().max() < 0.05 * exact.abs().max()
+
+
 @pytest.mark.parametrize("form", NEURAL)
 def test_matrices_and_embeddings_are_the_parameters_that_weight_decay_is_for(form: str) -> None:
     model = make(form)
