@@ -15,7 +15,8 @@ from seqbench.evaluate import Ranks, rank
 from seqbench.measure import PeakMemory, latency
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
 from seqbench.plan import changes
-from seqbench.results import CHECKPOINT, RANKS, SAMPLES, Definition, Protocol, Record, write_record
+from seqbench.protocol import Protocol
+from seqbench.results import CHECKPOINT, RANKS, SAMPLES, Definition, Record, write_record
 from seqbench.train import Trainer, derived_seed
 
 

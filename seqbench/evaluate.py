@@ -18,7 +18,7 @@ from seqbench.data.sequences import Examples, Sequences, pad
 from seqbench.errors import Diverged
 from seqbench.files import replacing
 from seqbench.models.base import Model, check_shape
-from seqbench.results import Protocol
+from seqbench.protocol import Protocol
 
 # Scores of one batch, (B, V), are kept below this many elements.
 BATCH_ELEMENTS = 1 << 24

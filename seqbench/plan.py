@@ -14,7 +14,8 @@ from seqbench.errors import UsageError, unknown_name
 from seqbench.models import load_model, model_name, model_names, model_source
 from seqbench.models.base import Model, TrainingConfig, check_objective
 from seqbench.ops.backends import resolve
-from seqbench.results import CHECKPOINT, PROTOCOLS, RECORD, Definition, Protocol, UnreadableRecord, read_record
+from seqbench.protocol import PROTOCOLS, Protocol
+from seqbench.results import CHECKPOINT, RECORD, Definition, UnreadableRecord, read_record
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -35,7 +35,7 @@ from seqbench.evaluate import rank
 from seqbench.files import replacing
 from seqbench.models.base import SequenceModel, TrainingConfig, check_causality, check_objective, check_shape
 from seqbench.ops.linear_cross_entropy import linear_cross_entropy
-from seqbench.results import Protocol
+from seqbench.protocol import Protocol
 
 # Sequences are sorted by length within shuffled pools of this many batches: almost no padding, and still a new
 # composition of every batch in every epoch. Batches of equally many prefixes span more lengths than batches of equally

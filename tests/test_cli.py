@@ -24,7 +24,8 @@ from seqbench.listing import POSITIONS, WIDTH, parameter_words, short_count
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import SequenceModel
 from seqbench.ops.backends import BACKENDS
-from seqbench.results import SCHEMA_VERSION, Definition, Protocol, Record, write_record
+from seqbench.protocol import Protocol
+from seqbench.results import SCHEMA_VERSION, Definition, Record, write_record
 from tests.kit import Bench
 
 COMMANDS = ("", "prepare", "run", "report", "kernels", "env", "list", "list models", "list datasets", "list runs")

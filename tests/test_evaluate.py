@@ -20,7 +20,7 @@ from seqbench.errors import Diverged
 from seqbench.evaluate import Ranks, rank
 from seqbench.metrics import CUTOFFS, METRICS
 from seqbench.models.base import CountingModel, Model, ModelConfig
-from seqbench.results import Protocol
+from seqbench.protocol import Protocol
 
 ITEMS = 30
 

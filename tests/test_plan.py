@@ -13,7 +13,8 @@ from seqbench.data.prepared import PreparedDataset, open_prepared
 from seqbench.errors import UsageError
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import CountingModel, SequenceModel
-from seqbench.results import CHECKPOINT, RECORD, Definition, Protocol, Record, UnreadableRecord, write_record
+from seqbench.protocol import Protocol
+from seqbench.results import CHECKPOINT, RECORD, Definition, Record, UnreadableRecord, write_record
 
 NEURAL = [name for name in MODELS if issubclass(load_model(name), SequenceModel)]
 COUNTING = [name for name in MODELS if issubclass(load_model(name), CountingModel)]

@@ -17,7 +17,7 @@ from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.errors import Diverged, SeqbenchError, StorageError
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import LOSSES, OBJECTIVES, PROPOSALS, SequenceModel, TrainingConfig, at_last
-from seqbench.results import Protocol
+from seqbench.protocol import Protocol
 from seqbench.train import WARMUP_STEPS, Trainer, _batches, derived_seed
 
 ITEMS, MAX_LEN = 20, 6

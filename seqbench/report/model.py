@@ -6,7 +6,7 @@ Report → Section (one data set, one protocol) → Table → Row → Cell
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from seqbench.results import Protocol
+from seqbench.protocol import Protocol
 
 FAILED = "--"  # should have been measured and was not; a footnote says why
 NOT_APPLICABLE = "n/a"  # the model has no such quantity

@@ -5,11 +5,12 @@ from typing import Any
 
 from seqbench.errors import SeqbenchError, unknown_name
 from seqbench.metrics import METRICS
+from seqbench.protocol import Protocol
 from seqbench.report import numbers
 from seqbench.report.costs import cost_tables, hardware_words
 from seqbench.report.model import CEILING, FAILED, Cell, Column, Report, Row, Section, Table, metric_title
 from seqbench.report.variants import Variant, group_variants, order_models
-from seqbench.results import Protocol, Record
+from seqbench.results import Record
 
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "mrr@10")
 

@@ -21,7 +21,7 @@ from seqbench.models.base import (
     SequenceModel,
     TrainingConfig,
 )
-from seqbench.results import Protocol
+from seqbench.protocol import Protocol
 from seqbench.train import Trainer
 from tests.models.forms import FORMS
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from seqbench.results import Definition, Protocol, Record
+from seqbench.protocol import Protocol
+from seqbench.results import Definition, Record
 
 CPU = {
     "machine": "x86_64, 8 cores, 32 GiB",

@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from seqbench.errors import SeqbenchError, UsageError
+from seqbench.protocol import PROTOCOLS, Protocol
 from seqbench.report.data import render_csv
 from seqbench.report.latex import render_latex
 from seqbench.report.markdown import render_markdown
 from seqbench.report.model import Table
 from seqbench.report.tables import build_report
-from seqbench.results import PROTOCOLS, Protocol
 from seqbench.stats import summarise
 
 

@@ -1,0 +1,53 @@
+"""The application that every command registers with, and the options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqbench import __version__, console
+
+app = typer.Typer(
+    help="Accuracy and cost of efficient sequential recommenders, measured side by side.",
+    epilog="Start with: seqbench run --models lrurec,sasrec && seqbench report",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+listing = typer.Typer(help="List models, data sets or finished runs.", no_args_is_help=True)
+app.add_typer(listing, name="list")
+
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for downloads and prepared data sets; default: the user's cache folder.",
+        envvar="SEQBENCH_HOME",
+        show_default=False,
+    ),
+]
+Results = Annotated[
+    Path, typer.Option(help="Folder of the results store.", envvar="SEQBENCH_RESULTS", callback=Path.expanduser)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.out.print(f"seqbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def dataset_names() -> list[str]:
+    """Return the names in the catalogue, to complete what is typed."""
+    from seqbench.data.catalog import load_catalog
+
+    return list(load_catalog())

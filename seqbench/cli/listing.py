@@ -1,0 +1,48 @@
+"""`seqbench list`: models, data sets, and finished runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqbench import console, paths
+from seqbench.cli.app import Home, Results, dataset_names, listing
+from seqbench.errors import SeqbenchError
+
+
+@listing.command("models")
+def list_models(
+    name: Annotated[
+        str | None, typer.Argument(help="Show the settings of this model; a name, or path/to/file.py:ClassName.")
+    ] = None,
+) -> None:
+    """Models, or the settings of one with their defaults."""
+    from seqbench.listing import models_table, settings_table
+
+    console.out.print(models_table() if name is None else settings_table(name))
+
+
+@listing.command("datasets")
+def list_datasets(
+    name: Annotated[
+        str | None, typer.Argument(help="Show filters, sources and licence of this one.", autocompletion=dataset_names)
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Data sets and whether they are prepared, or what is known of one."""
+    from seqbench.listing import dataset_table, datasets_table
+
+    root = paths.home(home)
+    console.out.print(datasets_table(root) if name is None else dataset_table(name, root))
+
+
+@listing.command("runs")
+def list_runs(results: Results = Path("results")) -> None:
+    """Stored results, one line per cell."""
+    from seqbench.report.terminal import runs_table
+    from seqbench.results import load_records
+
+    records, errors = load_records(results)
+    if not records and not errors:
+        raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
+    console.out.print(runs_table(records, errors))
