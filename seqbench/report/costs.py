@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from seqbench.report import numbers
+from seqbench.report.cells import cost_cell
 from seqbench.report.model import FAILED, MODES, NOT_APPLICABLE, Cell, Column, Row, Table
 from seqbench.report.variants import Variant, group_variants, seed_list
 from seqbench.results import Record
+from seqbench.show import numbers
 
 STATISTICS = ("p50", "p95", "p99")
 THROUGHPUT = "train_interactions_per_second"
@@ -96,7 +97,7 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
         table.columns.append(Column(column.key, column.title, column.direction, column.base_unit, unit))
         for row, variant, values in zip(table.rows, variants, measured, strict=True):
             if values:
-                cell = numbers.cost_cell(values, factor, quantity.with_spread)
+                cell = cost_cell(values, factor, quantity.with_spread)
             elif quantity.column.key == THROUGHPUT and any(record.training for record in variant.finished):
                 cell = Cell(FAILED, notes=[table.note("too few steps to time")])
             elif variant.finished:
@@ -164,7 +165,7 @@ def _latencies(
 
 def _latency_cell(table: Table, values: dict[str, float], missing: dict[str, list[int]]) -> Cell:
     if values:
-        return numbers.cost_cell(values, 1.0, with_spread=False)
+        return cost_cell(values, 1.0, with_spread=False)
     return Cell(FAILED, notes=[table.note(reason) for reason in missing]) if missing else Cell(NOT_APPLICABLE)
 
 

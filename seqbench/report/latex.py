@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from seqbench.report.model import FAILED, Cell, Column, Report, Row, Section, Table
-from seqbench.report.numbers import split_at_point
+from seqbench.show.numbers import split_at_point
 
 PACKAGES = ("booktabs", "graphicx")
 COLUMNS_PER_TABLE = 6  # more data sets than fit go into a further table

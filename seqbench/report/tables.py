@@ -6,11 +6,12 @@ from typing import Any
 from seqbench.errors import SeqbenchError, unknown_name
 from seqbench.metrics import METRICS
 from seqbench.protocol import Protocol
-from seqbench.report import numbers
+from seqbench.report.cells import metric_cell
 from seqbench.report.costs import cost_tables, hardware_words
 from seqbench.report.model import CEILING, FAILED, Cell, Column, Report, Row, Section, Table, metric_title
 from seqbench.report.variants import Variant, group_variants, order_models
 from seqbench.results import Record
+from seqbench.show import numbers
 
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "mrr@10")
 
@@ -109,7 +110,7 @@ def _accuracy_cell(table: Table, variant: Variant, metric: str) -> Cell:
     found = {str(r.definition.seed): numbers.number(r.accuracy.get(metric)) for r in variant.finished}
     values = {seed: value for seed, value in found.items() if value is not None}
     if values:
-        return numbers.metric_cell(values)
+        return metric_cell(values)
     reason = f"{metric_title(metric)} was not recorded" if variant.finished else variant.failure_words()
     return Cell(FAILED, notes=[table.note(reason)])
 

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from seqbench.errors import SeqbenchError
 from seqbench.report.model import Cell, Column, Report, Row, Section, Table
-from seqbench.report.numbers import METRIC_DECIMALS, fixed, number, split_at_point
 from seqbench.results import Record
+from seqbench.show.numbers import METRIC_DECIMALS, fixed, number, split_at_point
 
 GAP = 2  # blanks between columns
 LABEL_WIDTH = 24  # longer labels are wrapped, at blanks

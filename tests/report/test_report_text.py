@@ -10,9 +10,9 @@ from rich.console import Console
 from seqbench.errors import SeqbenchError
 from seqbench.report.data import render_csv, render_json
 from seqbench.report.markdown import escape, render_markdown
-from seqbench.report.numbers import BYTES, PLAIN, choose_unit, decimals_for, fixed
 from seqbench.report.tables import build_report
 from seqbench.report.terminal import render_terminal, runs_table
+from seqbench.show.numbers import BYTES, PLAIN, choose_unit, decimals_for, fixed
 
 
 def printed(renderables, width, color_system=None):
