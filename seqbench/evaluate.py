@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqbench import columns, metrics
+from seqbench import columns
 from seqbench.data.sequences import Examples, Sequences, pad
 from seqbench.errors import Diverged
+from seqbench.evaluation import metrics
 from seqbench.files import replacing
 from seqbench.models.base import Model, check_shape
 from seqbench.protocol import Protocol

@@ -18,7 +18,7 @@ from seqbench import evaluate
 from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.errors import Diverged
 from seqbench.evaluate import Ranks, rank
-from seqbench.metrics import CUTOFFS, METRICS
+from seqbench.evaluation.metrics import CUTOFFS, STANDARD
 from seqbench.models.base import CountingModel, Model, ModelConfig
 from seqbench.protocol import Protocol
 
@@ -99,7 +99,7 @@ def test_a_metric_by_hand(better: int, ties: int, metric: str, expected: Fractio
 
 def test_metrics_are_means_over_users() -> None:
     ranks = ranks_of([0, 1, 7, 30], [0, 0, 0, 0])
-    assert set(ranks.metrics()) == set(METRICS) == {f"{n}@{k}" for n in ("hr", "ndcg", "mrr") for k in (5, 10, 20)}
+    assert set(ranks.metrics()) == set(STANDARD) == {f"{n}@{k}" for n in ("hr", "ndcg", "mrr") for k in (5, 10, 20)}
     assert ranks.metrics()["hr@5"] == 0.5
     assert ranks.metrics()["mrr@10"] == pytest.approx((1 + 1 / 2 + 1 / 8) / 4)
 
@@ -270,7 +270,7 @@ def test_agrees_with_ranx() -> None:
     pytest.importorskip("numba")
     model, sequences = random_scores(), random_sequences()
     theirs = {"hr": "hit_rate", "ndcg": "ndcg", "mrr": "mrr"}
-    names = {metric: f"{theirs[metric.partition('@')[0]]}@{metric.partition('@')[2]}" for metric in METRICS}
+    names = {metric: f"{theirs[metric.partition('@')[0]]}@{metric.partition('@')[2]}" for metric in STANDARD}
     done = subprocess.run(
         [sys.executable, "-c", RANX],
         input=json.dumps([*rankings(model, sequences), list(names.values())]),

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from seqbench import metrics
 from seqbench.data.synthetic import BLOCK, Generated
+from seqbench.evaluation import metrics
 
 MIN_LEFT = 3  # items of a user: one to train on, one to validate, one to test
 

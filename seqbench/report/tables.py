@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from seqbench.errors import SeqbenchError, unknown_name
-from seqbench.metrics import METRICS
+from seqbench.evaluation.metrics import STANDARD as METRICS
 from seqbench.protocol import Protocol
 from seqbench.report.cells import metric_cell
 from seqbench.report.costs import cost_tables, hardware_words

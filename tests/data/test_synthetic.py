@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqbench import metrics
 from seqbench.data import ceiling as ceilings
 from seqbench.data import synthetic
 from seqbench.data.prepare import prepare
 from seqbench.data.synthetic import Generated, Process, SyntheticOptions
 from seqbench.errors import UsageError
+from seqbench.evaluation import metrics
 
 TINY = SyntheticOptions(users=400, items=30, length=9, seed=5)
 
