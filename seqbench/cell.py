@@ -14,6 +14,7 @@ from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.evaluate import Ranks, rank
 from seqbench.measure import PeakMemory, latency
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
+from seqbench.ops import backends
 from seqbench.plan import changes
 from seqbench.protocol import Protocol
 from seqbench.results import CHECKPOINT, RANKS, SAMPLES, Definition, Record, write_record
@@ -104,7 +105,7 @@ def run_cell(
         status="finished",
         started=started,
         seconds=earlier + time.perf_counter() - began,
-        environment=machine,
+        environment=machine | {"operators": backends.used()},
         dataset=describe_dataset(prepared, sequences, ranks["test"], protocol),
         accuracy=ranks["test"].metrics(),
         validation=ranks["valid"].metrics(),

@@ -198,7 +198,7 @@ def environment_table(home: Path, results: Path) -> Table:
     rows.append(("home", str(home)))
     rows.append(("results", str(results.resolve())))
     devices = ["cpu", *(["cuda"] if gpus else [])]
-    for backend in BACKENDS.values():
+    for _, backend in BACKENDS.items():
         reasons = {device: backend.unavailable("linear_scan", device) for device in devices}
         words = [f"{device}: {reason or 'available'}" for device, reason in reasons.items()]
         rows.append((f"backend {backend.name}", f"{backend.summary}; {', '.join(words)}"))

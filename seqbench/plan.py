@@ -204,7 +204,7 @@ def define(
                 training=training,
                 seed=seed,
                 device=kind,
-                backend=None if training is None else resolve("linear_cross_entropy", backend, kind).name,
+                backend=None if training is None else resolve("linear_scan", backend, kind).name,
                 source=model_source(reference),
             )
             for seed in (seeds if training is not None else [0])

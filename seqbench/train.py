@@ -34,7 +34,7 @@ from seqbench.errors import Diverged, SeqbenchError, out_of_memory
 from seqbench.evaluate import rank
 from seqbench.files import replacing
 from seqbench.models.base import SequenceModel, TrainingConfig, check_causality, check_objective, check_shape
-from seqbench.ops.linear_cross_entropy import linear_cross_entropy
+from seqbench.ops import linear_cross_entropy
 from seqbench.protocol import Protocol
 
 # Sequences are sorted by length within shuffled pools of this many batches: almost no padding, and still a new

@@ -67,15 +67,13 @@ def _run(order: dict[str, Any], emit: Any) -> None:
     from seqbench.data.prepared import open_prepared
     from seqbench.locking import locked
     from seqbench.models import load_model, model_source
-    from seqbench.ops.backends import VARIABLE
+    from seqbench.ops.backends import AUTO, use
     from seqbench.results import CHECKPOINT, Definition, finished_record
 
     definition = Definition.from_dict(order["definition"])
     if model_source(order["model"]) != definition.source:
         raise SeqbenchError(f"{order['model']} has changed since the run began.", hint="Repeat the command.")
     results = Path(order["results"])
-    if definition.backend:
-        os.environ[VARIABLE] = definition.backend
     folder = definition.folder(results)
     with locked(folder / ".lock", f"it is running {definition.label()}"):
         for left in folder.glob(".*.tmp"):  # of a worker that was killed
@@ -90,7 +88,8 @@ def _run(order: dict[str, Any], emit: Any) -> None:
                 raise SeqbenchError(
                     f"{prepared.name} was prepared anew since the run began.", hint="Repeat the command."
                 )
-            record = run_cell(definition, load_model(order["model"]), prepared, results, order["device"], emit)
+            with use(definition.backend or AUTO):
+                record = run_cell(definition, load_model(order["model"]), prepared, results, order["device"], emit)
     emit("finished", accuracy=record.accuracy, seconds=record.seconds)
 
 

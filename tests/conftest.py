@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqbench.ops.backends import BACKENDS
+from seqbench.ops.backends import BACKENDS, use
 from seqbench.ops.cpu.native import CACHE_VARIABLE
 from tests.kit import Bench
 
@@ -64,11 +64,12 @@ def _kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    """Every backend that can run on the CPU here."""
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every backend that can run on the CPU here, in use."""
     if reason := BACKENDS[request.param].unavailable("linear_scan", "cpu"):
         pytest.skip(reason)
-    return request.param
+    with use(request.param):
+        yield request.param
 
 
 @pytest.fixture(scope="session")

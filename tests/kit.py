@@ -21,7 +21,6 @@ import pytest
 import seqbench
 from seqbench import console, measure, run, worker
 from seqbench.__main__ import main
-from seqbench.ops.backends import VARIABLE
 from seqbench.progress import CellProgress
 
 ROOT = Path(seqbench.__file__).resolve().parent.parent
@@ -132,7 +131,6 @@ def work_here(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, 
             progress.show(last)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, "auto")  # which the worker may set
         patch.setattr(measure, "SECONDS_PER_POINT", 0.0)
         for option, values in (("lengths", (16,)), ("batches", (1,))):
             patch.setitem(measure.latency.__wrapped__.__kwdefaults__, option, values)  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqbench.ops.backends import BACKENDS, Backend
+from seqbench.ops.functions.selective_scan import Arguments
 from seqbench.ops.reference import linear_scan as reference_scan
 from seqbench.ops.reference import selective_scan as reference_selective
 from seqbench.speed import benchmark, gate, timing, workloads
@@ -159,11 +160,10 @@ class Fake(Backend):
 
 
 @pytest.mark.parametrize("factor", [1.001, math.nan, math.inf])
-def test_a_wrong_backend_is_shown_as_wrong_and_not_timed(
-    factor: float, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(BACKENDS, "fake", Fake("fake", "", "", states=factor))
-    for entries in kernels.measure("linear_scan", "--backends", "torch,fake").values():
+def test_a_wrong_backend_is_shown_as_wrong_and_not_timed(factor: float, kernels: Kernels) -> None:
+    with BACKENDS.added("fake", Fake("fake", "", "", states=factor)):
+        measured = kernels.measure("linear_scan", "--backends", "torch,fake")
+    for entries in measured.values():
         entry = entries["fake"]
         assert (entry["status"], entry["rounds"], entry["seconds"], entry["ratio"]) == ("wrong", 0, None, None)
         assert float(entry["deviation"]["error"]) == pytest.approx(factor - 1, rel=0.01, nan_ok=True)
@@ -172,21 +172,21 @@ def test_a_wrong_backend_is_shown_as_wrong_and_not_timed(
     assert "differs by" in kernels.said.out
 
 
-def test_wrong_gradients_cost_only_the_time_that_needs_them(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BACKENDS, "fake", Fake("fake", "", "", gradients=1.01))
-    forward, both = kernels.measure("linear_scan", "--backends", "fake").values()
+def test_wrong_gradients_cost_only_the_time_that_needs_them(kernels: Kernels) -> None:
+    with BACKENDS.added("fake", Fake("fake", "", "", gradients=1.01)):
+        forward, both = kernels.measure("linear_scan", "--backends", "fake").values()
     assert forward["fake"]["status"] == "measured"
     assert both["fake"]["status"] == "wrong"
     assert both["fake"]["deviation"]["tensor"] in ("gates", "inputs")
 
 
-def test_a_backend_that_fails_does_not_stop_the_others(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_fails_does_not_stop_the_others(kernels: Kernels) -> None:
     class Failing(Fake):
         def load(self, operator: str) -> Any:
             raise RuntimeError("no such luck\nand more")
 
-    monkeypatch.setitem(BACKENDS, "fake", Failing("fake", "", ""))
-    forward, _ = kernels.measure("linear_scan", "--backends", "fake,torch").values()
+    with BACKENDS.added("fake", Failing("fake", "", "")):
+        forward, _ = kernels.measure("linear_scan", "--backends", "fake,torch").values()
     assert (forward["fake"]["status"], forward["fake"]["reason"]) == ("failed", "RuntimeError: no such luck")
     assert forward["torch"]["status"] == "measured"
 
@@ -253,9 +253,8 @@ def hgrn(x: Tensor, g: Tensor, initial_state: Tensor | None = None) -> tuple[Ten
 def mamba(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):  # type: ignore[no-untyped-def]
     first = [tensor.transpose(1, 2) for tensor in (u, delta, B, C, z)]
     state = u.new_zeros(u.shape[0], *A.shape)
-    return reference_selective.forward(first[0], first[1], A, first[2], first[3], D, first[4], state, delta_softplus)[
-        0
-    ].transpose(1, 2)
+    scan = Arguments(first[0], first[1], A, first[2], first[3], D, first[4], state, delta_softplus)
+    return reference_selective.forward(scan)[0].transpose(1, 2)
 
 
 # With the signatures and layouts that the packages document, computed by the reference.

@@ -17,7 +17,7 @@ from seqbench.losses import (
     other_items,
     sampled_softmax,
 )
-from seqbench.ops.linear_cross_entropy import linear_cross_entropy
+from seqbench.ops import linear_cross_entropy
 
 N, V, D, K = 7, 12, 5, 4
 

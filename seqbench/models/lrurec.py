@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, at_last, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.recurrent_stack import RecurrentStack
+from seqbench.ops import linear_scan
 from seqbench.ops.dropout import Dropout
-from seqbench.ops.linear_scan import linear_scan
 
 LAYER_NORM_EPS = 1e-5
 

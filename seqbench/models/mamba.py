@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from seqbench.models.base import at_last
 from seqbench.models.gated_projection import GatedProjection
+from seqbench.ops import selective_scan
 from seqbench.ops.causal_convolution import causal_convolution
-from seqbench.ops.selective_scan import selective_scan
 
 # softplus(b_Δ) starts log-uniform between these.
 SMALLEST_STEP, LARGEST_STEP = 0.001, 0.1

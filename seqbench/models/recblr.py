@@ -39,9 +39,9 @@ from seqbench.models.feed_forward import FeedForward
 from seqbench.models.gated_projection import GatedProjection
 from seqbench.models.initialise import draw_normal
 from seqbench.models.recurrent_stack import RecurrentStack
+from seqbench.ops import rg_lru
 from seqbench.ops.causal_convolution import causal_convolution
 from seqbench.ops.dropout import Dropout
-from seqbench.ops.rg_lru import rg_lru
 
 LAYER_NORM_EPS = 1e-12
 # exp(-softplus(Λ)), the decay with its gate fully open, starts evenly spread between these (in Λ).

@@ -1,0 +1,24 @@
+"""Operators of efficient sequential models, with gradients, each computed by the fastest backend that can run.
+
+    from seqbench.ops import linear_cross_entropy, linear_scan, rg_lru, selective_scan
+
+Importing the package imports neither torch nor an operator; nothing is compiled before it is first called.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seqbench.ops.functions.linear_cross_entropy import linear_cross_entropy
+    from seqbench.ops.functions.linear_scan import linear_scan
+    from seqbench.ops.functions.rg_lru import rg_lru
+    from seqbench.ops.functions.selective_scan import selective_scan
+
+__all__ = ["linear_cross_entropy", "linear_scan", "rg_lru", "selective_scan"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    function = globals()[name] = getattr(import_module(f"seqbench.ops.functions.{name}"), name)
+    return function

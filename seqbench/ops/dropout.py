@@ -1,21 +1,17 @@
 """Dropout whose random numbers do not dominate training on a CPU.
 
 torch draws a dropout mask on the CPU one element at a time from a serial Mersenne Twister: a third of a training
-step of the small models of this field. The C++ kernel makes the mask of a seed and each element's index, in the pass
-that applies it and in the backward pass again. Without it one 64-bit draw serves four elements, 16 bits each. The
-probability is rounded (to a multiple of 2⁻³² or 2⁻¹⁶), and the scale to match, so the expectation is exact.
+step of the small models of this field. Here the mask follows from a seed, in the pass that applies it and in the
+backward pass again, so that it is never kept: in C++ from the seed and each element's index, in torch from one 64-bit
+draw for four elements, 16 bits each. The probability is rounded (to a multiple of 2⁻³² or 2⁻¹⁶), and the scale to
+match, so the expectation is exact.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.ops.backends import BACKENDS, resolve
-from seqbench.ops.operator import Operator, like
-
-OPERATOR = "dropout"
+from seqbench.ops.operator import Gradient, Operator, Signature, like
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
@@ -26,35 +22,21 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, probability)
-    if resolve(OPERATOR, "auto", "cpu").name == "cpu":
-        return _dropout(x, torch.randint(-(2**63), 2**63 - 1, ()), probability)
-    return x * _mask(x.shape, probability, x)
+    kept: Tensor = OPERATOR(x, torch.randint(-(2**63), 2**63 - 1, ()), probability)
+    return kept
 
 
-def _forward(x: Tensor, seed: Tensor, probability: float) -> Tensor:
-    return BACKENDS["cpu"].load(OPERATOR).forward(x, int(seed), probability)
-
-
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    _, seed, ctx.probability = inputs
+def _save(ctx, arguments, output) -> None:  # type: ignore[no-untyped-def]
+    _, seed, ctx.probability = arguments
     ctx.save_for_backward(seed)
 
 
-def _pull(ctx, backward, grad):  # type: ignore[no-untyped-def]
+def _vjp(ctx, backward, grad):  # type: ignore[no-untyped-def]
     return backward(grad, *ctx.saved_tensors, ctx.probability), None, None
 
 
-_same = (_forward, lambda x, *_: like(x))
-_dropout = Operator(OPERATOR, _same, _save, _pull, backward=_same)
-
-
-def _mask(shape: torch.Size, probability: float, like: Tensor) -> Tensor:
-    """Zeros and 1 / (1 - probability), in the dtype of `like`, from torch's default CPU generator."""
-    count = math.prod(shape)
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    dropped = min(round(probability * 65536), 65535)  # of 65,536 equally likely values
-    kept = words.view(torch.int16)[:count] >= dropped - 32768
-    return kept.to(like.dtype).mul_(65536 / (65536 - dropped)).view(shape)
+_SIGNATURE = Signature("(Tensor x, Tensor seed, float probability) -> Tensor", empty=lambda x, *_: like(x))
+OPERATOR = Operator("dropout", _SIGNATURE, Gradient(_save, _vjp, _SIGNATURE))
 
 
 class Dropout(nn.Module):

@@ -11,18 +11,25 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def widened(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Half precision in and out, float32 within; other precisions pass untouched.
+    """Make a function take and return half precision while it computes in float32; leave other precisions untouched.
 
-    The first argument decides; results are a tensor or a tuple of tensors.
+    The first argument, a tensor or a NamedTuple that begins with one, decides; results are a tensor or a tuple of
+    tensors.
     """
 
     @wraps(function)
     def wrapper(*arguments: Any) -> Any:
-        dtype = arguments[0].dtype
+        first = arguments[0]
+        dtype = (first if isinstance(first, Tensor) else first[0]).dtype
         if dtype not in HALF:
             return function(*arguments)
-        wide = [a.float() if isinstance(a, Tensor) and a.dtype == dtype else a for a in arguments]
-        results = function(*wide)
+
+        def wide(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return value._make(map(wide, value))  # type: ignore[attr-defined]
+            return value.float() if isinstance(value, Tensor) and value.dtype == dtype else value
+
+        results = function(*map(wide, arguments))
         return results.to(dtype) if isinstance(results, Tensor) else tuple(result.to(dtype) for result in results)
 
     return wrapper

@@ -95,7 +95,7 @@ def _complex_scan_inputs(shape: Shape, dtype: torch.dtype, generator: Generator)
 
 
 def _run_scan(inputs: Inputs, backend: str) -> Tensor:
-    return linear_scan.linear_scan(inputs["gates"], inputs["inputs"], backend=backend)
+    return linear_scan(inputs["gates"], inputs["inputs"], backend=backend)
 
 
 def _selective_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
@@ -115,7 +115,7 @@ def _selective_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) ->
 
 
 def _run_selective(inputs: Inputs, backend: str) -> Tensor:
-    return selective_scan.selective_scan(**inputs, delta_softplus=True, backend=backend)[0]
+    return selective_scan(**inputs, delta_softplus=True, backend=backend)[0]
 
 
 def _gated_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
@@ -129,7 +129,7 @@ def _gated_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inp
 
 
 def _run_gated(inputs: Inputs, backend: str) -> Tensor:
-    return rg_lru.rg_lru(**inputs, backend=backend)
+    return rg_lru(**inputs, backend=backend)
 
 
 def _loss_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
@@ -143,7 +143,7 @@ def _loss_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inpu
 
 
 def _run_loss(inputs: Inputs, backend: str) -> Tensor:
-    return linear_cross_entropy.linear_cross_entropy(**inputs, backend=backend)
+    return linear_cross_entropy(**inputs, backend=backend)
 
 
 def _plain_loss(inputs: Inputs) -> Tensor:
@@ -155,7 +155,7 @@ WORKLOADS = {
     for workload in (
         Workload(
             name="linear_scan",
-            operator=linear_scan.OPERATOR,
+            operator="linear_scan",
             axes="BxTxD",
             shapes={
                 "cpu": ((128, 200, 128), (32, 1024, 128), (1, 16384, 128), (2048, 50, 64)),
@@ -168,7 +168,7 @@ WORKLOADS = {
         ),
         Workload(
             name="linear_scan_complex",  # constant gates, as in LRURec
-            operator=linear_scan.OPERATOR,
+            operator="linear_scan",
             axes="BxTxD",
             shapes={
                 "cpu": ((32, 200, 128), (128, 50, 128)),
@@ -182,7 +182,7 @@ WORKLOADS = {
         ),
         Workload(
             name="selective_scan",
-            operator=selective_scan.OPERATOR,
+            operator="selective_scan",
             axes="BxTxDxN",
             shapes={
                 "cpu": ((16, 200, 128, 32), (1, 4096, 128, 16)),
@@ -195,7 +195,7 @@ WORKLOADS = {
         ),
         Workload(
             name="rg_lru",
-            operator=rg_lru.OPERATOR,
+            operator="rg_lru",
             axes="BxTxD",
             shapes={
                 "cpu": ((128, 200, 128), (2048, 50, 64)),
@@ -208,7 +208,7 @@ WORKLOADS = {
         ),
         Workload(
             name="linear_cross_entropy",
-            operator=linear_cross_entropy.OPERATOR,
+            operator="linear_cross_entropy",
             axes="NxDxV",
             shapes={
                 "cpu": ((1024, 64, 23716), (2048, 64, 57289)),

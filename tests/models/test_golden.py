@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from seqbench.models.base import SequenceModel
-from seqbench.ops.backends import VARIABLE
-from seqbench.ops.linear_cross_entropy import linear_cross_entropy
+from seqbench.ops import linear_cross_entropy
 from tests.conftest import Golden
 from tests.models.official import OFFICIAL, load_official_state, official_gradients
 
@@ -63,10 +62,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-def test_equals_the_official_implementation(
-    golden: Golden, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VARIABLE, backend)
+def test_equals_the_official_implementation(golden: Golden, dtype: torch.dtype, backend: str) -> None:
     model, names = OFFICIAL[golden.config["model"]](golden)
     load_official_state(names, golden.below("w/"))
     model.to(dtype).eval()

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from seqbench.models.mamba import LARGEST_STEP, SMALLEST_STEP, Mamba
-from seqbench.ops.backends import VARIABLE
 from tests.conftest import Golden
 from tests.models.official import Entry, load_official_state, mamba, official_gradients
 
@@ -27,8 +26,7 @@ def official(golden: Golden) -> tuple[Mamba, dict[str, list[Entry]]]:
 
 
 @pytest.mark.parametrize("length", [1, 3, 17])
-def test_equals_the_official_block(golden: Golden, length: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, backend)
+def test_equals_the_official_block(golden: Golden, length: int, backend: str) -> None:
     block, names = official(golden)
     inputs = golden[f"L{length}/u"].requires_grad_()
     outputs, (_, hidden) = block(inputs)

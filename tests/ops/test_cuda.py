@@ -10,10 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqbench.ops import linear_scan, rg_lru, selective_scan
 from seqbench.ops.backends import BACKENDS, resolve
-from seqbench.ops.linear_scan import linear_scan
-from seqbench.ops.rg_lru import rg_lru
-from seqbench.ops.selective_scan import selective_scan
 from tests.ops.host_cuda import force
 from tests.ops.test_cuda_kernels import compare, differentiated, rg_lru_problem, selective_problem
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqbench.ops import rg_lru, selective_scan
 from seqbench.ops.cuda import selective_scan as launching
 from seqbench.ops.precision import HALF
-from seqbench.ops.rg_lru import rg_lru
-from seqbench.ops.selective_scan import selective_scan
 from tests.ops.host_cuda import on_the_host
 from tests.ops.opskit import LENGTHS, assert_close
 

@@ -1,22 +1,24 @@
 """Dropout without slow random numbers: right probability, scale and gradient, reproducible, whatever runs it."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
 from seqbench.ops.attention import causal_attention
-from seqbench.ops.backends import BACKENDS, VARIABLE
+from seqbench.ops.backends import BACKENDS, use
 from seqbench.ops.cpu import binding
 from seqbench.ops.cpu import dropout as cpu_dropout
-from seqbench.ops.dropout import OPERATOR, Dropout, dropout
+from seqbench.ops.dropout import Dropout, dropout
 
 
 @pytest.fixture(params=["cpu", "torch"], autouse=True)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if reason := BACKENDS[request.param].unavailable(OPERATOR, "cpu"):
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    if reason := BACKENDS[request.param].unavailable("dropout", "cpu"):
         pytest.skip(reason)
-    monkeypatch.setenv(VARIABLE, request.param)
-    return request.param
+    with use(request.param):
+        yield request.param
 
 
 def mask(shape: int | tuple[int, ...], probability: float) -> Tensor:
@@ -117,9 +119,8 @@ def test_nothing_is_left_with_probability_one() -> None:
 
 
 def test_operator_is_well_registered(backend: str) -> None:
-    if backend == "cpu":
-        arguments = (torch.randn(4, 5, requires_grad=True), torch.tensor(7), 0.4)
-        torch.library.opcheck(torch.ops.seqbench.dropout.default, arguments)
+    arguments = (torch.randn(4, 5, requires_grad=True), torch.tensor(7), 0.4, backend)
+    torch.library.opcheck(torch.ops.seqbench.dropout.default, arguments)
 
 
 def test_any_number_of_threads_zeroes_the_same_elements(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqbench.errors import UsageError
-from seqbench.ops.backends import BACKENDS, resolve
-from seqbench.ops.linear_scan import OPERATOR, linear_scan
+from seqbench.ops import linear_scan
+from seqbench.ops.backends import BACKENDS
 from tests.conftest import Golden
 from tests.ops.opskit import LENGTHS, assert_close, implementation
+
+OPERATOR = "linear_scan"
 
 REAL, COMPLEX = Golden("scan_real"), Golden("scan_complex")
 CASES = [(golden, case) for golden in (REAL, COMPLEX) for case in golden.config["cases"]]
@@ -261,14 +262,3 @@ def test_final_state_continues_a_sequence() -> None:
 def test_refuses_what_does_not_fit(gates: Tensor, initial: Tensor | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         linear_scan(gates, torch.rand(2, 5, 3), initial)
-
-
-def test_an_unknown_backend_is_named_with_a_suggestion() -> None:
-    with pytest.raises(UsageError, match="Did you mean torch"):
-        resolve(OPERATOR, "torhc", "cpu")
-
-
-def test_the_environment_variable_decides_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEQBENCH_BACKEND", "reference")
-    assert resolve(OPERATOR, "auto", "cpu").name == "reference"
-    assert resolve(OPERATOR, "torch", "cpu").name == "torch"

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from seqbench.ops import rg_lru
 from seqbench.ops.backends import BACKENDS
 from seqbench.ops.cpu import binding
 from seqbench.ops.cpu import rg_lru as cpu_rg_lru
-from seqbench.ops.rg_lru import OPERATOR, rg_lru
 from tests.ops.opskit import assert_equals, coarse, differentiated, implementation
+
+OPERATOR = "rg_lru"
 
 FAST = [name for name in BACKENDS if name != "reference"]
 LENGTHS = (1, 2, 31, 63, 200, 1000, 1024, 4097)

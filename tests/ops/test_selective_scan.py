@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from seqbench.ops import selective_scan
 from seqbench.ops.backends import BACKENDS
 from seqbench.ops.cpu import binding
 from seqbench.ops.cpu import selective_scan as cpu_scan
-from seqbench.ops.selective_scan import OPERATOR, selective_scan
+from seqbench.ops.functions.selective_scan import Arguments
 from tests.conftest import Golden
 from tests.ops.opskit import assert_close, assert_equals, coarse, differentiated, implementation
+
+OPERATOR = "selective_scan"
 
 FAST = [name for name in BACKENDS if name != "reference"]
 LENGTHS = (1, 2, 31, 63, 200, 1000, 1024, 4097)
@@ -146,8 +149,8 @@ def test_takes_tensors_of_any_stride(layout: str, fast: str) -> None:
     def run(*tensors: Tensor) -> list[Tensor]:
         *arguments, grad_outputs, grad_final = tensors
         return [
-            *module.forward(*arguments, True),
-            *module.backward(*arguments, True, grad_outputs, grad_final),
+            *module.forward(Arguments(*arguments, True)),
+            *module.backward(Arguments(*arguments, True), grad_outputs, grad_final),
         ]
 
     strided = run(*arguments, grad_outputs, grad_final)
@@ -190,9 +193,10 @@ def test_operator_is_well_registered(without: tuple[str, ...], fast: str) -> Non
 
 def test_no_step_leaves_the_state_as_it_is(fast: str) -> None:
     nothing, initial = torch.zeros(2, 0, 3), torch.randn(4, 3, 2).transpose(0, 2)
-    arguments = (nothing, nothing, torch.ones(3, 4), *(torch.zeros(2, 0, 4),) * 2, None, None, initial, False)
+    drive = torch.zeros(2, 0, 4)
+    arguments = Arguments(nothing, nothing, torch.ones(3, 4), drive, drive, None, None, initial, False)
     module = BACKENDS[fast].load(OPERATOR)
-    for state in (module.forward(*arguments)[1], module.backward(*arguments, nothing, initial)[7]):
+    for state in (module.forward(arguments)[1], module.backward(arguments, nothing, initial)[7]):
         assert torch.equal(state, initial)
         assert state.is_contiguous()
 
@@ -224,12 +228,12 @@ def test_any_number_of_threads_gives_the_same_bits(
     B, T, D, N = shape
     assert B * T * D * N >= 3 * 65536  # the kernel's least share of a thread
     tensors, cotangents = problem(*shape)
-    arguments = [tensor.to(dtype) for tensor in tensors.values()]
+    scan = Arguments(*(tensor.to(dtype) for tensor in tensors.values()), True)
     runs = []
     for threads in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        results = cpu_scan.forward(*arguments, True)
-        runs.append([*results, *cpu_scan.backward(*arguments, True, *(tensor.to(dtype) for tensor in cotangents))])
+        results = cpu_scan.forward(scan)
+        runs.append([*results, *cpu_scan.backward(scan, *(tensor.to(dtype) for tensor in cotangents))])
     for run in runs[1:]:
         for one, other in zip(runs[0], run, strict=True):
             assert torch.equal(one, other)

@@ -14,8 +14,8 @@ _ARGUMENTS = (POINTER, POINTER, INTEGER, ctypes.c_uint64, ctypes.c_uint32, ctype
 
 
 @widened
-def forward(x: Tensor, seed: int, probability: float) -> Tensor:
-    """Elements of x zeroed with the given probability (rounded to a multiple of 2⁻³²), the others scaled to match.
+def forward(x: Tensor, seed: Tensor | int, probability: float) -> Tensor:
+    """Zero elements of x with the given probability (rounded to a multiple of 2⁻³²), and scale the others to match.
 
     Which ones is decided by the seed (64 bits, signed or not) and the element's index alone.
     """
@@ -24,7 +24,10 @@ def forward(x: Tensor, seed: int, probability: float) -> Tensor:
     dropped = min(round(probability * 2**32), 2**32 - 1)
     scale = 2**32 / (2**32 - dropped) if probability < 1 else 0.0  # even then one hash in 2³² is not below `dropped`
     function(KERNEL, "forward", x.dtype, _ARGUMENTS)(
-        *(x.data_ptr(), out.data_ptr(), x.numel(), seed & (2**64 - 1), dropped, scale),
+        *(x.data_ptr(), out.data_ptr(), x.numel(), int(seed) & (2**64 - 1), dropped, scale),
         *threads(),
     )
     return out
+
+
+backward = forward  # of the gradient, with the same mask

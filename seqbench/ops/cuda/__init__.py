@@ -6,7 +6,7 @@ from seqbench.ops.cuda import nvrtc
 
 
 def unavailable(operator: str, device: str) -> str | None:
-    """Why it cannot run on this device, or None; compiles the operator's kernels for float32 if need be.
+    """Return why it cannot run on this device, or None; compiles the operator's kernels for float32 if need be.
 
     Of several GPUs the current one is asked. A kernel that does not compile for another says so when it is launched.
     """
@@ -14,6 +14,4 @@ def unavailable(operator: str, device: str) -> str | None:
         return f"it runs on NVIDIA GPUs only, and torch {torch.__version__} sees none"
     if device != "cuda":
         return "it runs on NVIDIA GPUs only"
-    if operator == "linear_cross_entropy":  # has no source; but one name stands for all operators of a run
-        operator = "linear_scan"
     return nvrtc.load(operator, "float32", nvrtc.architecture(torch.cuda.current_device())).reason

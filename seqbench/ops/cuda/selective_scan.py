@@ -8,6 +8,7 @@ from torch import Tensor
 
 from seqbench.ops.cuda import launch as gpu
 from seqbench.ops.cuda.launch import address, strided
+from seqbench.ops.functions.selective_scan import Arguments
 from seqbench.ops.layout import plain, rows
 from seqbench.ops.precision import HALF
 from seqbench.ops.pytorch import selective_scan as pytorch
@@ -26,39 +27,16 @@ WARPS = 12
 WORKSPACE = 4
 
 
-def forward(
-    inputs: Tensor,
-    deltas: Tensor,
-    decay: Tensor,
-    drive: Tensor,
-    readout: Tensor,
-    skip: Tensor | None,
-    gate: Tensor | None,
-    initial_state: Tensor,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """Outputs and final state of the selective scan.
-
-    Args:
-        inputs: (B, T, D).
-        deltas: (B, T, D).
-        decay: (D, N).
-        drive: (B, T, N).
-        readout: (B, T, N).
-        skip: (D,), or None.
-        gate: (B, T, D), or None.
-        initial_state: (B, D, N).
-        delta_softplus: whether step sizes are softplus(deltas).
-
-    Returns:
-        (B, T, D) and (B, D, N), contiguous.
-    """
-    if not _has_kernel(decay):
-        return pytorch.forward(inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus)
+def forward(scan: Arguments) -> tuple[Tensor, Tensor]:
+    """Return outputs (B, T, D) and the final state (B, D, N), contiguous."""
+    if not _has_kernel(scan.decay):
+        outputs, final_state = pytorch.forward(scan)
+        return outputs, final_state
+    inputs, initial_state = scan.inputs, scan.initial_state
     outputs = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
     if inputs.numel() == 0:
         return outputs, initial_state.clone(memory_format=torch.contiguous_format)
-    problem = _Problem(inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus)
+    problem = _Problem(scan)
     final_state = torch.empty(initial_state.shape, dtype=inputs.dtype, device=inputs.device)
     gpu.launch(
         *(SOURCE, f"{SOURCE}_forward", inputs),
@@ -69,45 +47,24 @@ def forward(
     return outputs, final_state
 
 
-def backward(
-    inputs: Tensor,
-    deltas: Tensor,
-    decay: Tensor,
-    drive: Tensor,
-    readout: Tensor,
-    skip: Tensor | None,
-    gate: Tensor | None,
-    initial_state: Tensor,
-    delta_softplus: bool,
-    grad_outputs: Tensor,
-    grad_final: Tensor,
-) -> tuple[Tensor, ...]:
-    """Gradients of `forward`, from its arguments alone: the states are computed again.
+def backward(scan: Arguments, grad_outputs: Tensor, grad_final: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradients of `forward` with respect to its eight tensors; an empty one where there was none.
+
+    From its arguments alone: the states are computed again.
 
     Args:
-        inputs: as given to `forward`, and so are all arguments up to `delta_softplus`.
-        deltas: (B, T, D).
-        decay: (D, N).
-        drive: (B, T, N).
-        readout: (B, T, N).
-        skip: (D,), or None.
-        gate: (B, T, D), or None.
-        initial_state: (B, D, N).
-        delta_softplus: whether step sizes are softplus(deltas).
+        scan: as given to `forward`.
         grad_outputs: (B, T, D), gradient of the loss with respect to the outputs.
         grad_final: (B, D, N), with respect to the final state.
-
-    Returns:
-        Gradients with respect to the eight tensors; empty ones for those that are None.
     """
-    tensors = (inputs, deltas, decay, drive, readout, skip, gate, initial_state)
-    if not _has_kernel(decay):
-        return pytorch.backward(*tensors, delta_softplus, grad_outputs, grad_final)
+    if not _has_kernel(scan.decay):
+        return tuple(pytorch.backward(scan, grad_outputs, grad_final))
+    inputs, skip, gate = scan.inputs, scan.skip, scan.gate
     dtype, device = inputs.dtype, inputs.device
     if inputs.numel() == 0:
-        zeros = (inputs.new_zeros(0 if tensor is None else tensor.shape) for tensor in tensors[:-1])
+        zeros = (inputs.new_zeros(0 if tensor is None else tensor.shape) for tensor in scan.tensors[:-1])
         return *zeros, grad_final.clone(memory_format=torch.contiguous_format)
-    problem = _Problem(*tensors, delta_softplus)
+    problem = _Problem(scan)
     B, T, D, N = problem.B, problem.T, problem.D, problem.N
     precise = torch.float32 if dtype in HALF else dtype
 
@@ -156,29 +113,19 @@ def _has_kernel(decay: Tensor) -> bool:
 class _Problem:
     """Sizes, and the arguments that both directions begin with. Keeps the tensors whose addresses they are."""
 
-    def __init__(
-        self,
-        inputs: Tensor,
-        deltas: Tensor,
-        decay: Tensor,
-        drive: Tensor,
-        readout: Tensor,
-        skip: Tensor | None,
-        gate: Tensor | None,
-        initial_state: Tensor,
-        delta_softplus: bool,
-    ) -> None:
-        (self.B, self.T, self.D), self.N = inputs.shape, decay.shape[1]
+    def __init__(self, scan: Arguments) -> None:
+        (self.B, self.T, self.D), self.N = scan.inputs.shape, scan.decay.shape[1]
         lanes = 1
         while lanes * STATES < self.N:
             lanes *= 2
         self.groups = -(-self.D // (WARP // lanes))  # of channels, one group a warp
-        self.sequences = tuple(rows(tensor) for tensor in (inputs, deltas, drive, readout))
-        self.gate = None if gate is None else rows(gate)
-        self.parameters = (plain(decay), None if skip is None else plain(skip), plain(initial_state))
+        self.sequences = tuple(rows(tensor) for tensor in (scan.inputs, scan.deltas, scan.drive, scan.readout))
+        self.gate = None if scan.gate is None else rows(scan.gate)
+        skip = None if scan.skip is None else plain(scan.skip)
+        self.parameters = (plain(scan.decay), skip, plain(scan.initial_state))
         self.arguments = (
             *(number for tensor in self.sequences for number in strided(tensor)),
             *((0, 0, 0) if self.gate is None else strided(self.gate)),
             *(address(tensor) for tensor in self.parameters),
-            *(self.B, self.T, self.D, self.N, lanes, int(delta_softplus)),
+            *(self.B, self.T, self.D, self.N, lanes, int(scan.delta_softplus)),
         )

@@ -12,23 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqbench.ops.functions.selective_scan import Arguments
 from seqbench.ops.precision import widened
 
 
 @widened
-def forward(
-    inputs: Tensor,
-    deltas: Tensor,
-    decay: Tensor,
-    drive: Tensor,
-    readout: Tensor,
-    skip: Tensor | None,
-    gate: Tensor | None,
-    initial_state: Tensor,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """Outputs (B, T, D) and final state (B, D, N); arguments as in `selective_scan`."""
-    steps = F.softplus(deltas) if delta_softplus else deltas
+def forward(scan: Arguments) -> tuple[Tensor, Tensor]:
+    """Return outputs (B, T, D) and the final state (B, D, N)."""
+    inputs, deltas, decay, drive, readout, skip, gate, initial_state, softplus = scan
+    steps = F.softplus(deltas) if softplus else deltas
     driven = steps * inputs
     state = initial_state.clone(memory_format=torch.contiguous_format)
     outputs = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
@@ -43,30 +35,19 @@ def forward(
 
 
 @widened
-def backward(
-    inputs: Tensor,
-    deltas: Tensor,
-    decay: Tensor,
-    drive: Tensor,
-    readout: Tensor,
-    skip: Tensor | None,
-    gate: Tensor | None,
-    initial_state: Tensor,
-    delta_softplus: bool,
-    grad_outputs: Tensor,
-    grad_final: Tensor,
-) -> tuple[Tensor, ...]:
-    """Gradients of `forward` with respect to its eight tensors; an empty one where there was none.
+def backward(scan: Arguments, grad_outputs: Tensor, grad_final: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradients of `forward` with respect to its eight tensors; an empty one where there was none.
 
     Args:
-        inputs, …, delta_softplus: as given to `forward`.
+        scan: as given to `forward`.
         grad_outputs: (B, T, D), gradient of the loss with respect to the outputs.
         grad_final: (B, D, N), the same for the final state.
     """
+    inputs, deltas, decay, drive, readout, skip, gate, initial_state, softplus = scan
     T = inputs.shape[1]
     decay = decay.contiguous()  # results of elementwise operations have the layout of their operands
     x, raw, B, C = (tensor.transpose(0, 1) for tensor in (inputs, deltas, drive, readout))
-    steps = F.softplus(raw) if delta_softplus else raw
+    steps = F.softplus(raw) if softplus else raw
     driven = steps * x
     grad_y = grad_outputs.transpose(0, 1)  # of y before the gate
     if gate is not None:
@@ -107,7 +88,7 @@ def backward(
         grad_decay += (exponents * steps[chunk].unsqueeze(3)).sum(dim=(0, 1))
 
     grad_steps.addcmul_(grad_driven, x)
-    if delta_softplus:
+    if softplus:
         grad_steps *= torch.sigmoid(raw)
     grad_inputs = grad_driven.mul_(steps)
     grad_skip, grad_gate = inputs.new_empty(0), inputs.new_empty(0)

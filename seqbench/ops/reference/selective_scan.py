@@ -4,24 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqbench.ops.functions.selective_scan import Arguments
 from seqbench.ops.precision import widened
 
 
 @widened
-def forward(
-    inputs: Tensor,
-    deltas: Tensor,
-    decay: Tensor,
-    drive: Tensor,
-    readout: Tensor,
-    skip: Tensor | None,
-    gate: Tensor | None,
-    initial_state: Tensor,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """Outputs (B, T, D) and final state (B, D, N); arguments as in `selective_scan`."""
-    state = initial_state
-    steps = F.softplus(deltas) if delta_softplus else deltas
+def forward(scan: Arguments) -> tuple[Tensor, Tensor]:
+    """Return outputs (B, T, D) and the final state (B, D, N)."""
+    inputs, deltas, decay, drive, readout, skip, gate, state, softplus = scan
+    steps = F.softplus(deltas) if softplus else deltas
     outputs = []
     # Unbound and not indexed: the gradient of an index is as large as the whole, which would make T² of it.
     for x, delta, b, c in zip(*(tensor.unbind(1) for tensor in (inputs, steps, drive, readout)), strict=True):

@@ -12,10 +12,7 @@ Shapes: B batch, T time, D channels.
 import torch
 from torch import Tensor
 
-from seqbench.ops.backends import BACKENDS, resolve
-from seqbench.ops.operator import Operator, check, like
-
-OPERATOR = "linear_scan"
+from seqbench.ops.operator import Gradient, Operator, Signature, check, like
 
 
 def linear_scan(
@@ -61,35 +58,32 @@ def linear_scan(
             f"lengths must be int64 of shape {(B,)} on {inputs.device}, "
             f"got {lengths.dtype} of {tuple(lengths.shape)} on {lengths.device}"
         )
-    chosen = resolve(OPERATOR, backend, inputs.device.type)
-    if chosen.name == "reference":
-        return chosen.load(OPERATOR).forward(gates, inputs, initial_state, lengths)
-    return _linear_scan(gates, inputs, initial_state, lengths, chosen.name)
+    states: Tensor = OPERATOR(gates, inputs, initial_state, lengths, backend=backend)
+    return states
 
 
-def _forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tensor | None, backend: str) -> Tensor:
-    return BACKENDS[backend].load(OPERATOR).forward(gates, inputs, initial_state, lengths)
+def _save(ctx, arguments, states) -> None:  # type: ignore[no-untyped-def]
+    gates, _, initial_state, lengths = arguments
+    ctx.save_for_backward(gates, states, initial_state, lengths)
 
 
-def _backward(
-    gates: Tensor, states: Tensor, initial_state: Tensor, lengths: Tensor | None, grad_states: Tensor, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return BACKENDS[backend].load(OPERATOR).backward(gates, states, initial_state, lengths, grad_states)
+def _vjp(ctx, backward, grad_states):  # type: ignore[no-untyped-def]
+    return *backward(*ctx.saved_tensors, grad_states), None
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    gates, _, initial_state, lengths, ctx.backend = inputs
-    ctx.save_for_backward(gates, output, initial_state, lengths)
-
-
-def _pull(ctx, backward, grad_states):  # type: ignore[no-untyped-def]
-    return *backward(*ctx.saved_tensors, grad_states, ctx.backend), None, None
-
-
-_linear_scan = Operator(
-    OPERATOR,
-    (_forward, lambda gates, inputs, *_: like(inputs)),
-    _save,
-    _pull,
-    (_backward, lambda gates, states, initial_state, *_: (like(gates), like(states), like(initial_state))),
+OPERATOR = Operator(
+    "linear_scan",
+    Signature(
+        "(Tensor gates, Tensor inputs, Tensor initial_state, Tensor? lengths) -> Tensor",
+        empty=lambda gates, inputs, *_: like(inputs),
+    ),
+    Gradient(
+        _save,
+        _vjp,
+        Signature(
+            "(Tensor gates, Tensor states, Tensor initial_state, Tensor? lengths, Tensor grad_states)"
+            " -> (Tensor, Tensor, Tensor)",
+            empty=lambda gates, states, initial_state, *_: (like(gates), like(states), like(initial_state)),
+        ),
+    ),
 )

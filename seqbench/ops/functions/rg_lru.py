@@ -14,16 +14,13 @@ Shapes: B batch, T time, D channels.
 
 from torch import Tensor
 
-from seqbench.ops.backends import BACKENDS, resolve
-from seqbench.ops.operator import Operator, check, like
-
-OPERATOR = "rg_lru"
+from seqbench.ops.operator import Gradient, Operator, Signature, check, like
 
 
 def rg_lru(
     inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor | None = None, *, backend: str = "auto"
 ) -> Tensor:
-    """The gated recurrence; differentiable in all four arguments.
+    """Compute the gated recurrence; differentiable in all four arguments.
 
     Args:
         inputs: (B, T, D), x.
@@ -47,41 +44,31 @@ def rg_lru(
     if not inputs.is_floating_point():
         raise ValueError(f"inputs must be real floating-point numbers, got {inputs.dtype}")
     check("inputs", inputs, gates=(gates, (B, T, 2 * D)), decay=(decay, (D,)), initial_state=(initial_state, (B, D)))
-    chosen = resolve(OPERATOR, backend, inputs.device.type)
-    if chosen.name == "reference":
-        return chosen.load(OPERATOR).forward(inputs, gates, decay, initial_state)
-    return _rg_lru(inputs, gates, decay, initial_state, chosen.name)
+    states: Tensor = OPERATOR(inputs, gates, decay, initial_state, backend=backend)
+    return states
 
 
-def _forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor, backend: str) -> Tensor:
-    return BACKENDS[backend].load(OPERATOR).forward(inputs, gates, decay, initial_state)
+def _save(ctx, arguments, states) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*arguments, states)
 
 
-def _backward(
-    inputs: Tensor,
-    gates: Tensor,
-    decay: Tensor,
-    initial_state: Tensor,
-    states: Tensor,
-    grad_states: Tensor,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return BACKENDS[backend].load(OPERATOR).backward(inputs, gates, decay, initial_state, states, grad_states)
+def _vjp(ctx, backward, grad_states):  # type: ignore[no-untyped-def]
+    return backward(*ctx.saved_tensors, grad_states)
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *tensors, ctx.backend = inputs
-    ctx.save_for_backward(*tensors, output)
-
-
-def _pull(ctx, backward, grad_states):  # type: ignore[no-untyped-def]
-    return *backward(*ctx.saved_tensors, grad_states, ctx.backend), None
-
-
-_rg_lru = Operator(
-    OPERATOR,
-    (_forward, lambda inputs, *_: like(inputs)),
-    _save,
-    _pull,
-    (_backward, lambda *tensors: tuple(like(tensor) for tensor in tensors[:4])),
+OPERATOR = Operator(
+    "rg_lru",
+    Signature(
+        "(Tensor inputs, Tensor gates, Tensor decay, Tensor initial_state) -> Tensor",
+        empty=lambda inputs, *_: like(inputs),
+    ),
+    Gradient(
+        _save,
+        _vjp,
+        Signature(
+            "(Tensor inputs, Tensor gates, Tensor decay, Tensor initial_state, Tensor states, Tensor grad_states)"
+            " -> (Tensor, Tensor, Tensor, Tensor)",
+            empty=lambda *tensors: tuple(like(tensor) for tensor in tensors[:4]),
+        ),
+    ),
 )

@@ -12,16 +12,13 @@ Shapes: N positions, V items, D width.
 import torch
 from torch import Tensor
 
-from seqbench.ops.backends import BACKENDS, resolve
-from seqbench.ops.operator import Operator, check
-
-OPERATOR = "linear_cross_entropy"
+from seqbench.ops.operator import Gradient, Operator, Signature, check
 
 
 def linear_cross_entropy(
     states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, backend: str = "auto"
 ) -> Tensor:
-    """Mean over positions of -log softmax(states @ items.T + bias)[target].
+    """Compute the mean over positions of -log softmax(states @ items.T + bias)[target].
 
     Args:
         states: (N, D), N ≥ 1.
@@ -49,38 +46,38 @@ def linear_cross_entropy(
             f"targets must be int64 of shape {(N,)} on {states.device}, "
             f"got {targets.dtype} of {tuple(targets.shape)} on {targets.device}"
         )
-    chosen = resolve(OPERATOR, backend, states.device.type)
-    if chosen.name == "reference":
-        return chosen.load(OPERATOR).forward(states, items, bias, targets)
     leaves = (states, items, bias)
     wanted = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves)
-    return _linear_cross_entropy(states, items, bias, targets, wanted, chosen.name)[0]
+    loss: Tensor = OPERATOR(states, items, bias, targets, wanted, backend=backend)[0]
+    return loss
 
 
-def _forward(
-    states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, gradients: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return BACKENDS[backend].load(OPERATOR).forward(states, items, bias, targets, gradients)
-
-
-def _empty_results(states, items, bias, targets, gradients, backend):  # type: ignore[no-untyped-def]
+def _empty_results(states, items, bias, targets, gradients):  # type: ignore[no-untyped-def]
     shapes = (tensor.shape if gradients and tensor is not None else (0,) for tensor in (states, items, bias))
     return states.new_empty(()), *(states.new_empty(shape) for shape in shapes)
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    _, *gradients = output
+def _save(ctx, arguments, results) -> None:  # type: ignore[no-untyped-def]
+    _, *gradients = results
     ctx.mark_non_differentiable(*gradients)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*gradients)
 
 
-def _pull(ctx, _, grad_loss, *__):  # type: ignore[no-untyped-def]
+def _vjp(ctx, backward, grad_loss, *_):  # type: ignore[no-untyped-def]
     scaled = (
         gradient * grad_loss if wanted and grad_loss is not None else None
         for gradient, wanted in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
     )
-    return *scaled, None, None, None
+    return *scaled, None, None
 
 
-_linear_cross_entropy = Operator(OPERATOR, (_forward, _empty_results), _save, _pull)
+OPERATOR = Operator(
+    "linear_cross_entropy",
+    Signature(
+        "(Tensor states, Tensor items, Tensor? bias, Tensor targets, bool gradients)"
+        " -> (Tensor, Tensor, Tensor, Tensor)",
+        empty=_empty_results,
+    ),
+    Gradient(_save, _vjp),
+)

@@ -10,12 +10,30 @@ Shapes: B batch, T time, D channels, N states per channel. Nothing of shape (B, 
 computes the states again.
 """
 
+from typing import NamedTuple
+
 from torch import Tensor
 
-from seqbench.ops.backends import BACKENDS, resolve
-from seqbench.ops.operator import Operator, check, like
+from seqbench.ops.operator import Gradient, Operator, Signature, check, like
 
-OPERATOR = "selective_scan"
+
+class Arguments(NamedTuple):
+    """What every backend is given: the arguments of `selective_scan`, with the initial state filled in."""
+
+    inputs: Tensor  # (B, T, D)
+    deltas: Tensor  # (B, T, D)
+    decay: Tensor  # (D, N)
+    drive: Tensor  # (B, T, N)
+    readout: Tensor  # (B, T, N)
+    skip: Tensor | None  # (D,)
+    gate: Tensor | None  # (B, T, D)
+    initial_state: Tensor  # (B, D, N)
+    delta_softplus: bool
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The eight that may have a gradient."""
+        return self[:8]
 
 
 def selective_scan(
@@ -31,7 +49,7 @@ def selective_scan(
     delta_softplus: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Mamba's scan; differentiable in every tensor and through both results.
+    """Compute Mamba's scan; differentiable in every tensor and through both results.
 
     Args:
         inputs: (B, T, D), x.
@@ -73,58 +91,21 @@ def selective_scan(
         gate=(gate, (B, T, D)),
         initial_state=(initial_state, (B, D, N)),
     )
-    chosen = resolve(OPERATOR, backend, inputs.device.type)
-    arguments = (inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus)
-    if chosen.name == "reference":
-        return chosen.load(OPERATOR).forward(*arguments)
-    return _selective_scan(*arguments, chosen.name)
+    arguments = Arguments(inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus)
+    outputs, final = OPERATOR(*arguments, backend=backend)
+    return outputs, final
 
 
-def _forward(
-    inputs: Tensor,
-    deltas: Tensor,
-    decay: Tensor,
-    drive: Tensor,
-    readout: Tensor,
-    skip: Tensor | None,
-    gate: Tensor | None,
-    initial_state: Tensor,
-    delta_softplus: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    return (
-        BACKENDS[backend]
-        .load(OPERATOR)
-        .forward(inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus)
-    )
+def _save(ctx, arguments, results) -> None:  # type: ignore[no-untyped-def]
+    *tensors, ctx.delta_softplus = arguments
+    ctx.save_for_backward(*tensors)
 
 
-def _empty_results(inputs, deltas, decay, drive, readout, skip, gate, initial_state, *_):  # type: ignore[no-untyped-def]
-    return like(inputs), like(initial_state)
-
-
-def _backward(
-    inputs: Tensor,
-    deltas: Tensor,
-    decay: Tensor,
-    drive: Tensor,
-    readout: Tensor,
-    skip: Tensor | None,
-    gate: Tensor | None,
-    initial_state: Tensor,
-    delta_softplus: bool,
-    grad_outputs: Tensor,
-    grad_final: Tensor,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return (
-        BACKENDS[backend]
-        .load(OPERATOR)
-        .backward(
-            *(inputs, deltas, decay, drive, readout, skip, gate, initial_state, delta_softplus),
-            *(grad_outputs, grad_final),
-        )
-    )
+def _vjp(ctx, backward, grad_outputs, grad_final):  # type: ignore[no-untyped-def]
+    tensors = ctx.saved_tensors
+    gradients = backward(*tensors, ctx.delta_softplus, grad_outputs, grad_final)
+    given = [None if tensor is None else gradient for tensor, gradient in zip(tensors, gradients, strict=True)]
+    return *given, None
 
 
 def _empty_gradients(*arguments):  # type: ignore[no-untyped-def]
@@ -133,16 +114,24 @@ def _empty_gradients(*arguments):  # type: ignore[no-untyped-def]
     return tuple(inputs.new_empty(0) if tensor is None else like(tensor) for tensor in arguments[:8])
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *tensors, ctx.delta_softplus, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _pull(ctx, backward, grad_outputs, grad_final):  # type: ignore[no-untyped-def]
-    tensors = ctx.saved_tensors
-    gradients = backward(*tensors, ctx.delta_softplus, grad_outputs, grad_final, ctx.backend)
-    given = [None if tensor is None else gradient for tensor, gradient in zip(tensors, gradients, strict=True)]
-    return *given, None, None
-
-
-_selective_scan = Operator(OPERATOR, (_forward, _empty_results), _save, _pull, (_backward, _empty_gradients))
+_SCAN = (
+    "Tensor inputs, Tensor deltas, Tensor decay, Tensor drive, Tensor readout, Tensor? skip, Tensor? gate, "
+    "Tensor initial_state, bool delta_softplus"
+)
+OPERATOR = Operator(
+    "selective_scan",
+    Signature(
+        f"({_SCAN}) -> (Tensor, Tensor)",
+        empty=lambda *arguments: (like(arguments[0]), like(arguments[7])),
+    ),
+    Gradient(
+        _save,
+        _vjp,
+        Signature(
+            f"({_SCAN}, Tensor grad_outputs, Tensor grad_final)"
+            " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+            empty=_empty_gradients,
+        ),
+    ),
+    container=Arguments,
+)
