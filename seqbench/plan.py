@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqbench import console
-from seqbench.data.catalog import GIVEN, SPLITS
 from seqbench.data.prepared import PreparedDataset
 from seqbench.errors import UsageError, unknown_name
 from seqbench.models import load_model, model_name, model_names, model_source
-from seqbench.models.base import Model, TrainingConfig, check_objective
+from seqbench.models.base import Model, TrainingConfig
+from seqbench.models.checks import check_objective
 from seqbench.ops.backends import resolve
-from seqbench.protocol import PROTOCOLS, Protocol
+from seqbench.protocol import Protocol
 from seqbench.results import CHECKPOINT, RECORD, Definition, UnreadableRecord, read_record
 
 if TYPE_CHECKING:
@@ -210,25 +210,6 @@ def define(
             for seed in (seeds if training is not None else [0])
         ]
     return definitions
-
-
-def protocol(name: str, *, split: str, max_len: int) -> Protocol:
-    """The protocol of a run.
-
-    Raises:
-        UsageError: no such protocol or split, or a length that leaves nothing to train on.
-    """
-    if name not in PROTOCOLS:
-        raise unknown_name("Protocol", name, PROTOCOLS, "seqbench run --help")
-    if split not in (*SPLITS, GIVEN):
-        raise unknown_name("Split", split, (*SPLITS, GIVEN), "seqbench run --help")
-    chosen = dataclasses.replace(PROTOCOLS[name], split=split, max_len=max_len)
-    if chosen.windows == "lrurec" and max_len < 2:
-        raise UsageError(
-            f"Protocol {name} cuts sequences into windows of {max_len} item, which leaves no next item to train on.",
-            hint="Use --max-len 2 or more.",
-        )
-    return chosen
 
 
 def resolve_device(text: str) -> str:

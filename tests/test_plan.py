@@ -206,26 +206,6 @@ def test_an_unknown_backend_is_refused(prepared: PreparedDataset) -> None:
         define(prepared, ["lrurec"], backend="touch")
 
 
-def test_protocol() -> None:
-    assert plan.protocol("fair", split="temporal", max_len=7) == Protocol(split="temporal", max_len=7)
-    with pytest.raises(UsageError, match="Did you mean leave-one-out"):
-        plan.protocol("fair", split="leave-on-out", max_len=7)
-    with pytest.raises(UsageError, match="Did you mean recbole"):
-        plan.protocol("recbol", split="temporal", max_len=7)
-    with pytest.raises(UsageError, match="no next item to train on"):
-        plan.protocol("lrurec", split="temporal", max_len=1)
-
-
-@pytest.mark.parametrize(
-    ("name", "removed", "selection"),
-    [("fair", "history", "ndcg@10"), ("lrurec", "window", "hr@10"), ("recbole", "nothing", "ndcg@10")],
-)
-def test_protocols_are_what_their_sources_do(name: str, removed: str, selection: str) -> None:
-    found = plan.protocol(name, split="leave-one-out", max_len=50)
-    assert (found.name, found.removed, found.selection) == (name, removed, selection)
-    assert (found.windows == "lrurec") == (name == "lrurec")
-
-
 @pytest.mark.parametrize(
     ("count", "text", "device"),
     [(0, "auto", "cpu"), (0, "cpu", "cpu"), (2, "auto", "cuda:0"), (2, "cuda", "cuda:0"), (2, "cuda:1", "cuda:1")],

@@ -7,6 +7,7 @@ import typer
 
 from seqbench import console, paths
 from seqbench.cli.app import Home, Quiet, Results, app
+from seqbench.protocol import PROTOCOLS, choose
 
 
 @app.command(
@@ -36,8 +37,9 @@ def run(
     protocol: Annotated[
         str,
         typer.Option(
-            help="fair (items the user has met cannot be recommended, NDCG@10 chooses the epoch), lrurec (windows, "
-            "removed items and choice by Recall@10 as in its code) or recbole (nothing is removed)."
+            help="How models are trained and judged: "
+            + "; ".join(f"{name} ({each.summary()})" for name, each in PROTOCOLS.items())
+            + "."
         ),
     ] = "fair",
     max_len: Annotated[
@@ -82,7 +84,7 @@ def run(
     target = plan.resolve_device(device)
     for prepared in datasets_of_run(plan.parse_datasets(datasets), root, dry_run=dry_run):
         chosen_split = split or prepared.splits[0]
-        conditions = plan.protocol(protocol, split=chosen_split, max_len=max_len or prepared.max_len)
+        conditions = choose(protocol, split=chosen_split, max_len=max_len or prepared.max_len)
         prepared.check_split(chosen_split)
         definitions = plan.define(
             prepared,

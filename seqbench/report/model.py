@@ -174,18 +174,7 @@ class Section:
 
     def protocol_words(self) -> str:
         """The protocol in words."""
-        protocol = self.protocol
-        removed = {
-            "history": "seen items removed",
-            "window": "items of the input window removed",
-            "nothing": "seen items kept",
-        }
-        windows = "training windows as in the code of LRURec, " if protocol.windows == "lrurec" else ""
-        return (
-            f"Protocol {protocol.name}: {protocol.split} split, full ranking, {removed[protocol.removed]}, "
-            f"{windows}epoch chosen by validation {metric_title(protocol.selection)}, "
-            f"maximum length {protocol.max_len}"
-        )
+        return self.protocol.words()
 
     def seed_words(self) -> str:
         """The seeds in words."""

@@ -41,8 +41,8 @@ class Variant:
         training = self.records[0].definition.training or {}
         words = []
         if training.get("objective", "all-positions") != "all-positions":
-            other = ", not on LRURec's windows" if self.records[0].definition.protocol.windows == "lrurec" else ""
-            words.append(f"trained on {training['objective']}es{other}")
+            windows = self.records[0].definition.protocol.windows_words()
+            words.append(f"trained on {training['objective']}es{f', not on {windows}' if windows else ''}")
         if (loss := training.get("loss", "cross-entropy")) != "cross-entropy":
             words.append(f"loss {loss} with {training['negatives']} negatives")
         return ", ".join(words)

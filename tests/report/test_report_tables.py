@@ -128,7 +128,10 @@ def test_every_protocol_is_described_in_words(make_record):
         for name, protocol in PROTOCOLS.items()
     }
     assert "seen items removed, epoch chosen by validation NDCG@10" in words["fair"]
-    assert "items of the input window removed, training windows as in the code of LRURec" in words["lrurec"]
+    assert (
+        "items of the input window removed, trained on LRURec's windows, epoch chosen by validation HR@10"
+        in words["lrurec"]
+    )
     assert "validation HR@10" in words["lrurec"]
     assert "seen items kept" in words["recbole"]
 
