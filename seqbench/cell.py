@@ -11,14 +11,15 @@ import torch
 from seqbench import environment
 from seqbench.data.prepared import PreparedDataset
 from seqbench.data.sequences import Sequences, split_sequences
-from seqbench.evaluate import Ranks, rank
+from seqbench.evaluation.ranking import rank
+from seqbench.evaluation.ranks import Ranks
 from seqbench.measure import PeakMemory, latency
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
 from seqbench.ops import backends
 from seqbench.plan import changes
 from seqbench.protocol import Protocol
 from seqbench.results import CHECKPOINT, RANKS, SAMPLES, Definition, Record, write_record
-from seqbench.train import Trainer, derived_seed
+from seqbench.training.loop import Trainer, derived_seed
 
 
 def run_cell(
@@ -69,7 +70,6 @@ def run_cell(
             training=limits,
             protocol=protocol,
             seed=definition.seed,
-            device=target,
             checkpoint=checkpoint,
             emit=emit,
             peak_memory=peak,

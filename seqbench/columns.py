@@ -9,6 +9,7 @@ TITLE = "title"  # string, null where the source has none
 
 BETTER = "better"  # int32, items that score strictly higher than the target
 TIES = "ties"  # int32, other items with exactly the target's score
+POSITION = "position"  # int32, place in a list of recommendations, from 1
 
 SERIES = "series"  # string, which measurement a raw sample belongs to
 VALUE = "value"  # float64, seconds

@@ -1,15 +1,138 @@
-"""Training losses that look at a few items instead of the whole catalogue (which is ops/linear_cross_entropy.py).
+"""Training losses: the softmax over the whole catalogue, and those that look at a few items instead.
 
-Memory is that of the scores, N · K, beside the gradient of the item table: nothing grows with N · V or N · K · D.
+A loss is made once per training from its settings and from how often each item occurs in training, which is all that it
+learns of the data. In every step it first draws its negatives, then scores. To add one, write a subclass of `Loss` and
+enter it in LOSSES.
+
+The memory of a sampled loss is that of the scores, N · K, beside the gradient of the item table: nothing grows with
+N · V or N · K · D.
 
 Shapes: N positions, K negatives, D width, V items plus padding.
 """
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from seqbench.ops import linear_cross_entropy
+from seqbench.registry import Registry
+
+if TYPE_CHECKING:
+    from seqbench.models.base import TrainingConfig
+
+LISTING = "seqbench list models lrurec"
+
+
+class Negatives(NamedTuple):
+    """Items that were drawn for one step."""
+
+    ids: Tensor  # (N, K) for each position, or (K,) for all of them
+    log_counts: Tensor | None = None  # (K,) log of how often each is expected among K draws
+
+
+class Loss(ABC):
+    """A training loss.
+
+    Args:
+        training: the settings.
+        counts: (V,) how often each item occurs in training, on the device of the training; 0 at padding.
+    """
+
+    sampled: ClassVar[bool]  # whether it scores drawn items only
+
+    def __init__(self, training: "TrainingConfig", counts: Tensor) -> None:
+        self.training = training
+        self.counts = counts
+
+    def draw(self, targets: Tensor, generator: torch.Generator) -> Negatives | None:
+        """Draw the negatives of a step that trains the targets (N,); None if the loss has none."""
+        return None
+
+    @abstractmethod
+    def __call__(
+        self, states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, negatives: Negatives | None
+    ) -> Tensor:
+        """Return the mean loss over positions, differentiable in states, items and bias.
+
+        Args:
+            states: (N, D).
+            items: (V, D).
+            bias: (V,), or None.
+            targets: (N,) item ids.
+            negatives: what `draw` gave.
+        """
+
+
+class CrossEntropy(Loss):
+    """The softmax over the whole catalogue."""
+
+    sampled = False
+
+    def __call__(
+        self, states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, negatives: Negatives | None
+    ) -> Tensor:
+        return linear_cross_entropy(states, items, bias, targets)
+
+
+class SampledSoftmax(Loss):
+    """The softmax over the target and a sample that all positions of a batch share."""
+
+    sampled = True
+
+    def __init__(self, training: "TrainingConfig", counts: Tensor) -> None:
+        super().__init__(training, counts)
+        self.proposal = Proposal(PROPOSALS[training.proposal](counts))
+
+    def draw(self, targets: Tensor, generator: torch.Generator) -> Negatives:
+        return self.proposal.draw(self.training.negatives, generator)
+
+    def __call__(
+        self, states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, negatives: Negatives | None
+    ) -> Tensor:
+        assert negatives is not None
+        assert negatives.log_counts is not None
+        return sampled_softmax(states, items, bias, targets, negatives.ids, negatives.log_counts)
+
+
+class BinaryCrossEntropy(Loss):
+    """Every position's target against negatives of its own, each by itself."""
+
+    sampled = True
+    beta = 1.0
+
+    def draw(self, targets: Tensor, generator: torch.Generator) -> Negatives:
+        return Negatives(other_items(targets, len(self.counts) - 1, self.training.negatives, generator))
+
+    def __call__(
+        self, states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, negatives: Negatives | None
+    ) -> Tensor:
+        assert negatives is not None
+        return binary_cross_entropy(states, items, bias, targets, negatives.ids, self.beta)
+
+
+class GeneralisedBinaryCrossEntropy(BinaryCrossEntropy):
+    """Binary cross entropy whose positive part is scaled so that few negatives do not make the model overconfident."""
+
+    def __init__(self, training: "TrainingConfig", counts: Tensor) -> None:
+        super().__init__(training, counts)
+        self.beta = gbce_beta(training.negatives, len(counts) - 1, training.calibration)
+
+
+LOSSES: Registry[type[Loss]] = Registry(
+    "Loss",
+    {
+        "cross-entropy": CrossEntropy,
+        "sampled-softmax": SampledSoftmax,
+        "bce": BinaryCrossEntropy,
+        "gbce": GeneralisedBinaryCrossEntropy,
+    },
+    LISTING,
+)
 
 # The rows of the item table that are gathered at once. On a CPU they are to stay in the caches; a GPU wants larger
 # blocks to fill its processors.
@@ -19,7 +142,7 @@ BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 def sampled_softmax(
     states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, negatives: Tensor, log_counts: Tensor
 ) -> Tensor:
-    """Mean over positions of -log softmax at the target, the other items replaced by a weighted sample of them.
+    """Return the mean of -log softmax at the target, with the other items replaced by a weighted sample of them.
 
     With s the scores, -s[target] + log(exp s[target] + Σ_k exp(s[negative_k]) / count_k), where count_k is how often
     the proposal is expected to draw that item: the sum over the catalogue is estimated without bias (Bengio and
@@ -46,7 +169,7 @@ def sampled_softmax(
 def binary_cross_entropy(
     states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, negatives: Tensor, beta: float = 1.0
 ) -> Tensor:
-    """Mean over positions of (-β log σ(s[target]) - Σ_k log(1 - σ(s[negative_k]))) / (K + 1).
+    """Return the mean over positions of (-β log σ(s[target]) - Σ_k log(1 - σ(s[negative_k]))) / (K + 1).
 
     With β = 1 and K = 1 this is half of the loss that SASRec was published with (Kang and McAuley, ICDM 2018); Adam
     does not see the factor. (Its negatives are no item of the user's; `other_items` leaves out the target alone.)
@@ -68,20 +191,25 @@ def binary_cross_entropy(
 
 
 def gbce_beta(negatives: int, items: int, calibration: float) -> float:
-    """β = α (t (1 - 1/α) + 1/α) with the sampling rate α = negatives / (items - 1) and t the calibration."""
+    """Return β = α (t (1 - 1/α) + 1/α) with the sampling rate α = negatives / (items - 1) and t the calibration."""
     rate = min(1.0, negatives / (items - 1))
     return 1 - calibration * (1 - rate)
 
 
 def other_items(targets: Tensor, items: int, count: int, generator: torch.Generator) -> Tensor:
-    """(N, count) ids drawn uniformly, with replacement, from 1 … items without each position's target (N,)."""
+    """Draw (N, count) ids uniformly, with replacement, from 1 … items without each position's target (N,)."""
     shape = (len(targets), count)
     drawn = torch.randint(1, items, shape, generator=generator, device=targets.device)
     return drawn + (drawn >= targets.unsqueeze(1))
 
 
+def uniform(counts: Tensor) -> Tensor:
+    """Return equal weights (V,) for all items, however often they occur, and 0 for padding."""
+    return (torch.arange(len(counts), device=counts.device) > 0).double()
+
+
 def log_uniform(counts: Tensor) -> Tensor:
-    """Weights (V,) of the items after padding by how often they occur, (V,): log((r + 2) / (r + 1)) at rank r, from 0.
+    """Return weights (V,) of the items by how often they occur, (V,): log((r + 2) / (r + 1)) at rank r, from 0.
 
     Zipf's law for whoever knows ranks alone, as in TensorFlow's log_uniform_candidate_sampler; they sum to log(V).
     """
@@ -89,8 +217,14 @@ def log_uniform(counts: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(counts[:1], dtype=torch.double), torch.log1p(1 / (ranks.double() + 1))])
 
 
+# How often an item is drawn, in proportion: counts (V,) in training → weights (V,), 0 at padding.
+PROPOSALS: Registry[Callable[[Tensor], Tensor]] = Registry(
+    "Proposal", {"uniform": uniform, "log-uniform": log_uniform}, LISTING
+)
+
+
 class Proposal:
-    """Draws item j with a probability in proportion to weights[j], with replacement.
+    """Draw item j with a probability in proportion to weights[j], with replacement.
 
     Args:
         weights: (V,) not negative; 0 at padding.
@@ -100,15 +234,15 @@ class Proposal:
         self.cumulative = weights.double().cumsum(0)
         self.log_probabilities = (weights.double() / self.cumulative[-1]).log().float()
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(count,) ids, and the log of how often each is expected among so many draws."""
+    def draw(self, count: int, generator: torch.Generator) -> Negatives:
+        """Draw (count,) ids, and return with them the log of how often each is expected among so many draws."""
         places = torch.rand(count, dtype=torch.double, generator=generator, device=self.cumulative.device)
         drawn = torch.searchsorted(self.cumulative[:-1], places * self.cumulative[-1], right=True)
-        return drawn, self.log_probabilities[drawn] + math.log(count)
+        return Negatives(drawn, self.log_probabilities[drawn] + math.log(count))
 
 
 def chosen_scores(states: Tensor, items: Tensor, bias: Tensor | None, chosen: Tensor) -> Tensor:
-    """(N, K) scores of the items chosen (N, K) for each of the states (N, D)."""
+    """Return the (N, K) scores of the items chosen (N, K) for each of the states (N, D)."""
     scores = _ChosenScores.apply(states, items, chosen)
     return scores if bias is None else scores + F.embedding(chosen, bias.unsqueeze(1)).squeeze(2)
 

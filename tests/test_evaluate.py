@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqbench import evaluate
 from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.errors import Diverged
-from seqbench.evaluate import Ranks, rank
+from seqbench.evaluation import ranking
 from seqbench.evaluation.metrics import CUTOFFS, STANDARD
+from seqbench.evaluation.ranking import rank
+from seqbench.evaluation.ranks import Ranks
 from seqbench.models.base import CountingModel, Model, ModelConfig
 from seqbench.protocol import Protocol
 
@@ -213,7 +214,7 @@ def test_a_score_that_is_not_finite_is_an_error(value: float) -> None:
 def test_ranks_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sequences = random_scores(), random_sequences()
     whole = ranked(model, sequences)
-    monkeypatch.setattr(evaluate, "BATCH_ELEMENTS", 3 * (ITEMS + 1))
+    monkeypatch.setattr(ranking, "BATCH_ELEMENTS", 3 * (ITEMS + 1))
     parts = ranked(model, sequences)
     np.testing.assert_array_equal(parts.better, whole.better)
     np.testing.assert_array_equal(parts.ties, whole.ties)

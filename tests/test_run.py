@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqbench import run
-from seqbench.evaluate import Ranks
+from seqbench.evaluation.ranks import Ranks
 from seqbench.progress import CellProgress
 from seqbench.results import read_record
 from tests.kit import SMALL, TINY, Bench

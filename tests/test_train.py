@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from seqbench import losses, train
+from seqbench import losses
 from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.errors import Diverged, SeqbenchError, StorageError
+from seqbench.losses import LOSSES, PROPOSALS, SampledSoftmax
 from seqbench.models import MODELS, load_model
-from seqbench.models.base import LOSSES, OBJECTIVES, PROPOSALS, SequenceModel, TrainingConfig, at_last
+from seqbench.models.base import SequenceModel, TrainingConfig, at_last
 from seqbench.protocol import Protocol
-from seqbench.train import WARMUP_STEPS, Trainer, _batches, derived_seed
+from seqbench.training import loop, objectives
+from seqbench.training.batches import batches
+from seqbench.training.loop import WARMUP_STEPS, Trainer, derived_seed
+from seqbench.training.objectives import OBJECTIVES
 
 ITEMS, MAX_LEN = 20, 6
 NEURAL = [name for name in MODELS if issubclass(load_model(name), SequenceModel)]
@@ -40,7 +45,13 @@ def random_sequences(users: int = 30, seed: int = 0) -> Sequences:
 def make(tmp_path: Path) -> Make:
     """A function that makes a trainer over always the same data, seed and checkpoint."""
 
-    def made(name: str = "lrurec", *, emit: Callable[..., None] | None = None, **changes: Any) -> Trainer:
+    def made(
+        name: str = "lrurec",
+        *,
+        emit: Callable[..., None] = lambda *_, **__: None,
+        clock: Callable[[], float] = time.perf_counter,
+        **changes: Any,
+    ) -> Trainer:
         cls = load_model(name)
         torch.manual_seed(derived_seed(0, 0))
         model = cls(ITEMS, MAX_LEN, dataclasses.replace(cls.Config(), hidden_size=8, layers=1))
@@ -55,10 +66,10 @@ def make(tmp_path: Path) -> Make:
             training=TrainingConfig(**(defaults | changes)),
             protocol=Protocol(max_len=MAX_LEN),
             seed=0,
-            device=torch.device("cpu"),
             checkpoint=tmp_path / CHECKPOINT,
-            emit=emit or (lambda *_, **__: None),
+            emit=emit,
             peak_memory=lambda: 7,
+            clock=clock,
         )
 
     return made
@@ -82,7 +93,7 @@ def script(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     """Let the validation metric of epoch n be the n-th value."""
     remaining = iter(values)
     monkeypatch.setattr(
-        train, "rank", lambda *_, **__: SimpleNamespace(per_user=lambda _: np.array([next(remaining)] * 3))
+        loop, "rank", lambda *_, **__: SimpleNamespace(per_user=lambda _: np.array([next(remaining)] * 3))
     )
 
 
@@ -94,22 +105,22 @@ def skewed_lengths(count: int = 3000) -> np.ndarray:
 
 
 def batches_of(lengths: np.ndarray, seed: int = 0, size: int = 32) -> list[np.ndarray]:
-    return list(_batches(lengths, lengths, size, 16, np.random.default_rng(seed)))
+    return list(batches(lengths, lengths, size, 16, np.random.default_rng(seed)))
 
 
 @pytest.mark.parametrize("size", [1, 7, 32, 5000])
 @pytest.mark.parametrize("count", [1, 31, 32, 3000])
 def test_every_window_is_in_exactly_one_batch(count: int, size: int) -> None:
-    batches = batches_of(skewed_lengths(count), size=size)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(count))
-    assert all(len(batch) for batch in batches)
+    found = batches_of(skewed_lengths(count), size=size)
+    assert sorted(np.concatenate(found).tolist()) == list(range(count))
+    assert all(len(batch) for batch in found)
 
 
 def test_batches_are_almost_free_of_padding() -> None:
     lengths = skewed_lengths()
 
-    def padding(batches: list[np.ndarray]) -> float:
-        return 1 - lengths.sum() / sum(len(batch) * lengths[batch].max() for batch in batches)
+    def padding(found: list[np.ndarray]) -> float:
+        return 1 - lengths.sum() / sum(len(batch) * lengths[batch].max() for batch in found)
 
     shuffled = np.random.default_rng(0).permutation(len(lengths))
     unsorted = np.array_split(shuffled, len(lengths) // 32)
@@ -119,10 +130,10 @@ def test_batches_are_almost_free_of_padding() -> None:
 
 def test_batches_of_prefixes_are_equally_large_and_almost_free_of_padding() -> None:
     lengths = skewed_lengths()
-    batches = list(_batches(lengths, np.ones_like(lengths), 50, 32, np.random.default_rng(0)))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    assert {len(batch) for batch in batches} == {50}
-    assert 1 - lengths.sum() / sum(len(batch) * lengths[batch].max() for batch in batches) < 0.2
+    found = list(batches(lengths, np.ones_like(lengths), 50, 32, np.random.default_rng(0)))
+    assert sorted(np.concatenate(found).tolist()) == list(range(len(lengths)))
+    assert {len(batch) for batch in found} == {50}
+    assert 1 - lengths.sum() / sum(len(batch) * lengths[batch].max() for batch in found) < 0.2
 
 
 def test_batches_change_every_epoch_and_repeat_with_the_seed() -> None:
@@ -177,10 +188,9 @@ def test_the_content_of_padding_never_matters(make: Make) -> None:
         lambda _, inputs, states: states.masked_fill((inputs[0] == 0).unsqueeze(-1), torch.nan)
     )
     torch.manual_seed(1)
-    loss, count = plain._step(starts, lengths)
+    loss = plain._step(starts, lengths)
     torch.manual_seed(1)
-    again, _ = poisoned._step(starts, lengths)
-    assert count == lengths.sum()
+    again = poisoned._step(starts, lengths)
     assert torch.isfinite(loss)
     assert torch.equal(loss, again)
     assert equal_weights(copy_of(plain), copy_of(poisoned))
@@ -188,13 +198,13 @@ def test_the_content_of_padding_never_matters(make: Make) -> None:
 
 def test_logits_are_computed_at_valid_positions_only(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = []
-    loss = train.linear_cross_entropy
+    loss = losses.linear_cross_entropy
 
     def watch(states: torch.Tensor, *others: Any) -> torch.Tensor:
         shapes.append(states.shape[0])
         return loss(states, *others)
 
-    monkeypatch.setattr(train, "linear_cross_entropy", watch)
+    monkeypatch.setattr(losses, "linear_cross_entropy", watch)
     trainer = make(epochs=1)
     trainer.run()
     assert sum(shapes) == len(trainer.sequences.training_pairs()[0])
@@ -234,8 +244,7 @@ def test_weights_decay_but_for_what_the_model_exempts(name: str, make: Make) -> 
 
 def test_throughput_leaves_out_the_first_steps_of_a_process(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: now))
-    trainer = make(epochs=2, batch_size=4)
+    trainer = make(epochs=2, batch_size=4, clock=lambda: now)
     step = trainer._step
     counts: list[int] = []
     sequences: list[int] = []
@@ -243,10 +252,9 @@ def test_throughput_leaves_out_the_first_steps_of_a_process(make: Make, monkeypa
     def slow_at_first(starts: Any, lengths: Any) -> Any:
         nonlocal now
         now += 100.0 if len(counts) < WARMUP_STEPS else 1.0
-        loss, count = step(starts, lengths)
         sequences.append(len(starts))
-        counts.append(count)
-        return loss, count
+        counts.append(int(lengths.sum()))
+        return step(starts, lengths)
 
     monkeypatch.setattr(trainer, "_step", slow_at_first)
     state = trainer.run()
@@ -280,9 +288,10 @@ def test_a_loss_that_is_not_finite_is_an_error(rate: float, make: Make) -> None:
 
 def step_on_everything(trainer: Trainer) -> tuple[float, int, dict[str, torch.Tensor]]:
     """Loss, targets and gradients of one step on all rows of an epoch."""
-    loss, count = trainer._step(*trainer._rows(np.random.default_rng(0)))
+    starts, lengths = trainer.objective.rows(trainer.sequences, trainer.protocol, np.random.default_rng(0))
+    loss = trainer._step(starts, lengths)
     gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
-    return float(loss.detach()), count, gradients
+    return float(loss.detach()), int(trainer.objective.targets(lengths).sum()), gradients
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "gbce"])
@@ -308,7 +317,7 @@ def test_prefixes_are_trained_at_their_last_position_alone(make: Make, monkeypat
     trainer = make("sasrec", epochs=1, objective="prefix")
     model = trainer.model.eval()
     monkeypatch.setattr(model, "train", lambda: model)  # without dropout
-    pad, loss = train.pad, train.linear_cross_entropy
+    pad, loss = objectives.pad, losses.linear_cross_entropy
     rows: list[tuple[torch.Tensor, torch.Tensor]] = []
     seen = []
 
@@ -323,8 +332,8 @@ def test_prefixes_are_trained_at_their_last_position_alone(make: Make, monkeypat
         seen.extend(targets.tolist())
         return loss(states, items, bias, targets)
 
-    monkeypatch.setattr(train, "pad", watch_rows)
-    monkeypatch.setattr(train, "linear_cross_entropy", watch_loss)
+    monkeypatch.setattr(objectives, "pad", watch_rows)
+    monkeypatch.setattr(losses, "linear_cross_entropy", watch_loss)
     trainer._pass(1)
     assert sorted(seen) == sorted(trainer.sequences.training_pairs()[1].tolist())
 
@@ -338,7 +347,7 @@ def test_throughput_counts_targets_whatever_the_objective(objective: str, make: 
 
 @pytest.mark.parametrize(
     ("loss", "proposal"),
-    [(loss, proposal) for loss in LOSSES for proposal in (PROPOSALS if loss == "sampled-softmax" else PROPOSALS[:1])],
+    [(loss, proposal) for loss in LOSSES for proposal in (PROPOSALS if loss == "sampled-softmax" else ["uniform"])],
 )
 def test_every_loss_falls_and_resumes_bit_for_bit(loss: str, proposal: str, make: Make, tmp_path: Path) -> None:
     sampling = {"loss": loss, "proposal": proposal, "negatives": 16}
@@ -372,7 +381,8 @@ def test_negatives_are_drawn_anew_in_every_epoch_and_step(make: Make, monkeypatc
 def test_the_most_frequent_item_of_training_is_proposed_most_often(make: Make) -> None:
     trainer = make(loss="sampled-softmax", proposal="log-uniform")
     counts = np.bincount(trainer.sequences.training_items(), minlength=ITEMS + 1)
-    probabilities = trainer._proposal.log_probabilities.exp().numpy()
+    assert isinstance(trainer.loss, SampledSoftmax)
+    probabilities = trainer.loss.proposal.log_probabilities.exp().numpy()
     assert probabilities[0] == 0
     assert probabilities.argmax() == counts.argmax()
     assert probabilities.max() == pytest.approx(np.log(2) / np.log(ITEMS + 1))

@@ -29,6 +29,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.users)
 
+    def take(self, rows: Ints) -> "Examples":
+        """Return the examples at these indices, in their order."""
+        return Examples(self.users[rows], self.starts[rows], self.stops[rows], self.targets[rows])
+
 
 @dataclass(frozen=True)
 class Sequences:

@@ -4,7 +4,7 @@ Shapes: B batch, T time, D width, V items plus one (item 0 is padding).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.data.sequences import Sequences
-from seqbench.errors import SeqbenchError
+from seqbench.losses import LOSSES, PROPOSALS
+from seqbench.training.objectives import OBJECTIVES
 
 
 def require(condition: bool, message: str) -> None:
@@ -22,14 +23,9 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def require_one_of(value: str, choices: Sequence[str], field: str) -> None:
+def require_one_of(value: str, choices: Iterable[str], field: str) -> None:
     """Raise ValueError unless the value is one of the choices."""
-    require(value in choices, f"{field} must be {' or '.join(choices)}, not '{value}'")
-
-
-OBJECTIVES = ("all-positions", "prefix")
-LOSSES = ("cross-entropy", "sampled-softmax", "bce", "gbce")
-PROPOSALS = ("uniform", "log-uniform")
+    require(value in list(choices), f"{field} must be {' or '.join(choices)}, not '{value}'")
 
 
 @dataclass(frozen=True)
@@ -139,25 +135,6 @@ class Model(nn.Module, ABC):
         """
 
 
-def check_shape(model: Model, method: str, found: object, expected: tuple[int, ...]) -> None:
-    """Raise SeqbenchError unless what a method returned is a tensor of the expected shape."""
-    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    if shape != expected:
-        raise SeqbenchError(
-            f"{type(model).__name__}.{method} must return a tensor of shape {expected} here, not {shape}.",
-            hint="What it takes and returns is in seqbench/models/base.py.",
-        )
-
-
-def check_objective(config: ModelConfig, training: TrainingConfig) -> None:
-    """Raise ValueError if the objective would show a model the items that it is to predict."""
-    require(
-        config.causal or training.objective == "prefix",
-        f"objective must be prefix, not '{training.objective}': the model is not causal, so that a position sees the "
-        "items after it, its own target among them",
-    )
-
-
 class SequenceModel(Model):
     """A neural model: `forward` gives a state per position, scores are products with the item embedding."""
 
@@ -188,33 +165,6 @@ class SequenceModel(Model):
 
     def score(self, items: Tensor, lengths: Tensor) -> Tensor:
         return self.score_states(self.last_states(items, lengths))
-
-
-@torch.no_grad()
-def check_causality(model: SequenceModel) -> None:
-    """Raise SeqbenchError if a position sees the items after it, so that it must not be trained at all positions.
-
-    What the config declares is not enough where the model is not ours, and so not tested.
-    """
-    T = min(model.max_len, 8)
-    if T < 2 or model.items < 2:
-        return
-    training, device = model.training, model.item_weights().device
-    items = torch.arange(T, device=device).remainder(model.items).add(1).unsqueeze(0)
-    changed = items.clone()
-    changed[:, -1] = changed[:, -1] % model.items + 1
-    lengths = torch.tensor([T], device=device)
-    model.eval()
-    states = [model(each, lengths) for each in (items, changed)]
-    model.train(training)
-    for found in states:
-        check_shape(model, "forward", found, (1, T, model.item_weights().shape[1]))
-    before, after = (found[:, :-1] for found in states)
-    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
-        raise SeqbenchError(
-            f"{type(model).__name__} says that it is causal, but a later item changes its states at earlier positions.",
-            hint="Let `causal` of its Config be False, and train it on prefixes (objective=prefix).",
-        )
 
 
 class IncrementalModel(SequenceModel):

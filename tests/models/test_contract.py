@@ -11,7 +11,7 @@ from torch import nn
 
 from seqbench.data.sequences import Sequences, split_sequences
 from seqbench.errors import UsageError
-from seqbench.evaluate import rank
+from seqbench.evaluation.ranking import rank
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import (
     CountingModel,
@@ -22,7 +22,7 @@ from seqbench.models.base import (
     TrainingConfig,
 )
 from seqbench.protocol import Protocol
-from seqbench.train import Trainer
+from seqbench.training.loop import Trainer
 from tests.models.forms import FORMS
 
 ITEMS, MAX_LEN = 30, 12

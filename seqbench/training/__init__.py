@@ -1,0 +1,1 @@
+"""Training by gradient: the loop, the objectives, and the checkpoints that it resumes from."""

@@ -1,0 +1,194 @@
+"""The training loop: epochs over all rows, early stopping, resumable at every epoch.
+
+Everything random in an epoch (order, dropout, negatives) is drawn from a seed made of the run's seed and the epoch's
+number, so a run that was killed and resumed computes what an uninterrupted one does: bit for bit on the CPU, while on a
+GPU some of torch's sums have no fixed order.
+
+Shapes: B batch, T time, D width, V items plus padding, N trained positions of a batch.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqbench.data.sequences import Ints, Sequences
+from seqbench.errors import Diverged
+from seqbench.evaluation.ranking import rank
+from seqbench.losses import LOSSES
+from seqbench.models.base import SequenceModel, TrainingConfig
+from seqbench.models.checks import check_causality, check_objective
+from seqbench.protocol import Protocol
+from seqbench.training import checkpoint
+from seqbench.training.batches import batches
+from seqbench.training.objectives import OBJECTIVES
+from seqbench.training.optimizer import make_optimizer
+from seqbench.training.state import Epoch, TrainingState
+
+# The first steps of a process allocate, tune and warm caches; they are left out of the throughput.
+WARMUP_STEPS = 3
+
+PROGRESS_SECONDS = 0.2
+
+
+def _say_nothing(event: str, **fields: object) -> None:
+    pass
+
+
+class Trainer:
+    """Trains one model; `run` returns when it has stopped, with the best epoch's weights in place.
+
+    Args:
+        model: on the device that it is to be trained on.
+        training: its paper's settings if not given.
+        checkpoint: file to store the training in after every epoch; nothing is stored if not given.
+        emit: called with an event's name and its fields as things happen: "resumed", "step" and "epoch".
+        peak_memory: bytes that the process has held at most so far.
+        clock: seconds since some moment.
+
+    Raises:
+        ValueError: the objective would show the model the items that it is to predict.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        sequences: Sequences,
+        *,
+        training: TrainingConfig | None = None,
+        protocol: Protocol | None = None,
+        seed: int = 0,
+        checkpoint: Path | None = None,
+        emit: Callable[..., None] = _say_nothing,
+        peak_memory: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.model = model
+        self.sequences = sequences
+        self.training = training or model.training_defaults or TrainingConfig()
+        self.protocol = protocol or Protocol()
+        self.seed = seed
+        self.checkpoint = checkpoint
+        self.emit = emit
+        self.peak_memory = peak_memory
+        self.clock = clock
+        check_objective(model.config, self.training)
+        self.device = model.item_weights().device
+        self.objective = OBJECTIVES[self.training.objective]
+        counts = np.bincount(sequences.training_items(), minlength=sequences.items + 1)
+        self.loss = LOSSES[self.training.loss](self.training, torch.from_numpy(counts).to(self.device))
+        self.optimizer = make_optimizer(model, self.training)
+        self.state = TrainingState()
+        self.best_weights = _copy(model)
+        self.warm_steps = 0
+        self.generator = torch.Generator(self.device)  # of the negatives; seeded anew for every epoch
+
+    def resume(self) -> float:
+        """Continue from the checkpoint if there is one; return the seconds that were spent on it so far.
+
+        Raises:
+            SeqbenchError: the checkpoint is damaged.
+        """
+        if self.checkpoint and self.checkpoint.exists():
+            self.best_weights, self.state = checkpoint.load(self.checkpoint, self.model, self.optimizer)
+            self.emit("resumed", epoch=self.state.epoch)
+        return self.state.seconds
+
+    def run(self) -> TrainingState:
+        """Train until the epochs or the patience run out, with a checkpoint after every epoch.
+
+        Raises:
+            SeqbenchError: the model returns tensors of another shape than it should, or is not causal as it says.
+            Diverged: the loss or a score is not finite.
+            StorageError: the checkpoint cannot be written.
+        """
+        if self.objective.needs_causality:
+            check_causality(self.model)
+        while self.state.epoch < self.training.epochs and not self.state.stopped_early(self.training):
+            self._epoch()
+        self.model.load_state_dict(self.best_weights)
+        return self.state
+
+    def _epoch(self) -> None:
+        began = self.clock()
+        number = self.state.epoch + 1
+        loss, timed = self._pass(number)
+        trained = self.clock()
+        valid = rank(self.model, self.sequences, self.sequences.valid(), self.protocol)
+        value = float(valid.per_user(self.protocol.selection).mean())
+        entry = Epoch(number, loss, value, trained - began, self.clock() - trained, *timed)
+        if self.state.add(entry):
+            self.best_weights = _copy(self.model)
+        self.state.peak_memory = max(self.state.peak_memory, self.peak_memory())
+        if self.checkpoint:
+            checkpoint.save(self.checkpoint, self.model, self.best_weights, self.optimizer, self.state)
+        rate = entry.timed_interactions / entry.timed_seconds if entry.timed_seconds else None
+        best = {"best": self.state.best, "best_epoch": self.state.best_epoch}
+        self.emit("epoch", **asdict(entry), **best, interactions_per_second=rate)
+
+    def _pass(self, number: int) -> tuple[float, tuple[int, int, float]]:
+        """Train all rows once; return the mean loss, and (interactions, sequences, seconds) of the timed steps."""
+        torch.manual_seed(derived_seed(self.seed, number))
+        self.generator.manual_seed(derived_seed(self.seed, number, 1))
+        generator = np.random.default_rng([self.seed, number])
+        self.model.train()
+        starts, lengths = self.objective.rows(self.sequences, self.protocol, generator)
+        targets = self.objective.targets(lengths)
+        steps = list(batches(lengths, targets, self.training.batch_size, self.objective.pool_batches, generator))
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        interactions = sequences = 0
+        timed_from: float | None = None
+        shown = self.clock()
+        for index, rows in enumerate(steps):
+            if timed_from is None and self.warm_steps >= WARMUP_STEPS:
+                synchronize(self.device)
+                timed_from = self.clock()
+            loss = self._step(starts[rows], lengths[rows])
+            count = int(targets[rows].sum())
+            total += loss.detach() * count
+            if timed_from is None:
+                self.warm_steps += 1
+            else:
+                interactions += count
+                sequences += len(rows)
+            if self.clock() - shown > PROGRESS_SECONDS:
+                shown = self.clock()
+                self.emit("step", epoch=number, done=index + 1, total=len(steps))
+        synchronize(self.device)
+        seconds = self.clock() - timed_from if timed_from is not None else 0.0
+        mean = float(total) / int(targets.sum())
+        if not np.isfinite(mean):
+            raise Diverged(f"The training loss of epoch {number}")
+        return mean, (interactions, sequences, seconds)
+
+    def _step(self, starts: Ints, lengths: Ints) -> Tensor:
+        """Update the weights on rows (B,) and return their mean loss over positions."""
+        batch = self.objective.batch(self.sequences, starts, lengths).to(self.device)
+        states = self.objective.states(self.model, batch)
+        negatives = self.loss.draw(batch.targets, self.generator)
+        loss = self.loss(states, self.model.item_weights(), self.model.item_bias(), batch.targets, negatives)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.training.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+        self.optimizer.step()
+        return loss
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until everything that was started on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def derived_seed(*parts: int) -> int:
+    """Return one 63-bit seed made of several numbers, far apart for neighbouring ones."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _copy(model: SequenceModel) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,105 @@
+"""Where a training stands, besides its tensors, and what follows from that."""
+
+import math
+import statistics
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from seqbench.models.base import TrainingConfig
+
+T = TypeVar("T", bound="Epoch | TrainingState")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave and took. Times in seconds; interactions are trained target positions."""
+
+    epoch: int
+    loss: float
+    validation: float
+    train_seconds: float
+    evaluate_seconds: float
+    timed_interactions: int  # of the steps that count for throughput
+    timed_sequences: int
+    timed_seconds: float
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands, besides its tensors."""
+
+    epoch: int = 0  # finished epochs
+    best_epoch: int = 0
+    best: float = -1.0
+    seconds: float = 0.0  # wall time of all processes that worked on it
+    peak_memory: int = 0  # bytes, largest of all processes that worked on it
+    history: list[Epoch] = field(default_factory=list)
+
+    def add(self, entry: Epoch) -> bool:
+        """Append a finished epoch; return whether it is the best so far."""
+        self.history.append(entry)
+        self.epoch = entry.epoch
+        self.seconds += entry.train_seconds + entry.evaluate_seconds
+        if entry.validation <= self.best:
+            return False
+        self.best, self.best_epoch = entry.validation, entry.epoch
+        return True
+
+    def stopped_early(self, training: TrainingConfig) -> bool:
+        """Return whether the validation metric has not improved for `patience` epochs."""
+        return self.epoch - self.best_epoch >= training.patience
+
+    def summary(self, training: TrainingConfig) -> dict[str, Any]:
+        """Return the record's `training` section."""
+        return {
+            "epochs": self.epoch,
+            "best_epoch": self.best_epoch,
+            "stopped_early": self.stopped_early(training),
+            "seconds_to_best": sum(
+                entry.train_seconds + entry.evaluate_seconds for entry in self.history[: self.best_epoch]
+            ),
+            "history": [asdict(entry) for entry in self.history],
+        }
+
+    def throughput(self) -> dict[str, float | None]:
+        """Return medians over epochs: interactions/s and sequences/s of steady-state steps, and seconds per epoch."""
+        timed = [entry for entry in self.history if entry.timed_seconds > 0]
+
+        def median(values: list[float]) -> float | None:
+            return statistics.median(values) if values else None
+
+        return {
+            "train_interactions_per_second": median([e.timed_interactions / e.timed_seconds for e in timed]),
+            "train_sequences_per_second": median([e.timed_sequences / e.timed_seconds for e in timed]),
+            "epoch_seconds": median([entry.train_seconds for entry in self.history]),
+        }
+
+    @classmethod
+    def from_fields(cls, stored: Any) -> "TrainingState":
+        """Return the state that `dataclasses.asdict` was taken of.
+
+        Raises:
+            ValueError: fields are missing, unknown, of another type, not finite, or contradict each other.
+        """
+        history = stored.get("history") if isinstance(stored, dict) else None
+        if not isinstance(history, list):
+            raise ValueError("there is no history of epochs")
+        state = _typed(cls, {**stored, "history": [_typed(Epoch, entry) for entry in history]})
+        if [entry.epoch for entry in state.history] != list(range(1, state.epoch + 1)):
+            raise ValueError("the history of epochs is not complete")
+        if not 0 <= state.best_epoch <= state.epoch:
+            raise ValueError("the best epoch is none of them")
+        return state
+
+
+def _typed(cls: type[T], stored: Any) -> T:
+    """Make a dataclass of numbers from foreign JSON values."""
+    if not isinstance(stored, dict) or stored.keys() != {each.name for each in fields(cls)}:
+        raise ValueError(f"the fields of {cls.__name__} are others")
+    for each in fields(cls):
+        value = stored[each.name]
+        if each.type is float and not (isinstance(value, float) and math.isfinite(value)):
+            raise ValueError(f"{each.name} is no finite number")
+        if each.type is int and not (type(value) is int and 0 <= value < 1 << 63):
+            raise ValueError(f"{each.name} is no whole number")
+    return cls(**stored)
