@@ -3,6 +3,7 @@
 All parameters of all kernels are pointers and 64-bit integers.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -12,46 +13,54 @@ from torch import Tensor
 from seqbench.errors import SeqbenchError
 from seqbench.ops.cuda import nvrtc
 
+Argument = int | Tensor | None
 
-def launch(source: str, kernel: str, tensor: Tensor, *, threads: int, block: int, arguments: tuple[int, ...]) -> None:
+
+def launch(source: str, kernel: str, like: Tensor, *, threads: int, block: int, arguments: Sequence[Argument]) -> None:
     """Queue a kernel on the current stream of a tensor's device.
 
     Args:
         source: name of the file in kernels/.
         kernel: name of the kernel, without the element type.
-        tensor: its device is where the kernel runs, its dtype the element type.
+        like: its device is where the kernel runs, its dtype the element type.
         threads: how many are needed; whole blocks are started.
         block: threads of a block.
-        arguments: addresses and integers.
+        arguments: of the kernel, in its order; a tensor is its address, None a null pointer.
 
     Raises:
         SeqbenchError: the source does not compile for this GPU.
     """
-    index = tensor.device.index
+    index = like.device.index
     cuda = nvrtc.core()
+    numbers = [
+        argument if type(argument) is int else 0 if argument is None else argument.data_ptr()  # type: ignore[union-attr]
+        for argument in arguments
+    ]
     with torch.cuda.device(index):
         # A thread of autograd's may not have a context yet: torch makes one current when it is first needed.
         cuda.Device(index).set_current()
         stream = _Stream(torch.cuda.current_stream(index).cuda_stream)
         config = cuda.LaunchConfig(grid=-(-threads // block), block=block)
-        cuda.launch(stream, config, _kernel(source, kernel, _element(tensor), index), *arguments)
+        cuda.launch(stream, config, _kernel(source, kernel, element(like), index), *numbers)
 
 
 @cache
 def processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU."""
+    """Return how many multiprocessors a GPU has."""
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def strided(tensor: Tensor) -> tuple[int, int, int]:
-    """Address, batch stride and time stride in elements; a (D,) tensor has strides of zero."""
-    batch, time = (0, 0) if tensor.dim() == 1 else tensor.stride()[:2]
-    return tensor.data_ptr(), batch, time
+def strided(tensor: Tensor) -> tuple[Tensor, int, int]:
+    """Return the tensor, its batch stride and time stride in elements; a (D,) tensor has strides of zero."""
+    if tensor.dim() == 1:
+        return tensor, 0, 0
+    batch, time = tensor.stride()[:2]
+    return tensor, batch, time
 
 
-def address(tensor: Tensor | None) -> int:
-    """Address, or 0 (a null pointer) without a tensor."""
-    return 0 if tensor is None else tensor.data_ptr()
+def element(tensor: Tensor) -> str:
+    """Return the name of a tensor's element type in the kernels."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 class _Stream:
@@ -66,14 +75,10 @@ class _Stream:
 
 @cache
 def _kernel(source: str, kernel: str, element: str, index: int) -> Any:
-    """One kernel for one GPU. When the backend was chosen, its source was compiled, but only for float32."""
+    """Return one kernel for one GPU. When the backend was chosen, its source was compiled, but only for float32."""
     kernels = nvrtc.load(source, element, nvrtc.architecture(index))
     if kernels.reason:
         raise SeqbenchError(
             f"{kernel} of {element} cannot run on GPU {index}: {kernels.reason}", hint="See `seqbench env`."
         )
     return kernels.code.get_kernel(f"{kernel}_{element}")
-
-
-def _element(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

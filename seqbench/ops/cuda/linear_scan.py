@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seqbench.ops.cuda import launch as gpu
 from seqbench.ops.cuda.cutting import BLOCK, cut
-from seqbench.ops.cuda.launch import address, strided
+from seqbench.ops.cuda.launch import Argument, strided
 from seqbench.ops.layout import plain, rows
 
 SOURCE = "linear_scan"
@@ -39,16 +39,16 @@ def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tenso
         products, entering = pieces.buffers(inputs)
         _launch(
             *("forward_reduce", inputs, B * pieces.chunks * D),
-            *(*strided(gates), *strided(inputs), address(lengths), address(products), address(entering), *sizes),
+            *(*strided(gates), *strided(inputs), lengths, products, entering, *sizes),
         )
         _launch(
             *("forward_carry", inputs, B * D),
-            *(address(products), address(entering), address(initial_state), B, pieces.chunks, D),
+            *(products, entering, initial_state, B, pieces.chunks, D),
         )
     _launch(
         *("forward", inputs, B * pieces.chunks * D),
-        *(*strided(gates), *strided(inputs), address(initial_state), address(entering), address(lengths)),
-        *(address(states), *sizes),
+        *(*strided(gates), *strided(inputs), initial_state, entering, lengths),
+        *(states, *sizes),
     )
     return states
 
@@ -88,13 +88,13 @@ def backward(
         products, entering = pieces.buffers(states)
         _launch(
             *("backward_reduce", states, B * pieces.chunks * D),
-            *(*strided(gates), *strided(grad_states), address(lengths), address(products), address(entering), *sizes),
+            *(*strided(gates), *strided(grad_states), lengths, products, entering, *sizes),
         )
-        _launch("backward_carry", states, B * D, address(products), address(entering), B, pieces.chunks, D)
+        _launch("backward_carry", states, B * D, products, entering, B, pieces.chunks, D)
     _launch(
         *("backward", states, B * pieces.chunks * D),
-        *(*strided(gates), *strided(states), address(initial_state), *strided(grad_states), address(entering)),
-        *(address(tensor) for tensor in (lengths, grad_gates, grad_inputs, grad_initial, partial)),
+        *(*strided(gates), *strided(states), initial_state, *strided(grad_states), entering),
+        *(lengths, grad_gates, grad_inputs, grad_initial, partial),
         *sizes,
     )
     if grad_gates is None:
@@ -103,5 +103,5 @@ def backward(
     return grad_gates, grad_inputs, grad_initial
 
 
-def _launch(kernel: str, like: Tensor, threads: int, *arguments: int) -> None:
+def _launch(kernel: str, like: Tensor, threads: int, *arguments: Argument) -> None:
     gpu.launch(SOURCE, f"{SOURCE}_{kernel}", like, threads=threads, block=BLOCK, arguments=arguments)

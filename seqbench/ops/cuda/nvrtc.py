@@ -106,17 +106,20 @@ def build(source: Path, element: str, arch: str) -> Path:
     return target
 
 
-def _compile(source: Path, element: str, arch: str) -> bytes:
-    cuda = core()
-    options = cuda.ProgramOptions(
+def options(source: Path, element: str, arch: str) -> Any:
+    """Return the cuda.core.ProgramOptions that a source is compiled with."""
+    return core().ProgramOptions(
         name=source.name,
         arch=arch,
         std=STANDARD,
         define_macro=("ELEMENT", element),
         include_path=str(source.parent),
     )
+
+
+def _compile(source: Path, element: str, arch: str) -> bytes:
     try:
-        program = cuda.Program(source.read_text(encoding="utf-8"), "c++", options)
+        program = core().Program(source.read_text(encoding="utf-8"), "c++", options(source, element, arch))
         return bytes(program.compile("cubin").code)
     except Exception as error:  # cuda.core raises its own, which differ between releases
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seqbench.ops.cuda import launch as gpu
 from seqbench.ops.cuda.cutting import BLOCK, cut
-from seqbench.ops.cuda.launch import address, strided
+from seqbench.ops.cuda.launch import Argument, strided
 from seqbench.ops.layout import plain, rows
 
 SOURCE = "rg_lru"
@@ -38,16 +38,16 @@ def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor)
         products, entering = pieces.buffers(inputs)
         _launch(
             *("forward_reduce", inputs, B * pieces.chunks * D),
-            *(*strided(inputs), *strided(gates), address(decay), address(products), address(entering), *sizes),
+            *(*strided(inputs), *strided(gates), decay, products, entering, *sizes),
         )
         _launch(
             *("forward_carry", inputs, B * D),
-            *(address(products), address(entering), address(initial_state), B, pieces.chunks, D),
+            *(products, entering, initial_state, B, pieces.chunks, D),
         )
     _launch(
         *("forward", inputs, B * pieces.chunks * D),
         *(*strided(inputs), *strided(gates)),
-        *(address(tensor) for tensor in (decay, initial_state, entering, states)),
+        *(decay, initial_state, entering, states),
         *sizes,
     )
     return states
@@ -87,18 +87,18 @@ def backward(
         products, entering = pieces.buffers(inputs)
         _launch(
             *("backward_reduce", inputs, B * pieces.chunks * D),
-            *(*strided(gates), address(decay), *strided(grad_states), address(products), address(entering), *sizes),
+            *(*strided(gates), decay, *strided(grad_states), products, entering, *sizes),
         )
-        _launch("backward_carry", inputs, B * D, address(products), address(entering), B, pieces.chunks, D)
+        _launch("backward_carry", inputs, B * D, products, entering, B, pieces.chunks, D)
     _launch(
         *("backward", inputs, B * pieces.chunks * D),
-        *(*strided(inputs), *strided(gates), address(decay), address(initial_state), *strided(states)),
+        *(*strided(inputs), *strided(gates), decay, initial_state, *strided(states)),
         *strided(grad_states),
-        *(address(tensor) for tensor in (entering, grad_inputs, grad_gates, grad_initial, partial)),
+        *(entering, grad_inputs, grad_gates, grad_initial, partial),
         *sizes,
     )
     return grad_inputs, grad_gates, partial.sum(dim=(0, 1)).to(dtype), grad_initial
 
 
-def _launch(kernel: str, like: Tensor, threads: int, *arguments: int) -> None:
+def _launch(kernel: str, like: Tensor, threads: int, *arguments: Argument) -> None:
     gpu.launch(SOURCE, f"{SOURCE}_{kernel}", like, threads=threads, block=BLOCK, arguments=arguments)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from seqbench.ops.cuda import launch as gpu
-from seqbench.ops.cuda.launch import address, strided
+from seqbench.ops.cuda.launch import strided
 from seqbench.ops.functions.selective_scan import Arguments
 from seqbench.ops.layout import plain, rows
 from seqbench.ops.precision import HALF
@@ -42,7 +42,7 @@ def forward(scan: Arguments) -> tuple[Tensor, Tensor]:
         *(SOURCE, f"{SOURCE}_forward", inputs),
         threads=problem.B * problem.groups * WARP,
         block=FORWARD_BLOCK,
-        arguments=(*problem.arguments, address(outputs), address(final_state)),
+        arguments=(*problem.arguments, outputs, final_state),
     )
     return outputs, final_state
 
@@ -88,8 +88,8 @@ def backward(scan: Arguments, grad_outputs: Tensor, grad_final: Tensor) -> tuple
         threads=B * slabs * WARP,
         block=WARP,
         arguments=(
-            *(*problem.arguments, *strided(grad_outputs), address(grad_final)),
-            *(address(tensor) for tensor in results),
+            *(*problem.arguments, *strided(grad_outputs), grad_final),
+            *results,
             slabs,
         ),
     )
@@ -126,6 +126,6 @@ class _Problem:
         self.arguments = (
             *(number for tensor in self.sequences for number in strided(tensor)),
             *((0, 0, 0) if self.gate is None else strided(self.gate)),
-            *(address(tensor) for tensor in self.parameters),
+            *self.parameters,
             *(self.B, self.T, self.D, self.N, lanes, int(scan.delta_softplus)),
         )
