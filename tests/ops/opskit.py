@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seqbench.ops.backends import BACKENDS
 from seqbench.ops.pytorch import linear_scan as torch_scan
-from tests.ops.host_cuda import on_the_host
+from tests.ptx.gpu import emulated
 
 # Largest deviation, relative to the largest value of the compared tensor.
 TOLERANCE = {
@@ -32,7 +32,7 @@ def implementation(name: str, operator: str) -> Iterator[str]:
     """
     backend, _, form = name.partition("-")
     if backend == "cuda":
-        with on_the_host(form):
+        with emulated(form):
             yield backend
         return
     if reason := BACKENDS[backend].unavailable(operator, "cpu"):

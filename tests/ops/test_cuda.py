@@ -12,8 +12,8 @@ from torch import Tensor
 
 from seqbench.ops import linear_scan, rg_lru, selective_scan
 from seqbench.ops.backends import BACKENDS, resolve
-from tests.ops.host_cuda import force
 from tests.ops.test_cuda_kernels import compare, differentiated, rg_lru_problem, selective_problem
+from tests.ptx.gpu import force
 
 DEVICE = "cuda"
 OPERATORS: dict[str, Callable[..., Any]] = {

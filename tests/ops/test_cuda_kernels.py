@@ -1,4 +1,4 @@
-"""The CUDA kernels of the two gated scans, run on the CPU, against the plain loops in double precision.
+"""The CUDA kernels of the two gated scans, run from their PTX, against the plain loops in double precision.
 
 Those of the linear scan are tested with every other backend's, in test_linear_scan.py.
 """
@@ -13,8 +13,8 @@ from torch import Tensor
 from seqbench.ops import rg_lru, selective_scan
 from seqbench.ops.cuda import selective_scan as launching
 from seqbench.ops.precision import HALF
-from tests.ops.host_cuda import on_the_host
 from tests.ops.opskit import LENGTHS, assert_close
+from tests.ptx.gpu import emulated
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # Half precision differs at the ends only.
@@ -23,18 +23,17 @@ LENGTHS_AND_DTYPES = [(T, dtype) for T in LENGTHS for dtype in DTYPES if T in (1
 
 @pytest.fixture(params=["channels", "chunked"])
 def form(request: pytest.FixtureRequest) -> Iterator[str]:
-    with on_the_host(request.param):
+    with emulated(request.param):
         yield request.param
 
 
 def differentiated(function: Any, tensors: dict[str, Tensor], cotangents: list[Tensor], **options: Any) -> list[Tensor]:
     """Results of `function`, then gradients of Re Σ conj(cotangent) · result in the order of `tensors`."""
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+    # Neither cloned nor summed: the kernels get the strides that tensors and cotangents have.
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
     results = function(**leaves, **options)
     results = results if isinstance(results, tuple) else (results,)
-    loss = sum((result * cotangent.conj()).sum() for result, cotangent in zip(results, cotangents, strict=True))
-    loss = loss.real if loss.is_complex() else loss
-    return [*(result.detach() for result in results), *torch.autograd.grad(loss, list(leaves.values()))]
+    return [*(result.detach() for result in results), *torch.autograd.grad(results, list(leaves.values()), cotangents)]
 
 
 def compare(
@@ -117,7 +116,7 @@ def warps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     """The backward pass takes groups of channels one after the other, or all of them at once."""
     monkeypatch.setattr(launching, "WARPS", 0 if request.param == "few warps" else 1 << 20)
     monkeypatch.setattr(launching, "WORKSPACE", 1 << 20)
-    with on_the_host():
+    with emulated():
         yield
 
 

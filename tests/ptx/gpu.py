@@ -1,0 +1,82 @@
+"""A GPU for tests: the backend "cuda" on CPU tensors, its kernels run from their PTX."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from seqbench.ops import cuda
+from seqbench.ops.cuda import cutting
+from seqbench.ops.cuda import launch as gpu
+from tests.ptx import machine
+from tests.ptx.program import Kernel
+
+PROCESSORS = 4  # multiprocessors
+
+
+@dataclass
+class Emulation:
+    """An emulated GPU, and what it has run so far.
+
+    `kernels` replaces the kernels of a source and element type, for tests of other programs than NVRTC's.
+    """
+
+    arch: str = "sm_90"
+    ulps: int = 0
+    races: bool = False
+    limit: int = 1 << 32
+    launches: Counter[str] = field(default_factory=Counter)
+    loaded: Counter[str] = field(default_factory=Counter)
+    stored: Counter[str] = field(default_factory=Counter)
+    ran: dict[str, np.ndarray] = field(default_factory=dict)
+    kernels: dict[tuple[str, str], dict[str, Kernel]] = field(default_factory=dict)
+
+    def launch(
+        self, source: str, kernel: str, like: Tensor, *, threads: int, block: int, arguments: Sequence[gpu.Argument]
+    ) -> None:
+        """Stand for seqbench.ops.cuda.launch.launch."""
+        element = gpu.element(like)
+        kernels = self.kernels.get((source, element)) or machine.module(source, element, self.arch)
+        name = f"{kernel}_{element}"
+        done = machine.run(
+            *(kernels[name], -(-threads // block), block, arguments),
+            ulps=self.ulps,
+            races=self.races,
+            limit=self.limit,
+        )
+        self.launches[name] += 1
+        self.loaded[name] += done.loaded
+        self.stored[name] += done.stored
+        self.ran[name] = self.ran[name] | done.ran if name in self.ran else done.ran
+
+
+@contextmanager
+def emulated(form: str | None = None, emulation: Emulation | None = None) -> Iterator[Emulation]:
+    """Let the backend "cuda" run on CPU tensors; skip the test where it cannot.
+
+    Args:
+        form: "channels" or "chunked" forces that form of the scans; as on a small GPU if None.
+        emulation: how; by default the PTX of an H100.
+    """
+    machine.need()
+    emulation = emulation or Emulation()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "unavailable", lambda operator, device: None)
+        patch.setattr(gpu, "launch", emulation.launch)
+        patch.setattr(gpu, "processors", lambda device: PROCESSORS)
+        force(form, patch)
+        yield emulation
+
+
+def force(form: str | None, patch: pytest.MonkeyPatch) -> None:
+    """Make the scans use the form "channels" or "chunked", whatever the shape; None is the rule."""
+    if form == "channels":
+        patch.setattr(cutting, "CHANNEL_PARALLEL_FROM", 0)
+    elif form == "chunked":
+        patch.setattr(cutting, "CHANNEL_PARALLEL_FROM", 1 << 40)
+        patch.setattr(cutting, "CHUNKED_FROM", 0)
+        patch.setattr(cutting, "STEPS", 1)

@@ -1,0 +1,81 @@
+"""What NVRTC makes of the CUDA sources computes what the reference does, in every form, type and layout of memory."""
+
+from contextlib import ExitStack
+
+import pytest
+import torch
+
+from seqbench.ops.cuda import selective_scan as launching
+from tests.ops.opskit import assert_close
+from tests.ops.test_cuda_kernels import differentiated
+from tests.ptx.cases import DTYPES, LAYOUTS, PAIRS, cases
+from tests.ptx.gpu import Emulation, emulated
+
+FORMS = {
+    "linear_scan": ("channels", "chunked"),
+    "rg_lru": ("channels", "chunked"),
+    "selective_scan": ("few warps", "many warps"),
+}
+FORMS_AND_TYPES = [(operator, form, dtype) for operator, dtype in PAIRS for form in FORMS[operator]]
+# Approximate instructions are documented to be off by up to two units in the last place ("Parallel Thread Execution
+# ISA", ex2.approx).
+ULPS = 2
+
+
+def agree(
+    operator: str,
+    form: str,
+    dtype: torch.dtype,
+    lengths: tuple[int, ...],
+    emulation: Emulation,
+    layouts: tuple[str, ...] = LAYOUTS,
+) -> None:
+    """Results and gradients are the reference's in double precision, with the strides of tensors kept to the kernel."""
+    double = torch.complex128 if dtype.is_complex else torch.float64
+    with ExitStack() as stack:
+        if operator == "selective_scan":
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr(launching, "WARPS", 0 if form == "few warps" else 1 << 20)
+            patch.setattr(launching, "WORKSPACE", 1 << 20)
+            stack.enter_context(emulated(None, emulation))
+        else:
+            stack.enter_context(emulated(form, emulation))
+        for T in lengths:
+            for case in cases(operator, dtype, T, layouts):
+                wide = {name: tensor.to(double) for name, tensor in case.tensors.items()}
+                cotangents = [tensor.to(double) for tensor in case.cotangents]
+                truth = differentiated(case.function, wide, cotangents, backend="reference", **case.options)
+                ours = differentiated(case.function, case.tensors, case.cotangents, backend="cuda", **case.options)
+                names = [*(f"result {index}" for index in range(len(cotangents))), *case.tensors]
+                for name, mine, true in zip(names, ours, truth, strict=True):
+                    assert_close(mine, true, dtype, f"{case.label}: {name}")
+
+
+@pytest.mark.parametrize(("operator", "form", "dtype"), FORMS_AND_TYPES, ids=str)
+def test_equals_the_reference(operator: str, form: str, dtype: torch.dtype) -> None:
+    agree(operator, form, dtype, (1, 31), Emulation())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize(("operator", "form", "dtype"), FORMS_AND_TYPES, ids=str)
+def test_equals_the_reference_on_every_architecture(operator: str, form: str, dtype: torch.dtype, arch: str) -> None:
+    agree(operator, form, dtype, (1, 2, 31, 63, 200), Emulation(arch))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("operator", "form", "dtype"), FORMS_AND_TYPES, ids=str)
+def test_equals_the_reference_with_every_approximation_off(operator: str, form: str, dtype: torch.dtype) -> None:
+    agree(operator, form, dtype, (2, 31, 63), Emulation(ulps=ULPS))
+
+
+@pytest.mark.parametrize("operator", DTYPES)
+def test_threads_do_not_race(operator: str) -> None:
+    for form in FORMS[operator]:
+        agree(operator, form, torch.float32, (2, 17), Emulation(races=True), LAYOUTS[:2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("operator", "form", "dtype"), FORMS_AND_TYPES, ids=str)
+def test_threads_do_not_race_in_any_type(operator: str, form: str, dtype: torch.dtype) -> None:
+    agree(operator, form, dtype, (2, 31, 63), Emulation(races=True))
