@@ -1,6 +1,9 @@
 """Where things live on disk. `--home` or SEQBENCH_HOME, else the user's cache folder."""
 
+import os
 from pathlib import Path
+
+KERNEL_CACHE_VARIABLE = "SEQBENCH_KERNEL_CACHE"
 
 
 def home(override: Path | None = None) -> Path:
@@ -10,6 +13,18 @@ def home(override: Path | None = None) -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("seqbench", appauthor=False))
+
+
+def kernel_cache() -> Path:
+    """Return the folder of compiled kernels: SEQBENCH_KERNEL_CACHE, or one of the user's.
+
+    Not below SEQBENCH_HOME, which users may share: what is loaded from here runs.
+    """
+    if configured := os.environ.get(KERNEL_CACHE_VARIABLE):
+        return Path(configured).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("seqbench", appauthor=False)) / "kernels"
 
 
 def downloads(home: Path) -> Path:

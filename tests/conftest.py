@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seqbench.ops.backends import BACKENDS, use
-from seqbench.ops.cpu.native import CACHE_VARIABLE
+from seqbench.paths import KERNEL_CACHE_VARIABLE
 from tests.kit import Bench
 
 # The tensors are tiny: a second thread gains nothing, and waits for minutes when something else has the processor.
@@ -59,7 +59,7 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def _kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Kernels are compiled once per session, for this process and its children, and the user's cache is left alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("kernels")))
+        patch.setenv(KERNEL_CACHE_VARIABLE, str(tmp_path_factory.mktemp("kernels")))
         yield
 
 

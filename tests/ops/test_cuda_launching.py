@@ -11,8 +11,8 @@ import torch
 from seqbench import paths
 from seqbench.errors import UsageError
 from seqbench.ops.backends import BACKENDS, resolve
-from seqbench.ops.cpu.native import CACHE_VARIABLE
 from seqbench.ops.cuda import cutting, nvrtc
+from seqbench.paths import KERNEL_CACHE_VARIABLE
 from tests.kit import Bench
 
 
@@ -51,7 +51,7 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "small.cu").write_text("a kernel")
     monkeypatch.setattr(paths, "shipped", lambda name: folder)
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(KERNEL_CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(nvrtc, "_version", lambda: "13.0")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(nvrtc, "load", nvrtc.load.__wrapped__)
@@ -116,7 +116,7 @@ def test_a_cache_that_cannot_be_written_is_a_reason(
 ) -> None:
     use(monkeypatch, Compiler())
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert CACHE_VARIABLE in (nvrtc.load("small", "float32", "sm_90").reason or "")
+    assert KERNEL_CACHE_VARIABLE in (nvrtc.load("small", "float32", "sm_90").reason or "")
 
 
 def test_an_operator_without_a_source_is_a_reason(kernels: Path) -> None:

@@ -1,11 +1,14 @@
 """Compiling the C++ kernel, keeping it, and doing without; then what only the C++ scan promises: threads and bits."""
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -25,7 +28,7 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A process that has compiled nothing yet, and a cache that holds nothing."""
     folder = tmp_path / "kernels"
-    monkeypatch.setenv(native.CACHE_VARIABLE, str(folder))
+    monkeypatch.setenv(paths.KERNEL_CACHE_VARIABLE, str(folder))
     native.load.cache_clear()
     yield folder
     native.load.cache_clear()
@@ -75,7 +78,7 @@ def test_a_source_that_does_not_compile_is_a_reason_and_leaves_nothing(
 ) -> None:
     small_source(monkeypatch, tmp_path, "this is not C++")
     kernel = native.load("small")
-    assert kernel.library is None
+    assert kernel.code is None
     assert "could not compile small.cpp" in (kernel.reason or "")
     assert "error" in (kernel.reason or "")
     assert not [path for path in empty_cache.iterdir() if path.suffix != ".lock"]
@@ -100,11 +103,51 @@ def test_a_library_that_cannot_be_loaded_is_a_reason(
     assert "cannot be loaded" in (native.load("linear_scan").reason or "")
 
 
+@needs_compiler
+def test_a_library_that_was_cut_short_is_compiled_again_and_not_mapped(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(monkeypatch, tmp_path)
+    path = native._built(tmp_path / "small.cpp")
+    os.truncate(path, 8192)
+    library = native.load("small").code
+    assert library is not None
+    assert library.one() == 1
+
+
+def test_a_compiler_that_hangs_is_said_ended_with_its_children_and_asked_once(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    children = tmp_path / "children"
+    script = f'[ "$1" = --version ] && exec echo 1; sleep 60 & echo $! >> {children}; wait'
+    monkeypatch.setenv("CXX", compiler_that(tmp_path / "hanging", script))
+    monkeypatch.setattr(native, "TIMEOUT_SECONDS", 0.4)
+    monkeypatch.setattr(native, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(native, "_hanging", set())
+    reasons = [native.load(name).reason or "" for name in ("linear_scan", "rg_lru", "selective_scan")]
+    assert "did not end within 0 s" in reasons[0]
+    assert all("did not end within 0 s before" in reason for reason in reasons[1:])
+    assert "Waiting for the compiler: linear_scan.cpp is being compiled" in capfd.readouterr().err
+    (child,) = map(int, children.read_text().split())
+    until = time.monotonic() + 10
+    while psutil.pid_exists(child) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_a_compiler_says_may_be_in_any_encoding(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = r"[ $1 = --version ] || { printf 'error: \344\366\374'; exit 1; }"
+    monkeypatch.setenv("CXX", compiler_that(tmp_path / "latin", script))
+    assert "could not compile linear_scan.cpp: error: \ufffd" in (native.load("linear_scan").reason or "")
+
+
 def test_a_cache_that_cannot_be_written_is_a_reason(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if COMPILER is None:
         monkeypatch.setenv("CXX", "true")
     empty_cache.write_text("a file where the folder should be")
-    assert native.CACHE_VARIABLE in (native.load("linear_scan").reason or "")
+    assert paths.KERNEL_CACHE_VARIABLE in (native.load("linear_scan").reason or "")
 
 
 def test_a_file_system_without_locks_is_a_reason(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +172,7 @@ def test_compiles_for_any_processor_for_as_long_as_the_compiler_cannot_for_this_
 
     def loaded() -> str:
         native.load.cache_clear()  # as in a new process
-        library = native.load("small").library
+        library = native.load("small").code
         assert library is not None
         assert library.one() == 1
         return library._name
@@ -148,7 +191,7 @@ def test_what_is_compiled_on_an_unknown_processor_is_for_any(
     monkeypatch.setattr(native, "_processor_features", lambda: None)
     log = tmp_path / "log"
     monkeypatch.setenv("CXX", compiler_that(tmp_path / "compiler", f'echo "$*" >> {log}; exec {COMPILER} "$@"'))
-    assert native.load("small").library is not None
+    assert native.load("small").code is not None
     assert "-march" not in log.read_text()
 
 
@@ -163,7 +206,7 @@ def test_what_is_compiled_is_used_again_until_something_changes(
 
     def compiled() -> int:
         native.load.cache_clear()  # as in a new process
-        assert native.load("small").library is not None
+        assert native.load("small").code is not None
         return len(log.read_text().split())
 
     assert [compiled(), compiled()] == [1, 1]
@@ -180,9 +223,7 @@ def test_two_processes_may_race_for_an_empty_cache(
     log = tmp_path / "log"
     script = f'[ "$1" = --version ] || echo compiled >> {log}; exec {COMPILER} "$@"'
     monkeypatch.setenv("CXX", compiler_that(tmp_path / "counting", script))
-    program = (
-        "from seqbench.ops.cpu import native; assert native.load('linear_scan').library, native.load('linear_scan')"
-    )
+    program = "from seqbench.ops.cpu import native; assert native.load('linear_scan').code, native.load('linear_scan')"
     racing = [subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) for _ in range(2)]
     assert [process.wait(60) for process in racing] == [0, 0]
     assert len(log.read_text().split()) == 1

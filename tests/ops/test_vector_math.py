@@ -34,9 +34,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "shipped", lambda name: folder)
         kernel = native.load("vector_math_loops")
-    if kernel.library is None:
+    if kernel.code is None:
         pytest.skip(str(kernel.reason))
-    return kernel.library
+    return kernel.code
 
 
 def apply(library: ctypes.CDLL, name: str, x: np.ndarray) -> np.ndarray:

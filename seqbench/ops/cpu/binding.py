@@ -38,7 +38,7 @@ def function(
     kernel: str, direction: str, dtype: torch.dtype, arguments: Sequence[Any], result: Any = None
 ) -> Callable[..., Any]:
     """The C function <kernel>_<direction>_<dtype> of kernels/<kernel>.cpp."""
-    library = native.load(kernel).library
+    library = native.load(kernel).code
     assert library is not None, "unavailable() was not asked"
     found = library[f"{kernel}_{direction}_{str(dtype).removeprefix('torch.')}"]
     found.argtypes = arguments

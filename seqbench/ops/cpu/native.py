@@ -5,26 +5,19 @@ compiles nothing.
 """
 
 import ctypes
-import hashlib
 import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import platformdirs
+from seqbench import console, paths
+from seqbench.ops.build import Built, CannotBuild, attempt, cached
 
-import seqbench
-from seqbench import paths
-from seqbench.errors import SeqbenchError
-from seqbench.files import replacing
-from seqbench.locking import locked
-
-CACHE_VARIABLE = "SEQBENCH_KERNEL_CACHE"
 COMPILERS = ("c++", "g++", "clang++")
 INSTALL = "install one, e.g. `apt install g++`, or name one in CXX"
 # Vectorised by -O2 as well as by -O3, in half the time. No fused multiply-adds but the explicit ones, and nothing of
@@ -36,108 +29,125 @@ FLAGS = (
     *("-fno-exceptions", "-fno-rtti", "-shared", "-fPIC", "-pthread"),
 )
 THIS_PROCESSOR = "-march=native"  # not known to every compiler
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 120.0
+PATIENCE_SECONDS = 10.0  # after which the user is told what is waited for
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """A loaded library, or the reason why there is none."""
-
-    library: ctypes.CDLL | None = None
-    reason: str | None = None
-
-
-class _CannotBuild(Exception):
-    """Why there is no library."""
+class _Hangs(CannotBuild):
+    """The compiler did not end in time; it is not asked again in this process."""
 
 
 @cache
-def load(name: str) -> Kernel:
-    """The library of kernels/<name>.cpp, compiled if the cache has none; the answer holds for this process."""
-    try:
-        return Kernel(library=ctypes.CDLL(str(_build(paths.shipped("kernels") / f"{name}.cpp"))))
-    except _CannotBuild as error:
-        return Kernel(reason=str(error))
-    except SeqbenchError as error:  # of the cache folder
-        return Kernel(reason=f"{error.message} Choose another folder with {CACHE_VARIABLE}.")
-    except OSError as error:
-        return Kernel(reason=f"the compiled kernel cannot be loaded: {error}")
+def load(name: str) -> Built[ctypes.CDLL]:
+    """Load the library of kernels/<name>.cpp, compiled if the cache has none; the answer holds for this process."""
+    source = paths.shipped("kernels") / f"{name}.cpp"
+    return attempt(lambda: _built(source), lambda path: ctypes.CDLL(str(path)))
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: SEQBENCH_KERNEL_CACHE, or a folder of the user.
-
-    Not below SEQBENCH_HOME, which users may share: what is loaded from here runs.
-    """
-    if configured := os.environ.get(CACHE_VARIABLE):
-        return Path(configured).expanduser()
-    return Path(platformdirs.user_cache_dir("seqbench", appauthor=False)) / "kernels"
-
-
-def _build(source: Path) -> Path:
-    """Path of the compiled `source`: for this processor, or else for any of its kind.
+def _built(source: Path) -> Path:
+    """Return the path of the compiled `source`: for this processor, or else for any of its kind.
 
     The latter has a name of its own. A compiler that failed for a passing reason is asked again by the next process.
     """
     compiler = _compiler()
+    version = _version(compiler)
     features = _processor_features()
+
+    def built(flags: tuple[str, ...], features: str) -> Path:
+        machine = (platform.system(), platform.machine(), features)
+        parts = (shlex.join(compiler), version, shlex.join(flags), *machine)
+        return cached(
+            source, "*.h", f"{source.stem}.so", parts, lambda output: _compile(compiler, flags, source, output)
+        )
+
     if features is not None:
-        with suppress(_CannotBuild):
-            return _built(source, compiler, (*FLAGS, THIS_PROCESSOR), features)
-    return _built(source, compiler, FLAGS, "")
-
-
-def _built(source: Path, compiler: list[str], flags: tuple[str, ...], features: str) -> Path:
-    """Path of the compiled `source`; everything that could change the result is part of its name."""
-    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
-    parts = (*texts, shlex.join(compiler), _version(compiler), shlex.join(flags))
-    machine = (platform.system(), platform.machine(), features)
-    key = hashlib.sha256("\0".join((*parts, *machine, seqbench.__version__)).encode()).hexdigest()[:20]
-    target = cache_folder() / f"{source.stem}-{key}.so"
-    if not target.exists():
-        with locked(target.with_suffix(".lock"), f"it is compiling {source.name}"):
-            if not target.exists():
-                with replacing(target) as temporary:
-                    _compile(compiler, flags, source, temporary)
-    return target
+        try:
+            return built((*FLAGS, THIS_PROCESSOR), features)
+        except _Hangs:
+            raise
+        except CannotBuild:
+            pass
+    return built(FLAGS, "")
 
 
 def _compile(compiler: list[str], flags: tuple[str, ...], source: Path, output: Path) -> None:
-    done = _run([*compiler, *flags, "-o", str(output), str(source)])
+    done = _run([*compiler, *flags, "-o", str(output), str(source)], f"{source.name} is being compiled")
     if done.returncode != 0:
         lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
         said = next((line for line in lines if "error" in line), lines[0])
-        raise _CannotBuild(f"`{shlex.join(compiler)}` could not compile {source.name}: {said}; {INSTALL}")
+        raise CannotBuild(f"`{shlex.join(compiler)}` could not compile {source.name}: {said}; {INSTALL}")
 
 
 def _compiler() -> list[str]:
-    """The command that compiles C++: CXX, or the first that is installed."""
+    """Return the command that compiles C++: CXX, or the first that is installed."""
     if chosen := shlex.split(os.environ.get("CXX", "")):
         if shutil.which(chosen[0]) is None:
-            raise _CannotBuild(f"the C++ compiler that CXX names, '{chosen[0]}', is not installed")
+            raise CannotBuild(f"the C++ compiler that CXX names, '{chosen[0]}', is not installed")
         return chosen
     for name in COMPILERS:
         if shutil.which(name):
             return [name]
-    raise _CannotBuild(f"no C++ compiler found (tried {', '.join(COMPILERS)}); {INSTALL}")
+    raise CannotBuild(f"no C++ compiler found (tried {', '.join(COMPILERS)}); {INSTALL}")
 
 
 def _version(compiler: list[str]) -> str:
-    done = _run([*compiler, "--version"])
+    done = _run([*compiler, "--version"], f"`{shlex.join(compiler)}` is asked for its version")
     if done.returncode != 0:
-        raise _CannotBuild(f"`{shlex.join(compiler)} --version` failed; {INSTALL}")
+        raise CannotBuild(f"`{shlex.join(compiler)} --version` failed; {INSTALL}")
     return done.stdout
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+_hanging: set[str] = set()  # compilers
+
+
+def _run(command: list[str], what: str) -> subprocess.CompletedProcess[str]:
+    """Run a compiler to its end, in a group of processes of its own, of which none outlives the call."""
+    if command[0] in _hanging:
+        raise _Hangs(f"`{command[0]}` did not end within {TIMEOUT_SECONDS:.0f} s before; {INSTALL}")
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise _CannotBuild(f"`{command[0]}` could not be run: {error}") from error
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            process_group=0,
+        )
+    except OSError as error:
+        raise CannotBuild(f"`{command[0]}` could not be run: {error}") from error
+    with process:
+        try:
+            out, err = _communicate(process, what)
+        except BaseException as error:
+            _end_group(process)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            _hanging.add(command[0])
+            raise _Hangs(f"`{command[0]}` did not end within {TIMEOUT_SECONDS:.0f} s; {INSTALL}") from error
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _communicate(process: subprocess.Popen[str], what: str) -> tuple[str, str]:
+    patience = min(PATIENCE_SECONDS, TIMEOUT_SECONDS)
+    try:
+        return process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        console.note(f"Waiting for the compiler: {what}; it is ended after {TIMEOUT_SECONDS:.0f} s …")
+        return process.communicate(timeout=TIMEOUT_SECONDS - patience)
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    """End a process that has not been waited for yet, and all that it has started."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
 
 
 def _processor_features() -> str | None:
-    """What -march=native depends on: a cache may be shared by machines with different processors. None if unknown."""
+    """Return what -march=native depends on, since machines with different processors may share a cache; else None."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

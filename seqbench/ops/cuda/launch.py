@@ -77,7 +77,7 @@ class _Stream:
 def _kernel(source: str, kernel: str, element: str, index: int) -> Any:
     """Return one kernel for one GPU. When the backend was chosen, its source was compiled, but only for float32."""
     kernels = nvrtc.load(source, element, nvrtc.architecture(index))
-    if kernels.reason:
+    if kernels.code is None:
         raise SeqbenchError(
             f"{kernel} of {element} cannot run on GPU {index}: {kernels.reason}", hint="See `seqbench env`."
         )
