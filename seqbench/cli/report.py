@@ -22,7 +22,7 @@ def report(
     results: Results = Path("results"),
 ) -> None:
     """Tables of accuracy and cost from the stored results."""
-    from seqbench.report.data import render_csv, render_json
+    from seqbench.report.csv_json import render_csv, render_json
     from seqbench.report.latex import render_latex
     from seqbench.report.markdown import render_markdown
     from seqbench.report.tables import build_report

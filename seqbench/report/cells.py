@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 
-from seqbench.report.model import Cell
+from seqbench.report.document import TableCell
 from seqbench.show.numbers import METRIC_DECIMALS, decimals_for, fixed
 from seqbench.stats import summarise
 
 
-def metric_cell(values: Mapping[str, float]) -> Cell:
+def metric_cell(values: Mapping[str, float]) -> TableCell:
     """A ranking metric over seeds, with four decimals."""
     return _cell(values, 1.0, METRIC_DECIMALS)
 
 
-def cost_cell(values: Mapping[str, float], factor: float, with_spread: bool = True) -> Cell:
+def cost_cell(values: Mapping[str, float], factor: float, with_spread: bool = True) -> TableCell:
     """A cost over seeds, shown in units of `factor` base units with three significant digits."""
     mean = summarise(values.values()).mean
     cell = _cell(values, factor, decimals_for((mean or 0.0) / factor))
@@ -21,10 +21,10 @@ def cost_cell(values: Mapping[str, float], factor: float, with_spread: bool = Tr
     return cell
 
 
-def _cell(values: Mapping[str, float], factor: float, decimals: int) -> Cell:
+def _cell(values: Mapping[str, float], factor: float, decimals: int) -> TableCell:
     summary = summarise(values.values())
     assert summary.mean is not None, "a cell is made of at least one value"
-    return Cell(
+    return TableCell(
         text=fixed(summary.mean / factor, decimals),
         spread="" if summary.std is None else fixed(summary.std / factor, decimals),
         values=dict(values),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seqbench.report.cells import cost_cell
-from seqbench.report.model import FAILED, MODES, NOT_APPLICABLE, Cell, Column, Row, Table
+from seqbench.report.document import FAILED, MODES, NOT_APPLICABLE, Column, Row, Table, TableCell
 from seqbench.report.variants import Variant, group_variants, seed_list
 from seqbench.results import Record
 from seqbench.show import numbers
@@ -99,11 +99,11 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
             if values:
                 cell = cost_cell(values, factor, quantity.with_spread)
             elif quantity.column.key == THROUGHPUT and any(record.training for record in variant.finished):
-                cell = Cell(FAILED, notes=[table.note("too few steps to time")])
+                cell = TableCell(FAILED, notes=[table.note("too few steps to time")])
             elif variant.finished:
-                cell = Cell(NOT_APPLICABLE)
+                cell = TableCell(NOT_APPLICABLE)
             else:
-                cell = Cell(FAILED, notes=[table.note(variant.failure_words())])
+                cell = TableCell(FAILED, notes=[table.note(variant.failure_words())])
             row.cells[column.key] = cell
     for row, variant in zip(table.rows, variants, strict=True):
         row.notes = [table.note(words) for words in variant.remarks(seeds)]
@@ -163,10 +163,10 @@ def _latencies(
     return values, missing
 
 
-def _latency_cell(table: Table, values: dict[str, float], missing: dict[str, list[int]]) -> Cell:
+def _latency_cell(table: Table, values: dict[str, float], missing: dict[str, list[int]]) -> TableCell:
     if values:
         return cost_cell(values, 1.0, with_spread=False)
-    return Cell(FAILED, notes=[table.note(reason) for reason in missing]) if missing else Cell(NOT_APPLICABLE)
+    return TableCell(FAILED, notes=[table.note(reason) for reason in missing]) if missing else TableCell(NOT_APPLICABLE)
 
 
 def _entries(records: Iterable[Record], key: str) -> list[dict[str, Any]]:

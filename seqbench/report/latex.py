@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from seqbench.report.model import FAILED, Cell, Column, Report, Row, Section, Table
+from seqbench.report.document import FAILED, Column, Report, Row, Section, Table, TableCell
 from seqbench.show.numbers import split_at_point
 
 PACKAGES = ("booktabs", "graphicx")
@@ -285,13 +285,13 @@ def _line(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _emphasised(cell: Cell) -> str:
+def _emphasised(cell: TableCell) -> str:
     if cell.best:
         return rf"\textbf{{{cell.text}}}"
     return rf"\underline{{{cell.text}}}" if cell.second else cell.text
 
 
-def _fraction(cell: Cell) -> str:
+def _fraction(cell: TableCell) -> str:
     return split_at_point(cell.text)[1] if cell.n else ""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 
-from seqbench.report.model import Cell, Column, Report, Row, Table
+from seqbench.report.document import Column, Report, Row, Table, TableCell
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#~|])")
 
@@ -56,7 +56,7 @@ def _header(table: Table, column: Column) -> str:
     return escape(f"{column.header} ({column.unit})" if column.unit else column.header)
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     text = escape(cell.text)
     if cell.best:
         text = f"**{text}**"

@@ -8,7 +8,7 @@ from seqbench.evaluation.metrics import STANDARD as METRICS
 from seqbench.protocol import Protocol
 from seqbench.report.cells import metric_cell
 from seqbench.report.costs import cost_tables, hardware_words
-from seqbench.report.model import CEILING, FAILED, Cell, Column, Report, Row, Section, Table, metric_title
+from seqbench.report.document import CEILING, FAILED, Column, Report, Row, Section, Table, TableCell, metric_title
 from seqbench.report.variants import Variant, group_variants, order_models
 from seqbench.results import Record
 from seqbench.show import numbers
@@ -106,20 +106,20 @@ def _accuracy_table(
     return table
 
 
-def _accuracy_cell(table: Table, variant: Variant, metric: str) -> Cell:
+def _accuracy_cell(table: Table, variant: Variant, metric: str) -> TableCell:
     found = {str(r.definition.seed): numbers.number(r.accuracy.get(metric)) for r in variant.finished}
     values = {seed: value for seed, value in found.items() if value is not None}
     if values:
         return metric_cell(values)
     reason = f"{metric_title(metric)} was not recorded" if variant.finished else variant.failure_words()
-    return Cell(FAILED, notes=[table.note(reason)])
+    return TableCell(FAILED, notes=[table.note(reason)])
 
 
-def _ceiling_cell(value: Any) -> Cell:
+def _ceiling_cell(value: Any) -> TableCell:
     value = numbers.number(value)
     if value is None:
-        return Cell("")
-    return Cell(numbers.fixed(value, numbers.METRIC_DECIMALS), mean=value, n=1)
+        return TableCell("")
+    return TableCell(numbers.fixed(value, numbers.METRIC_DECIMALS), mean=value, n=1)
 
 
 def _software(environment: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from seqbench.errors import SeqbenchError
-from seqbench.report.model import Cell, Column, Report, Row, Section, Table
+from seqbench.report.document import Column, Report, Row, Section, Table, TableCell
 from seqbench.results import Record
 from seqbench.show.numbers import METRIC_DECIMALS, fixed, number, split_at_point
 
@@ -157,7 +157,7 @@ def _header(table: Table, column: Column) -> str:
     return f"{column.header}\n{column.unit}" if column.unit else column.header
 
 
-def _aligned(cells: Sequence[Cell], plain: bool) -> list[Text]:
+def _aligned(cells: Sequence[TableCell], plain: bool) -> list[Text]:
     """One text per cell; figures are equally wide, with their decimal points below each other."""
     figures = [cell for cell in cells if cell.n]
     tails = [len(split_at_point(cell.text)[1] + _mark(cell, plain)) for cell in figures]
@@ -176,7 +176,7 @@ def _aligned(cells: Sequence[Cell], plain: bool) -> list[Text]:
     return texts
 
 
-def _mark(cell: Cell, plain: bool) -> str:
+def _mark(cell: TableCell, plain: bool) -> str:
     best = BEST if cell.best else SECOND if cell.second else ""
     return (best if plain else "") + _superscript(cell.notes)
 

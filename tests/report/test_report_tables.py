@@ -8,10 +8,10 @@ import pytest
 
 from seqbench.errors import SeqbenchError, UsageError
 from seqbench.protocol import PROTOCOLS, Protocol
-from seqbench.report.data import render_csv
+from seqbench.report.csv_json import render_csv
+from seqbench.report.document import Table
 from seqbench.report.latex import render_latex
 from seqbench.report.markdown import render_markdown
-from seqbench.report.model import Table
 from seqbench.report.tables import build_report
 from seqbench.stats import summarise
 
@@ -363,6 +363,6 @@ def test_figures_that_are_no_numbers_are_left_out(make_record):
 
 
 def test_reports_do_not_import_torch():
-    modules = "tables, terminal, latex, markdown, data"
+    modules = "tables, terminal, latex, markdown, csv_json"
     code = f"import sys; from seqbench.report import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

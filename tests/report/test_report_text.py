@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from seqbench.errors import SeqbenchError
-from seqbench.report.data import render_csv, render_json
+from seqbench.report.csv_json import render_csv, render_json
 from seqbench.report.markdown import escape, render_markdown
 from seqbench.report.tables import build_report
 from seqbench.report.terminal import render_terminal, runs_table

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from seqbench.report.model import Cell, Report, Row, Section, Table
+from seqbench.report.document import Report, Row, Section, Table, TableCell
 
 CSV_COLUMNS = (
     "dataset",
@@ -80,5 +80,5 @@ def _lines(section: Section, table: Table) -> Iterator[dict[str, Any]]:
             }
 
 
-def _note(table: Table, row: Row, cell: Cell) -> str:
+def _note(table: Table, row: Row, cell: TableCell) -> str:
     return "; ".join(table.footnotes[index] for index in dict.fromkeys([*row.notes, *cell.notes]))

@@ -1,6 +1,6 @@
 """The neutral form of a report: what is shown, and not how. Renderers turn it into text.
 
-Report → Section (one data set, one protocol) → Table → Row → Cell
+Report → Section (one data set, one protocol) → Table → Row → TableCell
 """
 
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Column:
 
 
 @dataclass
-class Cell:
+class TableCell:
     """One figure of one row, over seeds."""
 
     text: str  # the mean as shown, or FAILED, or NOT_APPLICABLE
@@ -52,7 +52,7 @@ class Row:
 
     model: str
     configuration: str  # what sets it apart from the model's defaults or its other rows; else empty
-    cells: dict[str, Cell]  # by column key
+    cells: dict[str, TableCell]  # by column key
     mode: str = ""  # latency only: a key of MODES
     batch: int | None = None  # latency only
     ranked: bool = True  # whether it competes for best and second
