@@ -271,7 +271,8 @@ def test_the_metrics_of_a_report_can_be_chosen(stored: Bench) -> None:
     ("words", "said"),
     [
         (("report", "--latex", "--csv"), "Choose one format. One of --latex"),
-        (("report", "--metric", "ndcg@11"), "Metric 'ndcg@11' is unknown. Did you mean ndcg@10?"),
+        (("report", "--metric", "ndgc@10"), "Metric 'ndgc@10' is unknown. Did you mean ndcg@10?"),
+        (("report", "--format", "latx"), "Format 'latx' is unknown. Did you mean latex?"),
         (("report", "--output", "."), "--output"),
         (("report", "--nonsense"), "No such option: --nonsense"),
         (("reprot",), "No such command 'reprot'"),
@@ -325,11 +326,10 @@ def test_records_that_cannot_be_used_are_named_and_the_others_shown(stored: Benc
     damaged = store(stored.results, "mamba4rec")
     (damaged / "record.json").write_text("{")
     outcome = stored.call("report", "--csv")
-    assert outcome.code == 1
+    assert outcome.code == 0
     assert {row["model"] for row in csv.DictReader(io.StringIO(outcome.out))} == {"lrurec", "sasrec"}
     assert f"Record {newer}/record.json was written by a newer seqbench" in outcome.words
     assert f"Record {damaged}/record.json is damaged" in outcome.words
-    assert "2 records could not be used" in outcome.words
     assert "lrurec" in stored.call("list", "runs").out
 
 

@@ -39,8 +39,8 @@ def list_datasets(
 @listing.command("runs")
 def list_runs(results: Results = Path("results")) -> None:
     """Stored results, one line per cell."""
-    from seqbench.report.terminal import runs_table
     from seqbench.results import load_records
+    from seqbench.show.runs import runs_table
 
     records, errors = load_records(results)
     if not records and not errors:

@@ -8,77 +8,60 @@ import typer
 from seqbench import console
 from seqbench.cli.app import Results, app
 from seqbench.errors import SeqbenchError, UsageError
+from seqbench.evaluation.metrics import METRICS
 from seqbench.models import MODELS
+from seqbench.report.formats import FORMATS
 
 
-@app.command(epilog="Examples: seqbench report  •  seqbench report --latex --metric ndcg@10,hr@10 --output table.tex")
+@app.command(
+    epilog="Examples: seqbench report  •  seqbench report --latex --metric ndcg@10,recall@50,mrr --output table.tex"
+)
 def report(
-    latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs).")] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"One of {FORMATS.words()}.", show_default="terminal"),
+    ] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="LaTeX tables (booktabs); for --format latex.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="One line per figure.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Everything, with the figure of every seed.")] = False,
-    metric: Annotated[str, typer.Option(help="Comma-separated: hr, ndcg, mrr at 5, 10, 20.")] = "hr@10,ndcg@10,mrr@10",
+    metric: Annotated[
+        str,
+        typer.Option(
+            help=f"Comma-separated: {METRICS.words()}; at a cut-off, as in recall@50, or, of mrr and ndcg, without one."
+        ),
+    ] = "hr@10,ndcg@10,mrr@10",
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write to this file instead of stdout.")] = None,
     results: Results = Path("results"),
 ) -> None:
-    """Tables of accuracy and cost from the stored results."""
-    from seqbench.report.csv_json import render_csv, render_json
-    from seqbench.report.latex import render_latex
-    from seqbench.report.markdown import render_markdown
+    """Show tables of accuracy and cost from the stored results."""
+    from seqbench.report.formats import as_text
+    from seqbench.report.runs import load_runs
     from seqbench.report.tables import build_report
-    from seqbench.report.terminal import render_terminal
-    from seqbench.results import load_records
 
-    chosen = {"--latex": latex, "--markdown": markdown, "--csv": csv, "--json": json}
-    if sum(chosen.values()) > 1:
-        raise UsageError("Choose one format.", hint="One of " + ", ".join(chosen) + ".")
-    records, errors = load_records(results)
+    shorthands = {"latex": latex, "markdown": markdown, "csv": csv, "json": json}
+    chosen = [name for name, wanted in shorthands.items() if wanted] + ([format] if format else [])
+    if len(chosen) > 1:
+        raise UsageError("Choose one format.", hint="One of " + ", ".join(f"--{name}" for name in shorthands) + ".")
+    render = FORMATS[chosen[0] if chosen else "terminal"]
+    runs, errors = load_runs(results)
     for error in errors:
         console.warn(error.message)
-    if not records and errors:
+    if not runs and errors:
         raise errors[0]
-    if not records:
+    if not runs:
         raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
-    tables = build_report(records, [word.strip() for word in metric.split(",")], list(MODELS))
-    render = next(
-        (
-            function
-            for wanted, function in (
-                (latex, render_latex),
-                (markdown, render_markdown),
-                (csv, render_csv),
-                (json, render_json),
-            )
-            if wanted
-        ),
-        None,
-    )
-    if render is None and output is None:
-        for block in render_terminal(tables):
-            console.out.print(block)
+    rendered = render(build_report(runs, metric.split(","), list(MODELS)))
+    if output is not None:
+        _write(as_text(rendered), output)
+    elif isinstance(rendered, str):
+        typer.echo(rendered, nl=False)
     else:
-        text = render(tables) if render else _as_text(render_terminal(tables))
-        _write(text, output)
-    if errors:
-        raise SeqbenchError(f"{len(errors)} records could not be used; see above.", hint=errors[0].hint)
+        console.out.print(rendered)
 
 
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        typer.echo(text, nl=False)
-        return
+def _write(text: str, output: Path) -> None:
     from seqbench.files import replacing
 
     with replacing(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _as_text(blocks: list) -> str:
-    from io import StringIO
-
-    from rich.console import Console
-
-    plain = Console(file=StringIO(), width=120, highlight=False)
-    for block in blocks:
-        plain.print(block)
-    return plain.file.getvalue()  # type: ignore[attr-defined]

@@ -7,13 +7,13 @@ from seqbench.show.numbers import METRIC_DECIMALS, decimals_for, fixed
 from seqbench.stats import summarise
 
 
-def metric_cell(values: Mapping[str, float]) -> TableCell:
-    """A ranking metric over seeds, with four decimals."""
-    return _cell(values, 1.0, METRIC_DECIMALS)
+def metric_cell(values: Mapping[str, float], decimals: int = METRIC_DECIMALS) -> TableCell:
+    """Make the cell of a ranking metric over seeds."""
+    return _cell(values, 1.0, decimals)
 
 
 def cost_cell(values: Mapping[str, float], factor: float, with_spread: bool = True) -> TableCell:
-    """A cost over seeds, shown in units of `factor` base units with three significant digits."""
+    """Make the cell of a cost over seeds, shown in units of `factor` base units with three significant digits."""
     mean = summarise(values.values()).mean
     cell = _cell(values, factor, decimals_for((mean or 0.0) / factor))
     if not with_spread:

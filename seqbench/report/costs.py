@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from seqbench.report.cells import cost_cell
 from seqbench.report.document import FAILED, MODES, NOT_APPLICABLE, Column, Row, Table, TableCell
-from seqbench.report.variants import Variant, group_variants, seed_list
+from seqbench.report.variants import Variant, seed_list
 from seqbench.results import Record
 from seqbench.show import numbers
 
@@ -56,7 +56,7 @@ QUANTITIES = (
 
 
 def hardware_words(record: Record) -> str:
-    """What a cost depends on: the GPU and its memory, or the CPU, its cores and threads, and the machine's memory."""
+    """Name what costs depend on: the GPU and its memory, or the CPU, its cores and threads and the memory beside it."""
     environment = record.environment
     if record.definition.device != "cpu":
         device, memory = environment.get("device_name") or record.definition.device, "device_memory_bytes"
@@ -70,18 +70,17 @@ def hardware_words(record: Record) -> str:
     return ", ".join([device, *words])
 
 
-def cost_tables(records: Sequence[Record], seeds: Sequence[int], model_order: Sequence[str]) -> list[Table]:
-    """Training cost and latency tables, per hardware; `seeds` are those of the whole section."""
+def cost_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table]:
+    """Make training cost and latency tables, per hardware; `seeds` are those of the whole section."""
     tables = []
-    for hardware in sorted({hardware_words(record) for record in records}):
-        # Labels come from all the records: a row has the same name here as in the accuracy table.
-        variants = [
-            Variant(variant.model, variant.configuration, tuple(here))
-            for variant in group_variants(records, model_order)
-            if (here := [record for record in variant.records if hardware_words(record) == hardware])
+    for hardware in sorted({hardware_words(record) for variant in variants for record in variant.records}):
+        here = [
+            Variant(variant.model, variant.configuration, runs)
+            for variant in variants
+            if (runs := tuple(run for run in variant.runs if hardware_words(run.record) == hardware))
         ]
-        tables += [_training_table(variants, seeds, hardware)]
-        tables += [_latency_table(variants, seeds, hardware, statistic) for statistic in STATISTICS]
+        tables += [_training_table(here, seeds, hardware)]
+        tables += [_latency_table(here, seeds, hardware, statistic) for statistic in STATISTICS]
     return [table for table in tables if table.rows and table.columns]
 
 
@@ -145,7 +144,7 @@ def _latency_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: 
 def _latencies(
     variant: Variant, point: tuple[str, int, int], statistic: str
 ) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """At one point: seed → figure, and reason → seeds that have none."""
+    """Return, of one point, seed → figure, and reason → seeds that have none."""
     values: dict[str, float] = {}
     missing: dict[str, list[int]] = {}
     for record in variant.finished:
@@ -174,12 +173,12 @@ def _entries(records: Iterable[Record], key: str) -> list[dict[str, Any]]:
 
 
 def _is_at(entry: dict[str, Any], point: tuple[str, int, int]) -> bool:
-    """Whether an entry is the figure for a point; one without a length is the same at every length."""
+    """Return whether an entry is the figure for a point; one without a length is the same at every length."""
     mode, batch, length = point
     return entry["mode"] == mode and entry["batch"] == batch and entry["length"] in (length, None)
 
 
 def _values(records: Iterable[Record], read: Callable[[Record], Any]) -> dict[str, float]:
-    """Seed → value, for the records that have one."""
+    """Return seed → value, for the records that have one."""
     found = ((str(record.definition.seed), numbers.number(read(record))) for record in records)
     return {seed: value for seed, value in found if value is not None}

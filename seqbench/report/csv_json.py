@@ -35,7 +35,7 @@ CSV_COLUMNS = (
 
 
 def render_csv(report: Report) -> str:
-    """One line per figure: section, model, metric, mean, standard deviation, number of seeds."""
+    """Write one line per figure: section, model, metric, mean, standard deviation, number of seeds."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -46,7 +46,7 @@ def render_csv(report: Report) -> str:
 
 
 def render_json(report: Report) -> str:
-    """The whole report, with the value of every seed."""
+    """Write the whole report, with the value of every seed."""
     return json.dumps({"schema_version": 1, **asdict(report)}, indent=2, allow_nan=False) + "\n"
 
 

@@ -195,8 +195,3 @@ class Report:
     commits: list[str]
     first: str  # ISO 8601, start of the earliest run
     last: str  # ISO 8601, start of the latest run
-
-
-def metric_title(metric: str) -> str:
-    """ "ndcg@10" as it is printed."""
-    return metric.upper()

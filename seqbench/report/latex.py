@@ -42,7 +42,7 @@ _ESCAPES = {
 
 
 def escape(text: str) -> str:
-    """The text so that LaTeX prints it, whatever is in it.
+    """Write text so that LaTeX prints it, whatever is in it.
 
     Accented Latin letters stay, other characters that pdflatex does not know lose their accents or become
     question marks: a table that compiles is worth more than an exact exotic name.
@@ -51,7 +51,7 @@ def escape(text: str) -> str:
 
 
 def render_latex(report: Report) -> str:
-    """All tables, each in a float, below a comment that says how they were made and what they need."""
+    """Write all tables, each in a float, below a comment that says how they were made and what they need."""
     floats = [
         _Float(sections, [section.tables[0] for section in sections], report.models)
         for sections in _comparable(report.sections)

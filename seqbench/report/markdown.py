@@ -11,13 +11,13 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]#~|])")
 
 
 def escape(text: str) -> str:
-    """The text so that Markdown and the HTML inside it print it as it is, on one line."""
+    """Write text so that Markdown and the HTML inside it print it as it is, on one line."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", text)
 
 
 def render_markdown(report: Report) -> str:
-    """All sections; best in bold, second underlined."""
+    """Write all sections; best in bold, second underlined."""
     lines: list[str] = []
     for section in report.sections:
         lines += [f"## {escape(section.title)}", ""]

@@ -1,73 +1,72 @@
-"""Records → tables. Everything a report says is decided here; renderers only write it down."""
+"""Runs → tables. Everything a report says is decided here; renderers only write it down."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from seqbench.errors import SeqbenchError, unknown_name
-from seqbench.evaluation.metrics import STANDARD as METRICS
+from seqbench.errors import SeqbenchError
+from seqbench.evaluation.metrics import STANDARD, Measure, parse
 from seqbench.protocol import Protocol
 from seqbench.report.cells import metric_cell
 from seqbench.report.costs import cost_tables, hardware_words
-from seqbench.report.document import CEILING, FAILED, Column, Report, Row, Section, Table, TableCell, metric_title
-from seqbench.report.variants import Variant, group_variants, order_models
-from seqbench.results import Record
-from seqbench.show import numbers
+from seqbench.report.document import CEILING, FAILED, Column, Report, Row, Section, Table, TableCell
+from seqbench.report.runs import StoredRun
+from seqbench.report.variants import Variant, group_variants, order_models, seed_list
+from seqbench.show.numbers import fixed, number
+from seqbench.show.text import printable
 
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "mrr@10")
 
 
 def build_report(
-    records: Sequence[Record],
+    runs: Sequence[StoredRun],
     metrics: Sequence[str] = DEFAULT_METRICS,
     model_order: Sequence[str] = (),
 ) -> Report:
-    """Group records into sections and tables.
+    """Group runs into sections and tables.
 
     One section holds one data set (by fingerprint) under one protocol, so that nothing is compared across
-    either. `model_order` is the order of the rows; models that it does not list follow alphabetically.
+    either. Metrics are computed from the ranks of each test user; where a run has none, the means of its record stand
+    in for them.
+
+    Args:
+        metrics: such as "hr@10", "recall@50", "mrr", "rank"; see seqbench/evaluation/metrics.py.
+        model_order: the order of the rows; models that it does not list follow alphabetically.
 
     Raises:
-        SeqbenchError: there are no records.
-        UsageError: no record has such a metric.
+        SeqbenchError: there are no runs.
+        UsageError: there is no such metric.
     """
-    if not records:
+    if not runs:
         raise SeqbenchError("There are no results to report.", hint="Measure something first: `seqbench run`.")
-    chosen = _check_metrics(metrics or DEFAULT_METRICS, records)
+    measures = list({measure.key: measure for measure in map(parse, metrics or DEFAULT_METRICS)}.values())
 
-    groups: dict[tuple[str, str, Protocol], list[Record]] = {}
-    for record in records:
-        definition = record.definition
-        groups.setdefault((definition.dataset, definition.fingerprint, definition.protocol), []).append(record)
+    groups: dict[tuple[str, str, Protocol], list[StoredRun]] = {}
+    for run in runs:
+        definition = run.record.definition
+        groups.setdefault((definition.dataset, definition.fingerprint, definition.protocol), []).append(run)
     fingerprints = {(dataset, fingerprint) for dataset, fingerprint, _ in groups}
     sections = []
     for key in sorted(groups, key=lambda group: (group[0], group[1], repr(group[2]))):
-        section = _section(groups[key], chosen, model_order)
+        section = _section(groups[key], measures, model_order)
         section.ambiguous = sum(dataset == key[0] for dataset, _ in fingerprints) > 1
         sections.append(section)
 
-    started = sorted(record.started for record in records)
-    return Report(
-        metrics=chosen,
-        models=order_models((record.definition.model for record in records), model_order),
-        sections=sections,
-        commits=_distinct(record.environment.get("git_commit") for record in records),
-        first=started[0],
-        last=started[-1],
+    started = sorted(run.record.started for run in runs)
+    return printable(
+        Report(
+            metrics=[measure.key for measure in measures],
+            models=order_models((run.record.definition.model for run in runs), model_order),
+            sections=sections,
+            commits=_distinct(run.record.environment.get("git_commit") for run in runs),
+            first=started[0],
+            last=started[-1],
+        )
     )
 
 
-def _check_metrics(metrics: Sequence[str], records: Sequence[Record]) -> list[str]:
-    known = [*METRICS]
-    known += sorted({metric for record in records for metric in record.accuracy} - set(known))
-    chosen = [metric.strip().lower() for metric in metrics]
-    for metric in chosen:
-        if metric not in known:
-            raise unknown_name("Metric", metric, known, "seqbench report --help")
-    return list(dict.fromkeys(chosen))
-
-
-def _section(records: Sequence[Record], metrics: Sequence[str], model_order: Sequence[str]) -> Section:
-    variants = group_variants(records, model_order)
+def _section(runs: Sequence[StoredRun], measures: Sequence[Measure], model_order: Sequence[str]) -> Section:
+    records = [run.record for run in runs]
+    variants = group_variants(runs, model_order)
     trained = [record for variant in variants if variant.trained for record in variant.records]
     facts = next((record.dataset for record in records if record.dataset), {})
     definition = records[0].definition
@@ -84,45 +83,55 @@ def _section(records: Sequence[Record], metrics: Sequence[str], model_order: Seq
     )
     ceiling = next((c for record in records if (c := record.dataset.get("ceiling"))), None)
     section.tables = [
-        _accuracy_table(variants, metrics, section.seeds, ceiling),
-        *cost_tables(records, section.seeds, model_order),
+        _accuracy_table(variants, measures, section.seeds, ceiling),
+        *cost_tables(variants, section.seeds),
     ]
+    section.warnings += [f"{run.problem} The means of its record are shown." for run in runs if run.problem]
     return section
 
 
 def _accuracy_table(
-    variants: Sequence[Variant], metrics: Sequence[str], seeds: Sequence[int], ceiling: dict[str, Any] | None
+    variants: Sequence[Variant], measures: Sequence[Measure], seeds: Sequence[int], ceiling: dict[str, Any] | None
 ) -> Table:
-    table = Table("accuracy", "Accuracy", [Column(metric, metric_title(metric), "up") for metric in metrics])
+    columns = [Column(measure.key, measure.title, measure.metric.direction) for measure in measures]
+    table = Table("accuracy", "Accuracy", columns)
     for variant in variants:
-        cells = {metric: _accuracy_cell(table, variant, metric) for metric in metrics}
-        row = Row(variant.model, variant.configuration, cells)
+        row = Row(variant.model, variant.configuration, {})
         row.notes = [table.note(text) for text in variant.remarks(seeds)]
+        for measure in measures:
+            row.cells[measure.key] = _accuracy_cell(table, row, variant, measure)
         table.rows.append(row)
     if ceiling:
-        cells = {metric: _ceiling_cell(ceiling.get(metric)) for metric in metrics}
+        cells = {measure.key: _ceiling_cell(ceiling.get(measure.key), measure) for measure in measures}
         table.rows.append(Row(CEILING, "generating process", cells, ranked=False))
     table.mark()
     return table
 
 
-def _accuracy_cell(table: Table, variant: Variant, metric: str) -> TableCell:
-    found = {str(r.definition.seed): numbers.number(r.accuracy.get(metric)) for r in variant.finished}
-    values = {seed: value for seed, value in found.items() if value is not None}
+def _accuracy_cell(table: Table, row: Row, variant: Variant, measure: Measure) -> TableCell:
+    found = {run.seed: run.test_value(measure) for run in variant.runs if run.record.finished}
+    values = {str(seed): value for seed, value in found.items() if value is not None}
+    missing = [seed for seed, value in found.items() if value is None]
+    reason = (
+        f"{measure.title} needs the ranks, which were not kept"
+        if measure.key not in STANDARD
+        else (f"{measure.title} was not recorded")
+    )
     if values:
-        return metric_cell(values)
-    reason = f"{metric_title(metric)} was not recorded" if variant.finished else variant.failure_words()
-    return TableCell(FAILED, notes=[table.note(reason)])
+        if missing:
+            row.notes.append(table.note(f"without {seed_list(missing)}: {reason}"))
+        return metric_cell(values, measure.metric.decimals)
+    return TableCell(FAILED, notes=[table.note(reason if found else variant.failure_words())])
 
 
-def _ceiling_cell(value: Any) -> TableCell:
-    value = numbers.number(value)
+def _ceiling_cell(value: Any, measure: Measure) -> TableCell:
+    value = number(value)
     if value is None:
         return TableCell("")
-    return TableCell(numbers.fixed(value, numbers.METRIC_DECIMALS), mean=value, n=1)
+    return TableCell(fixed(value, measure.metric.decimals), mean=value, n=1)
 
 
-def _software(environment: dict[str, Any]) -> str:
+def _software(environment: Any) -> str:
     names = {
         "seqbench": "seqbench",
         "torch": "PyTorch",
@@ -133,5 +142,5 @@ def _software(environment: dict[str, Any]) -> str:
     return ", ".join(f"{name} {environment[key]}" for key, name in names.items() if environment.get(key))
 
 
-def _distinct(values: Any) -> list[str]:
+def _distinct(values: Iterable[Any]) -> list[str]:
     return sorted({str(value) for value in values if value})

@@ -5,62 +5,28 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from seqbench.errors import SeqbenchError
 from seqbench.report.document import Column, Report, Row, Section, Table, TableCell
-from seqbench.results import Record
-from seqbench.show.numbers import METRIC_DECIMALS, fixed, number, split_at_point
+from seqbench.show.numbers import split_at_point
 
 GAP = 2  # blanks between columns
 LABEL_WIDTH = 24  # longer labels are wrapped, at blanks
 SUPERSCRIPTS = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 BEST, SECOND = "*", "+"  # where neither bold nor underline can be shown
-RUN_METRIC = "ndcg@10"
-KEY_DIGITS = 7  # enough to find the folder
 
 
-def render_terminal(report: Report) -> list[RenderableType]:
-    """A title, a description and tables for every section. Tables adapt to the width they are printed at."""
+def render_terminal(report: Report) -> RenderableType:
+    """Show a title, a description and tables for every section. Tables adapt to the width they are printed at."""
     blocks: list[RenderableType] = []
     for section in report.sections:
         blocks += [Text(section.title, style="bold"), *_description(section)]
         for table in section.shown:
             blocks += [Text(), Text(table.heading, style="italic"), Fitted(table)]
         blocks.append(Text())
-    return [*blocks, Legend()]
-
-
-def runs_table(records: Sequence[Record], errors: Sequence[SeqbenchError]) -> RichTable:
-    """One line per stored cell; records that cannot be read are named below."""
-    table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
-    for title in ("Data set", "Model"):
-        table.add_column(title)
-    table.add_column("Seed", justify="right", no_wrap=True)
-    for title in ("Key", "Status"):
-        table.add_column(title, no_wrap=True)
-    table.add_column(RUN_METRIC.upper(), justify="right", no_wrap=True)
-    table.add_column("Started")  # wraps between day and time
-    table.add_column("Seconds", justify="right", no_wrap=True)
-    for record in records:
-        definition = record.definition
-        value = number(record.accuracy.get(RUN_METRIC))
-        table.add_row(
-            Text(definition.dataset),
-            Text(definition.model),
-            str(definition.seed),
-            definition.key[:KEY_DIGITS],
-            record.status,
-            "" if value is None else fixed(value, METRIC_DECIMALS),
-            record.started[:16].replace("T", " "),
-            f"{record.seconds:.0f}",
-        )
-    if errors:
-        table.caption = Text("\n".join(error.message for error in errors), style="not dim not italic")
-        table.caption_justify = "left"
-    return table
+    return Group(*blocks, Legend())
 
 
 class Legend:

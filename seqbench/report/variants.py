@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from seqbench.report.runs import StoredRun
 from seqbench.results import Definition, Record
 
 MESSAGE_LENGTH = 100  # of a failure; the record has all of it
@@ -19,25 +20,30 @@ class Variant:
 
     model: str
     configuration: str  # what differs from the model's defaults, or from its other variants; else empty
-    records: tuple[Record, ...]  # by seed
+    runs: tuple[StoredRun, ...]  # by seed
+
+    @property
+    def records(self) -> list[Record]:
+        """Return the records of all seeds."""
+        return [run.record for run in self.runs]
 
     @property
     def finished(self) -> list[Record]:
-        """The records that have figures."""
+        """Return the records that have figures."""
         return [record for record in self.records if record.finished]
 
     @property
     def failed(self) -> list[Record]:
-        """The records that have a failure instead."""
+        """Return the records that have a failure instead."""
         return [record for record in self.records if not record.finished]
 
     @property
     def trained(self) -> bool:
-        """Whether the seed matters; models that only count have no training section."""
+        """Return whether the seed matters; models that only count have no training section."""
         return self.records[0].definition.training is not None
 
     def training_words(self) -> str:
-        """How it was trained, where that is not at all positions with the softmax over the whole catalogue."""
+        """Say how it was trained, where that is not at all positions with the softmax over the whole catalogue."""
         training = self.records[0].definition.training or {}
         words = []
         if training.get("objective", "all-positions") != "all-positions":
@@ -48,7 +54,7 @@ class Variant:
         return ", ".join(words)
 
     def failure_words(self) -> str:
-        """What failed, with equal failures named once."""
+        """Say what failed, with equal failures named once."""
         seeds: dict[str, list[int]] = {}
         for record in self.failed:
             seeds.setdefault(_failure(record), []).append(record.definition.seed)
@@ -57,7 +63,7 @@ class Variant:
         return f"{words}; the figures are those of {seed_list(left)}" if left else words
 
     def remarks(self, seeds: Sequence[int]) -> list[str]:
-        """What a reader must know before comparing it with other variants, whose seeds are these."""
+        """Say what a reader must know before comparing it with other variants, whose seeds are these."""
         remarks = [words] if (words := self.training_words()) else []
         remarks += self.seed_remarks(seeds)
         if any((record.training or {}).get("stopped_early") is False for record in self.finished):
@@ -65,7 +71,7 @@ class Variant:
         return remarks
 
     def seed_remarks(self, seeds: Sequence[int]) -> list[str]:
-        """Which seeds the figures are made of, if not of these."""
+        """Say which seeds the figures are made of, if not of these."""
         ran = [record.definition.seed for record in self.records]
         if self.failed and self.finished:
             return [self.failure_words()]
@@ -74,35 +80,38 @@ class Variant:
         return []
 
 
-def group_variants(records: Iterable[Record], model_order: Sequence[str]) -> list[Variant]:
-    """Variants in the given order of models, unlisted models alphabetically behind them."""
-    models: dict[str, dict[str, list[Record]]] = {}
-    for record in records:
-        variants = models.setdefault(record.definition.model, {})
-        variants.setdefault(json.dumps(_settings(record.definition), sort_keys=True), []).append(record)
+def group_variants(runs: Iterable[StoredRun], model_order: Sequence[str]) -> list[Variant]:
+    """Group runs that differ only in their seed, in the given order of models; unlisted ones follow alphabetically."""
+    models: dict[str, dict[str, list[StoredRun]]] = {}
+    for run in runs:
+        definition = run.record.definition
+        variants = models.setdefault(definition.model, {})
+        variants.setdefault(json.dumps(_settings(definition), sort_keys=True), []).append(run)
 
     ordered = []
     for model in order_models(models, model_order):
-        groups = [sorted(group, key=lambda record: record.definition.seed) for group in models[model].values()]
-        labels = _labels([_settings(group[0].definition) for group in groups], [_changed(group) for group in groups])
+        groups = [sorted(group, key=lambda run: run.seed) for group in models[model].values()]
+        labels = _labels(
+            [_settings(group[0].record.definition) for group in groups], [_changed(group) for group in groups]
+        )
         pairs = sorted(zip(labels, groups, strict=True), key=lambda pair: pair[0])
         ordered += [Variant(model, label, tuple(group)) for label, group in pairs]
     return ordered
 
 
 def order_models(models: Iterable[str], model_order: Sequence[str]) -> list[str]:
-    """Distinct names in the given order, unlisted ones alphabetically behind."""
+    """Return distinct names in the given order, unlisted ones alphabetically behind."""
     rank = {model: position for position, model in enumerate(model_order)}
     return sorted(set(models), key=lambda name: (rank.get(name, len(rank)), name))
 
 
 def seed_list(seeds: Sequence[int]) -> str:
-    """ "seed 0" or "seeds 0, 1"."""
+    """Write "seed 0" or "seeds 0, 1"."""
     return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(str(seed) for seed in seeds)}"
 
 
 def _settings(definition: Definition) -> dict[str, Any]:
-    """What defines a variant, flat: "config.dropout" → 0.2."""
+    """Return what defines a variant, flat: "config.dropout" → 0.2."""
     fields = asdict(definition)
     return _flat({name: fields[name] for name in ("config", "training", "device", "backend", "source", "revision")})
 
@@ -116,16 +125,16 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _changed(records: Sequence[Record]) -> set[str] | None:
-    """The settings that differ from the model's defaults; None if no record tells, as those from before it was kept."""
-    return next((set(_flat(record.changes)) for record in records if record.changes is not None), None)
+def _changed(runs: Sequence[StoredRun]) -> set[str] | None:
+    """Return the settings that differ from the model's defaults; None if no record tells: old ones did not keep it."""
+    return next((set(_flat(run.record.changes)) for run in runs if run.record.changes is not None), None)
 
 
 def _labels(variants: Sequence[dict[str, Any]], changed: Sequence[set[str] | None]) -> list[str]:
-    """For each variant, the settings that set it apart: "dropout=0.2, lr=0.001".
+    """Return for each variant the settings that set it apart: "dropout=0.2, lr=0.001".
 
-    Those that differ from the model's defaults, even if it is the only variant; of variants of which that is not known,
-    those in which not all variants are equal. And, always, what makes it another model than its paper's.
+    They are those that differ from the model's defaults, even if it is the only variant; of variants of which that is
+    not known, those in which not all variants are equal. And, always, what makes it another model than its paper's.
     """
     shown: list[list[str]] = [[] for _ in variants]
     for key in sorted({key for settings in variants for key in settings}):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reportkit import report_of
 
 from seqbench.report.latex import escape, render_latex
-from seqbench.report.tables import build_report
 
 GOLDEN = Path(__file__).parent / "golden" / "report.tex"
 ORDER = ["popularity", "lrurec", "recblr", "linrec", "sigma", "sasrec", "gru4rec"]
@@ -22,7 +22,7 @@ COMMANDS = re.compile(
 
 @pytest.fixture
 def rendered(records) -> str:
-    return render_latex(build_report(records, model_order=ORDER))
+    return render_latex(report_of(records, model_order=ORDER))
 
 
 def test_latex_is_what_it_was(rendered):
@@ -93,7 +93,7 @@ def test_a_comment_says_how_the_tables_were_made(rendered):
 
 def test_labels_are_unique(make_record):
     made = [make_record(dataset="a_b"), make_record(dataset="a-b")]
-    labels = re.findall(r"\\label\{(.*?)\}", render_latex(build_report(made)))
+    labels = re.findall(r"\\label\{(.*?)\}", render_latex(report_of(made)))
     assert len(labels) == len(set(labels))
 
 

@@ -5,27 +5,19 @@ import io
 import json
 
 import pytest
-from rich.console import Console
+from reportkit import printed, report_of
 
 from seqbench.errors import SeqbenchError
 from seqbench.report.csv_json import render_csv, render_json
 from seqbench.report.markdown import escape, render_markdown
-from seqbench.report.tables import build_report
-from seqbench.report.terminal import render_terminal, runs_table
+from seqbench.report.terminal import render_terminal
 from seqbench.show.numbers import BYTES, PLAIN, choose_unit, decimals_for, fixed
-
-
-def printed(renderables, width, color_system=None):
-    stream = io.StringIO()
-    console = Console(file=stream, width=width, force_terminal=color_system is not None, color_system=color_system)
-    for renderable in renderables:
-        console.print(renderable)
-    return stream.getvalue()
+from seqbench.show.runs import runs_table
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminal_output_fits_and_breaks_no_figure(records, width):
-    report = build_report(records)
+    report = report_of(records)
     text = printed(render_terminal(report), width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
@@ -38,7 +30,7 @@ def test_terminal_output_fits_and_breaks_no_figure(records, width):
 
 def test_decimal_points_stand_below_each_other(make_record):
     made = [make_record(str(scale), cost_scale=scale) for scale in (0.5, 3, 70)]
-    lines = printed(render_terminal(build_report(made)), 120).splitlines()
+    lines = printed(render_terminal(report_of(made)), 120).splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("Training cost"))
     column = lines[start + 1].index("Epoch")
     points = [line.index(".", column) for line in lines[start + 4 : start + 6]]
@@ -47,20 +39,20 @@ def test_decimal_points_stand_below_each_other(make_record):
 
 def test_best_and_second_are_bold_and_underlined_without_colour(make_record):
     made = [make_record("a", ndcg=0.2), make_record("b", ndcg=0.1)]
-    text = printed(render_terminal(build_report(made)), 80, "standard")
+    text = printed(render_terminal(report_of(made)), 80, "standard")
     assert "\x1b[1m0.2000\x1b[0m" in text
     assert "\x1b[4m0.1000\x1b[0m" in text
 
 
 def test_best_and_second_have_characters_where_there_are_no_styles(make_record):
     made = [make_record("a", ndcg=0.2), make_record("b", ndcg=0.1)]
-    text = printed(render_terminal(build_report(made)), 80)
+    text = printed(render_terminal(report_of(made)), 80)
     assert "0.2000*" in text
     assert "0.1000+" in text
 
 
 def test_sections_say_what_was_measured_and_warn(records):
-    text = " ".join(printed(render_terminal(build_report(records)), 80).split())
+    text = " ".join(printed(render_terminal(report_of(records)), 80).split())
     for words in (
         "22,363 users",
         "full ranking, seen items removed",
@@ -72,13 +64,13 @@ def test_sections_say_what_was_measured_and_warn(records):
 
 
 def test_names_with_markup_are_printed_as_they_are(make_record):
-    assert "[bold]x[/]" in printed(render_terminal(build_report([make_record("[bold]x[/]")])), 80)
-    assert "[bold]x[/]" in printed([runs_table([make_record("[bold]x[/]")], [])], 80)
+    assert "[bold]x[/]" in printed(render_terminal(report_of([make_record("[bold]x[/]")])), 80)
+    assert "[bold]x[/]" in printed(runs_table([make_record("[bold]x[/]")], []), 80)
 
 
 def test_runs_table_lists_cells_and_unreadable_records(make_record):
     record = make_record(dataset="amazon-beauty", ndcg=0.1234)
-    text = printed([runs_table([record], [SeqbenchError("Record x/record.json is damaged.")])], 100)
+    text = printed(runs_table([record], [SeqbenchError("Record x/record.json is damaged.")]), 100)
     for words in (
         "amazon-beauty",
         "lrurec",
@@ -93,7 +85,7 @@ def test_runs_table_lists_cells_and_unreadable_records(make_record):
 
 def test_markdown_rows_have_as_many_cells_as_their_header(records):
     columns = 0
-    for line in render_markdown(build_report(records)).splitlines():
+    for line in render_markdown(report_of(records)).splitlines():
         if line.startswith("|"):
             count = line.replace(r"\|", "").count("|")
             columns = columns or count
@@ -103,7 +95,7 @@ def test_markdown_rows_have_as_many_cells_as_their_header(records):
 
 
 def test_markdown_marks_best_and_second_and_escapes_names(make_record):
-    text = render_markdown(build_report([make_record("a|<b>", ndcg=0.2), make_record("c", ndcg=0.1)]))
+    text = render_markdown(report_of([make_record("a|<b>", ndcg=0.2), make_record("c", ndcg=0.1)]))
     assert "**0.2000**" in text
     assert "<u>0.1000</u>" in text
     assert r"a\|&lt;b&gt;" in text
@@ -114,7 +106,7 @@ def test_markdown_escapes_on_one_line():
 
 
 def test_csv_is_tidy_and_in_base_units(records):
-    lines = list(csv.DictReader(io.StringIO(render_csv(build_report(records)))))
+    lines = list(csv.DictReader(io.StringIO(render_csv(report_of(records)))))
     chosen = [
         line
         for line in lines
@@ -134,7 +126,7 @@ def test_csv_is_tidy_and_in_base_units(records):
 
 
 def test_json_is_valid_and_holds_every_seed(records):
-    report = json.loads(render_json(build_report(records)))
+    report = json.loads(render_json(report_of(records)))
     rows = report["sections"][0]["tables"][0]["rows"]
     lrurec = next(row for row in rows if row["model"] == "lrurec")
     assert lrurec["cells"]["ndcg@10"]["values"] == pytest.approx({"0": 0.05, "1": 0.051, "2": 0.052})

@@ -1,0 +1,43 @@
+"""The forms that a report can be written in. Adding one is a file with a function, and its line here.
+
+Importing this module costs nothing: a format is loaded when it is used.
+"""
+
+from collections.abc import Callable
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from seqbench.registry import Registry
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from seqbench.report.document import Report
+
+FILE_WIDTH = 120  # characters of a line, of what rich lays out for a file
+
+# A format returns text, or something that rich lays out for the width at which it is shown.
+Format = Callable[["Report"], "str | RenderableType"]
+
+FORMATS: Registry[Format] = Registry(
+    "Format",
+    {
+        "terminal": "seqbench.report.terminal:render_terminal",
+        "latex": "seqbench.report.latex:render_latex",
+        "markdown": "seqbench.report.markdown:render_markdown",
+        "csv": "seqbench.report.csv_json:render_csv",
+        "json": "seqbench.report.csv_json:render_json",
+    },
+    "seqbench report --help",
+)
+
+
+def as_text(rendered: "str | RenderableType") -> str:
+    """Return what a format made as text for a file, without colours."""
+    if isinstance(rendered, str):
+        return rendered
+    from rich.console import Console
+
+    stream = StringIO()
+    Console(file=stream, width=FILE_WIDTH, highlight=False).print(rendered)
+    return stream.getvalue()
