@@ -20,12 +20,13 @@ import seqbench
 from seqbench import plan
 from seqbench.cli import app
 from seqbench.data.catalog import load_catalog
-from seqbench.listing import POSITIONS, WIDTH, parameter_words, short_count
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import SequenceModel
 from seqbench.ops.backends import BACKENDS
 from seqbench.protocol import Protocol
 from seqbench.results import SCHEMA_VERSION, Definition, Record, write_record
+from seqbench.show.datasets import short_count
+from seqbench.show.models import POSITIONS, WIDTH, parameter_words
 from tests.kit import Bench
 
 COMMANDS = ("", "prepare", "run", "report", "kernels", "env", "list", "list models", "list datasets", "list runs")

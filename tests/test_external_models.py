@@ -10,9 +10,9 @@ import pytest
 
 from seqbench import plan
 from seqbench.errors import UsageError
-from seqbench.listing import models_table
 from seqbench.models import MODELS, load_model, model_name, model_names, model_source
 from seqbench.models.base import CountingModel, IncrementalModel
+from seqbench.show.models import models_table
 from tests.kit import ROOT, Bench
 
 EXAMPLE = ROOT / "examples" / "mean_of_embeddings.py"

@@ -17,7 +17,7 @@ def list_models(
     ] = None,
 ) -> None:
     """Models, or the settings of one with their defaults."""
-    from seqbench.listing import models_table, settings_table
+    from seqbench.show.models import models_table, settings_table
 
     console.out.print(models_table() if name is None else settings_table(name))
 
@@ -30,7 +30,7 @@ def list_datasets(
     home: Home = None,
 ) -> None:
     """Data sets and whether they are prepared, or what is known of one."""
-    from seqbench.listing import dataset_table, datasets_table
+    from seqbench.show.datasets import dataset_table, datasets_table
 
     root = paths.home(home)
     console.out.print(datasets_table(root) if name is None else dataset_table(name, root))

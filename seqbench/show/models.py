@@ -1,0 +1,68 @@
+"""The tables of `seqbench list models`."""
+
+import dataclasses
+
+from rich.table import Table
+from rich.text import Text
+
+from seqbench.errors import SeqbenchError
+from seqbench.models import load_model, model_name, model_names
+from seqbench.models.base import IncrementalModel, Model
+from seqbench.show.tables import columns, yes_or_no
+
+# What `seqbench list models` counts parameters for.
+WIDTH = 64
+POSITIONS = 50
+
+
+def models_table() -> Table:
+    """Show one line per registered model."""
+    table = columns("Model", "What it is", "Causal", "Incremental", "Parameters", "Paper")
+    for name in model_names():
+        try:
+            cls = load_model(name)
+            words = cls.summary, parameter_words(cls), cls.paper
+        except Exception as error:  # of another package; ours can always be loaded
+            table.add_row(name, Text(error.message if isinstance(error, SeqbenchError) else repr(error)))
+            continue
+        # A model that has both forms is causal, and then perhaps incremental, if --set NAME.causal=true says so.
+        optional = any(field.name == "causal" for field in dataclasses.fields(cls.Config))
+        causal = "optional" if optional else yes_or_no(cls.Config().causal)
+        incremental = causal if issubclass(cls, IncrementalModel) else "no"
+        if issubclass(cls, IncrementalModel) and cls.state_grows:
+            incremental = "growing"
+        summary, parameters, paper = (Text(each) for each in words)  # not markup: titles may hold brackets
+        table.add_row(name, summary, causal, incremental, parameters, paper)
+    table.caption = (
+        f"Parameters at D = {WIDTH}, V = items + 1, sequences of at most {POSITIONS} items; the part "
+        "with V is the item table.\n"
+        "Incremental: one item can be appended to a state; growing, if the state grows with the history.\n"
+        "`seqbench list models NAME` shows a model's settings."
+    )
+    return table
+
+
+def parameter_words(cls: type[Model]) -> str:
+    """Write the number of parameters as a function of the catalogue: "99,840 + 64 V"."""
+    config = cls.Config()
+    if "hidden_size" in dataclasses.asdict(config):
+        config = dataclasses.replace(config, **{"hidden_size": WIDTH})
+    small, large = (
+        sum(parameter.numel() for parameter in cls(items, POSITIONS, config).parameters()) for items in (9, 19)
+    )
+    per_item = (large - small) // 10
+    words = [f"{small - 10 * per_item:,}" if small - 10 * per_item else "", f"{per_item} V" if per_item else ""]
+    return " + ".join(word for word in words if word) or "0"
+
+
+def settings_table(name: str) -> Table | Text:
+    """Show the fields that --set can change, with their defaults, and what --preset paper changes."""
+    cls, name = load_model(name), model_name(name)
+    table = columns("Setting", "Default", *(["--preset paper"] if cls.presets else []))
+    defaults = dataclasses.asdict(cls.Config())
+    if cls.training_defaults is not None:
+        defaults |= dataclasses.asdict(cls.training_defaults)
+    for field, value in defaults.items():
+        papers = [f"{dataset}: {fields[field]}" for dataset, fields in cls.presets.items() if field in fields]
+        table.add_row(f"{name}.{field}", Text(str(value)), *(["\n".join(papers)] if cls.presets else []))
+    return table if table.row_count else Text(f"{name} has nothing to set.")
