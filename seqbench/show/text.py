@@ -2,7 +2,7 @@
 
 import dataclasses
 import unicodedata
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ def printable(value: T) -> T:
     Args:
         value: text, or lists, tuples, dicts and dataclasses of values; others are returned as they are.
     """
-    return _printable(value)  # type: ignore[no-any-return]
+    return cast(T, _printable(value))
 
 
 def _printable(value: Any) -> Any:
