@@ -10,7 +10,7 @@ import torch
 
 from seqbench import environment
 from seqbench.data.prepared import PreparedDataset
-from seqbench.data.sequences import Sequences, split_sequences
+from seqbench.data.sequences import Sequences
 from seqbench.evaluation.ranking import rank
 from seqbench.evaluation.ranks import Ranks
 from seqbench.measure import PeakMemory, latency
@@ -47,7 +47,7 @@ def run_cell(
     emit("begun", environment=machine, changes=changed)
     target = torch.device(device)
     protocol = definition.protocol
-    sequences = split_sequences(*prepared.load(), split=protocol.split)
+    sequences = prepared.split(protocol.split)
     config = cls.Config(**definition.config)
 
     def build(max_len: int) -> Model:
@@ -130,7 +130,7 @@ def describe_dataset(
         "users": prepared.users,
         "items": prepared.items,
         "interactions": prepared.interactions,
-        "filters": prepared.filter_words(),
+        "filters": prepared.filters.words(),
         "evaluated_users": len(test.users),
         "training_pairs": len(sequences.training_pairs()[0]),
         "count_mismatch": meta["count_mismatch"],

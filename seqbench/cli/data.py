@@ -22,15 +22,19 @@ def describe_data(
     import dataclasses
     from json import dumps
 
-    from seqbench.data import describe
+    from seqbench.data.describe import describe
     from seqbench.data.prepared import open_prepared
+    from seqbench.show import dataset_plot, plotting
+    from seqbench.show.prepared import description_table
 
+    if plot is not None:
+        plotting.check(plot)
     prepared = open_prepared(name, paths.home(home))
-    figures = describe.describe(prepared)
+    figures = describe(prepared)
     if json:
         typer.echo(dumps(dataclasses.asdict(figures), indent=2))
     else:
-        console.out.print(describe.table(prepared, figures))
+        console.out.print(description_table(prepared, figures))
     if plot is not None:
-        describe.plot(prepared, plot)
+        dataset_plot.plot(prepared, plot)
         console.note(f"Drawn to {plot}.")

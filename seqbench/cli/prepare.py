@@ -1,12 +1,14 @@
 """`seqbench prepare`: fetch, filter and index data sets."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from seqbench import console, paths
 from seqbench.cli.app import Home, Quiet, app, dataset_names
+from seqbench.cli.options import with_options
+from seqbench.data.filters import Filters
 from seqbench.errors import UsageError
 
 
@@ -14,6 +16,7 @@ from seqbench.errors import UsageError
     epilog="Examples: seqbench prepare ml-100k amazon-2018:All_Beauty  •  "
     "seqbench prepare --raw my.csv --columns user=u,item=i,time=t --name mine"
 )
+@with_options(Filters, after="name", min_rating="all", max_users="all")
 def prepare(
     names: Annotated[
         list[str] | None,
@@ -38,43 +41,6 @@ def prepare(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Store it under this name.", show_default="NAME")] = None,
-    min_user: Annotated[
-        int | None,
-        typer.Option(help="Keep users with at least this many interactions.", show_default="per data set"),
-    ] = None,
-    min_item: Annotated[
-        int | None,
-        typer.Option(help="Keep items with at least this many interactions.", show_default="per data set"),
-    ] = None,
-    rule: Annotated[
-        str | None,
-        typer.Option(
-            help="How the two are applied: k-core (until nothing changes), joint-once or item-then-user-once.",
-            show_default="per data set",
-        ),
-    ] = None,
-    min_rating: Annotated[
-        float | None, typer.Option(help="Keep interactions with at least this rating.", show_default="all")
-    ] = None,
-    duplicates: Annotated[
-        str | None,
-        typer.Option(
-            help="Of several interactions of a user with an item keep all (none is dropped), the first or the last: "
-            "none, first, last.",
-            show_default="per data set",
-        ),
-    ] = None,
-    repeats: Annotated[
-        str | None,
-        typer.Option(help="Of an item right after itself: keep or drop.", show_default="per data set"),
-    ] = None,
-    ties: Annotated[
-        str | None,
-        typer.Option(help="Order of equal timestamps: file (as in the source) or item.", show_default="per data set"),
-    ] = None,
-    max_users: Annotated[
-        int | None, typer.Option(help="A sample of this many users, for a quick look.", show_default="all")
-    ] = None,
     users: Annotated[int | None, typer.Option(help="synthetic: number of users.", show_default="2000")] = None,
     items: Annotated[int | None, typer.Option(help="synthetic: number of items.", show_default="1000")] = None,
     length: Annotated[int | None, typer.Option(help="synthetic: mean items per user.", show_default="60")] = None,
@@ -83,11 +49,14 @@ def prepare(
     offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing; use what was downloaded before.")] = False,
     home: Home = None,
     quiet: Quiet = False,
+    **filters: Any,
 ) -> None:
     """Download, filter and index data sets; compare their counts with the published ones."""
-    from seqbench.data.prepare import Choices, prepare_all, prepare_own
-    from seqbench.data.prepared import counts_table
+    from seqbench.data.catalog import is_known
+    from seqbench.data.prepare import prepare as prepare_one
+    from seqbench.data.prepare import prepare_all
     from seqbench.data.synthetic import SyntheticOptions
+    from seqbench.show.prepared import counts_table
 
     console.quiet(quiet)
     if raw is not None and names and len(names) > 1:
@@ -99,35 +68,36 @@ def prepare(
             "--columns goes with a file of yours, not with a data set of the catalogue.",
             hint="Leave out NAME, and say --name for what it is to be called.",
         )
-    given = {"users": users, "items": items, "length": length, "seed": seed}
-    chosen = {key: value for key, value in given.items() if value is not None}
-    choices = Choices(min_user, min_item, rule, min_rating, duplicates, repeats, ties, max_users)
     if not names:
         if raw is None or name is None:
             raise UsageError(
                 "There is nothing to prepare: give the NAME of a data set, or --raw FILE and --name NAME.",
                 hint="See `seqbench list datasets` for names.",
             )
-        roles = _roles(columns)
-        console.out.print(
-            counts_table(prepare_own(name, raw, home=paths.home(home), columns=roles, choices=choices, force=force))
+        if is_known(name):
+            raise UsageError(f"--name {name} is a data set of the catalogue.", hint="Choose another name.")
+        prepared = prepare_one(
+            name, home=paths.home(home), raw=raw, columns=_roles(columns), force=force, offline=offline, **filters
         )
+        console.out.print(counts_table(prepared))
         return
+    given = {"users": users, "items": items, "length": length, "seed": seed}
+    chosen = {key: value for key, value in given.items() if value is not None}
     for prepared in prepare_all(
         names,
         home=paths.home(home),
         raw=raw,
-        choices=choices,
         name=name,
         synthetic=SyntheticOptions(**chosen) if chosen else None,
         force=force,
         offline=offline,
+        **filters,
     ):
         console.out.print(counts_table(prepared))
 
 
 def _roles(columns: str | None) -> dict[str, str]:
-    """Role → column of --columns."""
+    """Return role → column of --columns."""
     pairs = [pair.partition("=") for pair in (columns or "").split(",") if pair.strip()]
     for role, sign, column in pairs:
         if not sign or not column.strip():

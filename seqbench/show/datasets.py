@@ -7,7 +7,7 @@ from rich.table import Table
 
 from seqbench import paths
 from seqbench.data.catalog import Counts, DatasetSpec, Expected, Source, families, get_spec, is_known, load_catalog
-from seqbench.data.prepared import filter_words, list_prepared, open_prepared
+from seqbench.data.prepared import list_prepared, open_prepared
 from seqbench.show.tables import columns, facts, yes_or_no
 
 
@@ -43,20 +43,20 @@ def dataset_table(name: str, home: Path) -> Table:
         UsageError: no data set has this name.
     """
     if not is_known(name):
-        meta = open_prepared(name, home).meta
+        prepared = open_prepared(name, home)
+        meta = prepared.meta
         return facts(
             ("data set", meta["name"]),
             ("title", meta["title"]),
             ("ready", f"yes, in {paths.prepared(home, name)}"),
             ("size", _counts(Counts(**{key: meta["counts"][key] for key in ("users", "items", "interactions")}))),
-            ("filter", filter_words(meta["filters"])),
+            ("filter", prepared.filters.words()),
             ("source", meta["source"]["label"]),
             ("licence", meta["licence"]),
         )
     spec = get_spec(name)
     folder = paths.prepared(home, name)
     expected = spec.expected or Expected("")
-    filters = {key: getattr(spec, key) for key in ("min_user", "min_item", "rule", "duplicates", "repeats")}
     return facts(
         ("data set", name),
         ("title", spec.title),
@@ -64,7 +64,7 @@ def dataset_table(name: str, home: Path) -> Table:
         ("raw size", _counts(expected.raw)),
         ("prepared size", _counts(expected.prepared)),
         ("published in", expected.source),
-        ("filter", filter_words(filters)),
+        ("filter", spec.filters.words()),
         ("splits", ", ".join(spec.splits)),
         *(("source", f"{source.label}, {source.location}{_size(source)}") for source in spec.sources),
         ("home page", spec.homepage or ""),

@@ -71,8 +71,8 @@ def recbole_wheel(rows: list[Row]) -> bytes:
     info = "recbole-1.2.1.dist-info"
     return archive(
         {
-            RECBOLE.interactions.path: inter(rows),
-            RECBOLE.items.path: item(rows),
+            RECBOLE.interactions.member[0]: inter(rows),
+            RECBOLE.items.member[0]: item(rows),
             f"{info}/METADATA": b"Metadata-Version: 2.1\nName: recbole\nVersion: 1.2.1\n",
             f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             f"{info}/RECORD": b"",

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seqbench.data.prepare import Choices, prepare
+from seqbench.columns import ITEM, TIMESTAMP, USER
+from seqbench.data.prepare import prepare
 
 SHARED = datakit.REAL / "u.data"
 
@@ -44,7 +45,8 @@ def test_equals_the_straightforward_pipeline(source: str, least: int, tmp_path: 
     if source == "published" and not SHARED.exists():
         pytest.skip("the published file is not at hand")
     path = SHARED if source == "published" else generated(tmp_path)
-    prepared = prepare("ml-100k", home=tmp_path / "home", raw=path, choices=Choices(min_user=least, min_item=least))
+    prepared = prepare("ml-100k", home=tmp_path / "home", raw=path, min_user=least, min_item=least)
     expected = straightforward(path, least)
-    for ours, column in zip(prepared.load()[:3], ("user", "item", "timestamp"), strict=True):
-        np.testing.assert_array_equal(ours, expected[column])
+    log = prepared.load()
+    for name, column in ((USER, "user"), (ITEM, "item"), (TIMESTAMP, "timestamp")):
+        np.testing.assert_array_equal(log[name], expected[column])

@@ -572,7 +572,7 @@ def check_faults(server: Any, reply: Any, tmp_path: Path, rows: list[datakit.Row
         content, pinned = (zipped, True) if rng.random() < 0.7 else (packed, False)
         replies = [faults(content, reply, rng) for _ in range(rng.randint(1, 4))]
         url = server.serve(f"/{number}", *replies)
-        member = dataclasses.replace(datakit.GROUPLENS.interactions, sha256=(), path="u.data")
+        member = dataclasses.replace(datakit.GROUPLENS.interactions, sha256=(), member=("u.data",))
         source = zip_at(url, content, **({} if pinned else UNPINNED))
         if not pinned:
             source = dataclasses.replace(source, filename="u.data.gz", interactions=member)

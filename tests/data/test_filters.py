@@ -1,6 +1,7 @@
 """k-core, duplicates, order and ids against plain Python."""
 
 from collections import Counter
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqbench.data import filters
-from seqbench.data.catalog import RULES
+from seqbench.columns import USER
+from seqbench.data import selection
+from seqbench.data.filters import Rule
 from seqbench.data.parsers import rows as parser_rows
 from seqbench.data.parsers.rows import Ids, sorted_order
 
@@ -50,12 +52,12 @@ PLAINLY = {"k-core": brute_k_core, "joint-once": once, "item-then-user-once": it
 
 def left_by(rows: list[tuple[int, int]], min_user: int, min_item: int, rule: str) -> list[int]:
     users, items = arrays(rows, 2)
-    good_users, good_items = filters.core(users, items, min_user, min_item, rule)
+    good_users, good_items = selection.core(users, items, min_user, min_item, rule)
     return np.flatnonzero(good_users[users] & good_items[items]).tolist()
 
 
 @settings(deadline=None)
-@given(pairs, st.integers(1, 4), st.integers(1, 4), st.sampled_from(RULES))
+@given(pairs, st.integers(1, 4), st.integers(1, 4), st.sampled_from(get_args(Rule)))
 def test_core(rows: list[tuple[int, int]], min_user: int, min_item: int, rule: str) -> None:
     assert left_by(rows, min_user, min_item, rule) == PLAINLY[rule](rows, min_user, min_item)
 
@@ -75,8 +77,8 @@ def test_one_of_each_pair(rows: list[tuple[int, int, int]], which: str, part: in
     users, items, _ = arrays(rows, 3)
     kept = {(user, item): at for at, (user, item, _) in (enumerate(rows) if which == "last" else _reversed(rows))}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filters, "PART", part)
-        assert np.flatnonzero(filters.one_of_each_pair(users, items, which)).tolist() == sorted(kept.values())
+        patch.setattr(selection, "PART", part)
+        assert np.flatnonzero(selection.one_of_each_pair(users, items, which)).tolist() == sorted(kept.values())
 
 
 def _reversed(rows: list[tuple[int, int, int]]) -> list[tuple[int, tuple[int, int, int]]]:
@@ -88,7 +90,7 @@ def _reversed(rows: list[tuple[int, int, int]]) -> list[tuple[int, tuple[int, in
 def test_no_repeats(rows: list[tuple[int, int]]) -> None:
     users, items = arrays(rows, 2)
     kept = [at for at, row in enumerate(rows) if at == 0 or rows[at - 1] != row]
-    assert np.flatnonzero(filters.no_repeats(users, items)).tolist() == kept
+    assert np.flatnonzero(selection.no_repeats(users, items)).tolist() == kept
 
 
 @settings(deadline=None)
@@ -98,15 +100,15 @@ def test_order(rows: list[tuple[int, int, int]], part: int, scale: int) -> None:
     by_file = sorted(range(len(rows)), key=lambda at: (rows[at][0], rows[at][2]))
     by_item = sorted(range(len(rows)), key=lambda at: (rows[at][0], rows[at][2], rows[at][1]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filters, "PART", part)  # many parts, and a large scale that does not fit into one number
-        assert order_by(["times"], users=users, times=times * scale, items=items) == by_file
-        assert order_by(["times", "items"], users=users, times=times * scale, items=items * scale) == by_item
+        patch.setattr(selection, "PART", part)  # many parts, and a large scale that does not fit into one number
+        assert order_by(["times"], user_id=users, times=times * scale, items=items) == by_file
+        assert order_by(["times", "items"], user_id=users, times=times * scale, items=items * scale) == by_item
 
 
 def order_by(keys: list[str], **columns: np.ndarray) -> list[int]:
-    given = columns | {"row": np.arange(len(columns["users"]))}
+    given = columns | {"row": np.arange(len(columns[USER]))}
     columns = {name: values.copy() for name, values in given.items()}
-    filters.sort_by_user(columns, keys)
+    selection.sort_by_user(columns, keys)
     for name, values in given.items():  # rows stay together
         np.testing.assert_array_equal(columns[name], values[columns["row"]])
     return columns["row"].tolist()
@@ -115,8 +117,8 @@ def order_by(keys: list[str], **columns: np.ndarray) -> list[int]:
 def test_order_of_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     users, times = generator.zipf(1.3, 50_000) % 3000, generator.integers(0, 500, 50_000)
-    monkeypatch.setattr(filters, "PART", 1000)
-    assert order_by(["times"], users=users, times=times) == np.lexsort((times, users)).tolist()
+    monkeypatch.setattr(selection, "PART", 1000)
+    assert order_by(["times"], user_id=users, times=times) == np.lexsort((times, users)).tolist()
 
 
 def order_of(raw: list[str]) -> list[str]:
@@ -156,6 +158,6 @@ def test_ids_are_numbered_in_their_order(values: list[int], size: int, texts: bo
 @given(st.lists(st.integers(0, 9), min_size=1))
 def test_contiguous(codes: list[int]) -> None:
     numbered = np.array(codes, np.int32)
-    used = filters.contiguous(numbered, 10)
+    used = selection.contiguous(numbered, 10)
     assert sorted(set(numbered.tolist())) == list(range(1, len(set(codes)) + 1))
     assert np.flatnonzero(used)[numbered - 1].tolist() == codes

@@ -18,31 +18,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqbench.data import parsers, raw
+from seqbench.columns import ITEM, RATING, TIMESTAMP, USER
+from seqbench.data import archives
 from seqbench.data.catalog import get_spec, load_catalog
-from seqbench.data.parsers import delimited, movielens, objects
-from seqbench.data.parsers.rows import RawInteractions
-from seqbench.data.prepare import Choices, prepare
+from seqbench.data.log import Log
+from seqbench.data.parsers import FORMATS, delimited, movielens, objects
+from seqbench.data.prepare import prepare
 from seqbench.errors import SeqbenchError
 
 RAW = datakit.SHARED / "raw"
 here = pytest.mark.skipif(not RAW.is_dir(), reason="the real files may not be redistributed")
 
 
-def parse(name: str, content: bytes, *, ratings: bool = False) -> RawInteractions:
-    return parsers.load(parsers.INTERACTIONS, name)(io.BytesIO(content), "x", ratings=ratings)
+def parse(name: str, content: bytes, *, ratings: bool = False) -> Log:
+    return FORMATS[name].parse(io.BytesIO(content), "x", ratings=ratings)
 
 
-def rows_of(raw: RawInteractions) -> list[tuple[str, str, int]]:
-    users, items = raw.raw_users.to_pylist(), raw.raw_items.to_pylist()
-    found = zip(raw.users.tolist(), raw.items.tolist(), raw.timestamps.tolist(), strict=True)
+def rows_of(log: Log) -> list[tuple[str, str, int]]:
+    users, items = log.users.to_pylist(), log.items.to_pylist()
+    found = zip(*(log[name].tolist() for name in (USER, ITEM, TIMESTAMP)), strict=True)
     return [(users[user], items[item], time) for user, item, time in found]
 
 
-@pytest.mark.parametrize("name", parsers.INTERACTIONS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_generated_here(name: str) -> None:
     assert name in datakit.WRITERS
-    assert callable(parsers.load(parsers.INTERACTIONS, name))
 
 
 @pytest.mark.parametrize("block", [delimited.BLOCK, 1000])
@@ -52,13 +52,13 @@ def test_what_was_written_is_read(
 ) -> None:
     monkeypatch.setattr(delimited, "BLOCK", block)
     writer = datakit.WRITERS[name]
-    found = parse(name, writer.write(rows), ratings=name not in parsers.UNRATED)
+    found = parse(name, writer.write(rows), ratings=FORMATS[name].rated)
     assert rows_of(found) == writer.read(rows)
     assert found.malformed == ()
-    if name not in parsers.UNRATED:
-        assert found.ratings is not None
+    assert (RATING in found) == FORMATS[name].rated
+    if FORMATS[name].rated:
         expected = {(user, item): rating for user, item, rating, _ in rows}
-        got = zip(rows_of(found), found.ratings.tolist(), strict=True)
+        got = zip(rows_of(found), found[RATING].tolist(), strict=True)
         assert all(
             rating == expected[user.removeprefix("A"), item.removeprefix("B")] for (user, item, _), rating in got
         )
@@ -73,7 +73,7 @@ def test_junk_is_counted_with_its_line(name: str, rows: list[datakit.Row]) -> No
         assert sum(entry.rows for entry in found.malformed) == 1
         assert found.malformed[0].lines == (content.count(b"\n") + 1,)
         # Without times, the row's number stands for it, and junk has one too.
-        columns = 2 if name in parsers.UNTIMED else 3
+        columns = 3 if FORMATS[name].timed else 2
         assert [row[:columns] for row in rows_of(found)] == [row[:columns] for row in rows_of(parse(name, content))]
 
 
@@ -106,7 +106,7 @@ def test_headers_that_copies_add(rows: list[datakit.Row]) -> None:
 
 def test_leading_zeros_of_an_asin_stay() -> None:
     content = b"A1,0132793040,5.0,1365811200\nA1,132793040,5.0,1365811200\n"
-    assert parse("amazon-2014", content).raw_items.to_pylist() == ["0132793040", "132793040"]
+    assert parse("amazon-2014", content).items.to_pylist() == ["0132793040", "132793040"]
 
 
 def test_hexadecimal_is_no_number() -> None:
@@ -116,7 +116,7 @@ def test_hexadecimal_is_no_number() -> None:
 
 def test_times_of_gowalla_are_in_utc() -> None:
     found = parse("gowalla", b"0\t2010-10-19T23:55:27Z\t30.2\t-97.7\t22847\n")
-    assert found.timestamps.tolist() == [1287532527]
+    assert found[TIMESTAMP].tolist() == [1287532527]
 
 
 def test_netflix_films_go_on_in_the_next_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,16 +209,16 @@ def test_every_data_set_is_read_from_whatever_is_around_it(
     spec = get_spec(name)
     member = spec.sources[0].interactions
     writer = datakit.WRITERS[member.format]
-    if member.more and around is not zipped:
+    if len(member.member) > 1 and around is not zipped:
         return  # several files, of which this would be one
     content = writer.write(rows)
-    if member.more:
-        empty = dict.fromkeys(member.more, b"")
-        path = plain(tmp_path, "x.zip", datakit.archive({member.path: content} | empty))
+    first, *more = member.member
+    if more:
+        path = plain(tmp_path, "x.zip", datakit.archive({first: content} | dict.fromkeys(more, b"")))
     else:
-        path = around(tmp_path, member.basename, content)
+        path = around(tmp_path, member.basenames[0], content)
     unpublished = dataclasses.replace(spec, expected=None)
-    prepared = prepare(unpublished, home=tmp_path / "home", raw=path, choices=Choices(min_user=1, min_item=1))
+    prepared = prepare(unpublished, home=tmp_path / "home", raw=path, min_user=1, min_item=1)
     expected = {(user, item) for user, item, _ in writer.read(rows)}
     assert prepared.interactions == len(expected)
     assert prepared.users == len({user for user, _ in expected})
@@ -229,8 +229,8 @@ def test_yelp_in_its_tar_in_its_zip(tmp_path: Path, rows: list[datakit.Row]) -> 
     content = datakit.WRITERS["yelp"].write(rows)
     inner = tarred(tmp_path, "yelp_academic_dataset_review.json", content, "w")
     path = plain(tmp_path, "Yelp-JSON.zip", datakit.archive({"Yelp JSON/yelp_dataset.tar": inner.read_bytes()}))
-    files = raw.locate(get_spec("yelp"), path)
-    with raw.opened(*files.interactions) as (stream, _):
+    files = archives.locate(get_spec("yelp"), path)
+    with archives.opened(*files.interactions) as (stream, _):
         assert stream.read() == content
 
 
@@ -243,16 +243,16 @@ def test_files_that_go_on_in_the_next(tmp_path: Path, rows: list[datakit.Row]) -
     for number in range(4):
         part = b"".join(lines[cuts[number] : cuts[number + 1]])
         (folder / f"combined_data_{number + 1}.txt").write_bytes(part.removesuffix(b"\n"))
-    files = raw.locate(get_spec("netflix"), folder)
-    with raw.opened(*files.interactions) as (stream, _):
+    files = archives.locate(get_spec("netflix"), folder)
+    with archives.opened(*files.interactions) as (stream, _):
         assert stream.read().strip() == b"".join(lines).strip()
     (folder / "combined_data_3.txt").unlink()
     for path in (folder, folder / "combined_data_1.txt", folder / "combined_data_4.txt"):
         with pytest.raises(SeqbenchError, match=r"is not all: combined_data_3\.txt is missing\.") as caught:
-            raw.locate(get_spec("netflix"), path)
+            archives.locate(get_spec("netflix"), path)
         assert "Put combined_data_1.txt and combined_data_2.txt and" in (caught.value.hint or "")
     with pytest.raises(SeqbenchError, match="holds no raw file of xlong") as caught:
-        raw.locate(get_spec("xlong"), folder)
+        archives.locate(get_spec("xlong"), folder)
     assert "train_corpus_total_dual.txt and test_corpus_total_dual.txt" in (caught.value.hint or "")
 
 
@@ -263,17 +263,17 @@ def test_bombs(tmp_path: Path, kind: str) -> None:
     assert path.stat().st_size < 1 << 20
     with (
         pytest.raises(SeqbenchError, match="unpacks to"),
-        raw.opened(*raw.locate(get_spec("ml-100k"), path).interactions) as (stream, _),
+        archives.opened(*archives.locate(get_spec("ml-100k"), path).interactions) as (stream, _),
     ):
         stream.read()
 
 
 # Users, items and interactions: of the file, and after each way of filtering with k = 5.
 WAYS = {
-    "k-core": Choices(rule="k-core", duplicates="none"),
-    "k-core of the first of each pair": Choices(rule="k-core", duplicates="first"),
-    "item-then-user-once": Choices(rule="item-then-user-once", duplicates="none"),
-    "joint-once": Choices(rule="joint-once", duplicates="none"),
+    "k-core": {"rule": "k-core", "duplicates": "none"},
+    "k-core of the first of each pair": {"rule": "k-core", "duplicates": "first"},
+    "item-then-user-once": {"rule": "item-then-user-once", "duplicates": "none"},
+    "joint-once": {"rule": "joint-once", "duplicates": "none"},
 }
 COUNTS = """
 ml-100k | ml-100k/u.data
@@ -314,9 +314,9 @@ def test_counts_of_the_published_files(file: str, counts: str, tmp_path: Path) -
     for (way, choices), expected in zip(WAYS.items(), filtered, strict=True):
         if expected == (0, 0, 0):
             with pytest.raises(SeqbenchError, match=rf"No interaction of {name} passes the filters"):
-                prepare(name, home=tmp_path, raw=RAW / file, choices=choices)
+                prepare(name, home=tmp_path, raw=RAW / file, **choices)
             continue
-        prepared = prepare(name, home=tmp_path, raw=RAW / file, choices=choices)
+        prepared = prepare(name, home=tmp_path, raw=RAW / file, **choices)
         assert (prepared.users, prepared.items, prepared.interactions) == expected, way
         found = prepared.meta["raw_counts"]
         assert (found["users"], found["items"], found["interactions"]) == size
@@ -328,12 +328,12 @@ def test_gowalla_as_it_is_cut_to_new_york(tmp_path: Path) -> None:
     path = tmp_path / "loc-gowalla_totalCheckins.txt.gz"
     path.symlink_to(RAW / "gowalla" / "gowalla_events.nyc.tsv.gz")
     for choices, expected in (
-        (Choices(duplicates="none"), (3456, 6568, 101_687)),
-        (Choices(duplicates="first"), (3092, 4831, 63_294)),
-        (Choices(duplicates="none", rule="item-then-user-once"), (3489, 6873, 102_951)),
-        (Choices(duplicates="none", rule="joint-once"), (3854, 6874, 104_194)),
+        ({"duplicates": "none"}, (3456, 6568, 101_687)),
+        ({"duplicates": "first"}, (3092, 4831, 63_294)),
+        ({"duplicates": "none", "rule": "item-then-user-once"}, (3489, 6873, 102_951)),
+        ({"duplicates": "none", "rule": "joint-once"}, (3854, 6874, 104_194)),
     ):
-        prepared = prepare("gowalla", home=tmp_path / "home", raw=path, choices=choices)
+        prepared = prepare("gowalla", home=tmp_path / "home", raw=path, **choices)
         assert (prepared.users, prepared.items, prepared.interactions) == expected
 
 
@@ -347,9 +347,12 @@ def test_ml_1m_is_lrurecs(tmp_path: Path) -> None:
         "ml-1m",
         home=tmp_path,
         raw=RAW / "ml-1m" / "ratings.users-1-2999.dat.gz",
-        choices=Choices(ties="item", min_user=1, min_item=1),
+        ties="item",
+        min_user=1,
+        min_item=1,
     )
-    users, items, *_ = prepared.load()
+    log = prepared.load()
+    users, items = log[USER], log[ITEM]
     raw_ids = np.array(pq.read_table(prepared.directory / "items.parquet").column("raw_id").to_pylist(), int)
     items = raw_ids[items - 1]
     # LRURec's filter counted the ratings of all users, so what it left out is only known from its list of items.
@@ -386,13 +389,11 @@ def test_titles_of_the_published_files(tmp_path: Path) -> None:
 def test_other_published_files_as_ones_own(
     name: str, columns: dict[str, str], size: tuple[int, int, int], tmp_path: Path
 ) -> None:
-    from seqbench.data.prepare import prepare_own
-
-    prepared = prepare_own("mine", RAW / name, home=tmp_path, columns=columns)
+    prepared = prepare("mine", raw=RAW / name, home=tmp_path, columns=columns)
     assert (prepared.users, prepared.items, prepared.interactions) == size
     if name.startswith("sasrec-txt/V"):
         released = pq.read_table(datakit.SHARED / "processed" / "lrurec" / "video.parquet")
-        np.testing.assert_array_equal(prepared.load().items, released.column("item_id"))
+        np.testing.assert_array_equal(prepared.load()[ITEM], released.column("item_id"))
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
@@ -432,9 +433,9 @@ def check_fuzzed(name: str, rounds: int, seed: int) -> None:
             found = parse(name, mutated(content, rng))
         except SeqbenchError:
             continue
-        assert len(found.users) + sum(entry.rows for entry in found.malformed) == found.rows
-        if name not in parsers.UNTIMED:
-            assert len(known & set(rows_of(found))) >= len(known) // 3 or len(found.users) < len(known) // 2
+        assert len(found) + sum(entry.rows for entry in found.malformed) == found.rows
+        if FORMATS[name].timed:
+            assert len(known & set(rows_of(found))) >= len(known) // 3 or len(found) < len(known) // 2
 
 
 @pytest.mark.parametrize("name", datakit.WRITERS)
@@ -461,7 +462,7 @@ def check_archives(rounds: int, seed: int, tmp_path: Path) -> None:
         path.write_bytes(mutated(path.read_bytes(), rng))
         with (
             contextlib.suppress(SeqbenchError),
-            raw.opened(*raw.locate(spec, path).interactions) as (stream, _),
+            archives.opened(*archives.locate(spec, path).interactions) as (stream, _),
         ):
             assert rows_of(movielens.tab(stream, "x")) == rows_of(movielens.tab(io.BytesIO(content), "x"))
         assert [entry.name for entry in folder.iterdir()] == [path.name]
@@ -481,5 +482,5 @@ def test_json_that_python_reads_otherwise() -> None:
     lines = [json.dumps({"reviewerID": f"A{n}", "asin": "B", "unixReviewTime": n}) for n in range(2000)]
     odd = '{"reviewerID": "A", "asin": "B", "unixReviewTime": 7, "style": {"Size:": [1, null]}, "asin": "C"}'
     found = parse("amazon-reviews", "\n".join([*lines, odd, '{"reviewerID": 5, "asin": "B"}']).encode())
-    assert len(found.users) == 2001
+    assert len(found) == 2001
     assert found.malformed[0].lines == (2002,)

@@ -5,28 +5,29 @@ import io
 import datakit
 import pytest
 
-from seqbench.data import parsers
-from seqbench.data.parsers import movielens, recbole
-from seqbench.data.parsers.rows import MALFORMED_LIMIT, RawInteractions
+from seqbench.columns import ITEM, TIMESTAMP, USER
+from seqbench.data.log import Log
+from seqbench.data.parsers import FORMATS, TITLES, movielens, recbole
+from seqbench.data.parsers.rows import MALFORMED_LIMIT, TIME_SCALE
 from seqbench.errors import SeqbenchError
 
 HEADER = b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 
 
-def tab(content: bytes) -> RawInteractions:
+def tab(content: bytes) -> Log:
     return movielens.tab(io.BytesIO(content), "u.data")
 
 
-def atomic(content: bytes) -> RawInteractions:
+def atomic(content: bytes) -> Log:
     return recbole.interactions(io.BytesIO(content), "x.inter")
 
 
-def table(raw: RawInteractions) -> list[tuple[str, str, int]]:
+def table(log: Log) -> list[tuple[str, str, int]]:
     """(user, item, time) of every row, with the raw ids."""
-    users, items = (raw.raw_users.to_pylist(), raw.raw_items.to_pylist())
+    users, items = log.users.to_pylist(), log.items.to_pylist()
     return [
         (users[user], items[item], int(time))
-        for user, item, time in zip(raw.users, raw.items, raw.timestamps, strict=True)
+        for user, item, time in zip(log[USER], log[ITEM], log[TIMESTAMP], strict=True)
     ]
 
 
@@ -34,8 +35,8 @@ def filler(count: int) -> bytes:
     return b"".join(b"%d\t%d\t3\t880000000\n" % (n, n) for n in range(1, count + 1))
 
 
-def malformed(raw: RawInteractions) -> dict[str, tuple[int, tuple[int, ...]]]:
-    return {entry.kind: (entry.rows, entry.lines) for entry in raw.malformed}
+def malformed(log: Log) -> dict[str, tuple[int, tuple[int, ...]]]:
+    return {entry.kind: (entry.rows, entry.lines) for entry in log.malformed}
 
 
 def test_both_formats_agree(rows: list[datakit.Row]) -> None:
@@ -45,10 +46,11 @@ def test_both_formats_agree(rows: list[datakit.Row]) -> None:
     assert malformed(left) == malformed(right) == {}
 
 
-@pytest.mark.parametrize("registry", [parsers.INTERACTIONS, parsers.TITLES])
-def test_every_registered_parser_exists(registry: dict[str, str]) -> None:
-    for name in registry:
-        assert callable(parsers.load(registry, name))
+def test_every_registered_parser_exists() -> None:
+    for name, form in FORMATS.items():
+        with pytest.raises(SeqbenchError, match=r"empty|malformed"):
+            form.parse(io.BytesIO(b"\n"), name)
+    assert all(callable(parse) for _, parse in TITLES.items())
 
 
 def test_malformed_rows_are_counted_with_their_lines() -> None:
@@ -66,7 +68,7 @@ def test_malformed_rows_are_counted_with_their_lines() -> None:
     )
     raw = tab(good * 5 + bad)
     assert raw.rows == 10_009
-    assert len(raw.users) == 10_000
+    assert len(raw) == 10_000
     assert malformed(raw) == {
         "wrong number of fields": (2, (10_001, 10_005)),
         "blank line": (1, (10_007,)),
@@ -92,7 +94,7 @@ def test_lines_far_into_a_large_file() -> None:
 
 def test_threshold() -> None:
     count = round(1 / MALFORMED_LIMIT)
-    assert len(tab(filler(count - 1) + b"x\n").users) == count - 1
+    assert len(tab(filler(count - 1) + b"x\n")) == count - 1
     with pytest.raises(SeqbenchError, match=r"u.data: 1 of 999 rows are malformed") as caught:
         tab(filler(count - 2) + b"x\n")
     assert "wrong number of fields: 1 (line 999)" in caught.value.message
@@ -145,15 +147,15 @@ def test_quotes_are_data() -> None:
 
 
 def test_decimal_timestamps() -> None:
-    def read(*written: str) -> RawInteractions:
+    def read(*written: str) -> Log:
         return atomic(HEADER + "".join(f"1\t{n}\t3\t{time}\n" for n, time in enumerate(written)).encode())
 
     raw = read("881250949", "881250949.0", "8.81250949E8", "8.8e8")
-    assert raw.timestamps.tolist() == [881250949] * 3 + [880000000]
-    assert not raw.in_parts
+    assert raw[TIMESTAMP].tolist() == [881250949] * 3 + [880000000]
+    assert raw.time_scale == 1
     raw = read("881250949", "881250949.9", "8.8e8")
-    assert raw.timestamps.tolist() == [881250949_000000, 881250949_900000, 880000000_000000]
-    assert raw.in_parts
+    assert raw[TIMESTAMP].tolist() == [881250949_000000, 881250949_900000, 880000000_000000]
+    assert raw.time_scale == TIME_SCALE
 
 
 @pytest.mark.parametrize("time", [b"nan", b"inf", b"1e99", b"1e16", b"", b"-1", b"0x10", b"1,5"])

@@ -17,13 +17,14 @@ import pytest
 from rich.console import Console
 
 from seqbench import columns, paths
-from seqbench.data import download, filters, store
+from seqbench.data import download, selection, writer
 from seqbench.data.catalog import Counts, DatasetSpec, Expected
 from seqbench.data.parsers import delimited
-from seqbench.data.prepare import Choices, prepare, prepare_all
-from seqbench.data.prepared import PreparedDataset, counts_table, list_prepared, open_prepared
+from seqbench.data.prepare import prepare, prepare_all
+from seqbench.data.prepared import PreparedDataset, list_prepared, open_prepared
 from seqbench.data.synthetic import SyntheticOptions
 from seqbench.errors import SeqbenchError, StorageError, UsageError
+from seqbench.show.prepared import counts_table
 from tests.kit import on_small_disk
 
 SPEC = datakit.spec_of()
@@ -62,7 +63,7 @@ def test_against_plain_python(home: Path, raw: Path, rows: list[datakit.Row], ti
     k = 13  # drops a third, in several rounds
     left = core(rows, k)
     assert 0 < len(left) < len(rows)
-    prepared = prepare(SPEC, home=home, raw=raw, choices=Choices(min_user=k, min_item=k, ties=ties))
+    prepared = prepare(SPEC, home=home, raw=raw, min_user=k, min_item=k, ties=ties)
     users = sorted({row[0] for row in left}, key=int)
     items = sorted({row[1] for row in left}, key=int)
     if ties == "item":
@@ -70,11 +71,13 @@ def test_against_plain_python(home: Path, raw: Path, rows: list[datakit.Row], ti
     left = sorted(left, key=lambda row: (int(row[0]), row[3]))
 
     got = prepared.load()
-    assert got.marks is None
-    assert [values.dtype for values in got[:3]] == [np.int32, np.int32, np.int64]
-    assert got[0].tolist() == [users.index(row[0]) + 1 for row in left]
-    assert got[1].tolist() == [items.index(row[1]) + 1 for row in left]
-    assert got[2].tolist() == [row[3] for row in left]
+    names = [columns.USER, columns.ITEM, columns.TIMESTAMP]
+    assert list(got.columns) == names
+    assert [got[name].dtype for name in names] == [np.int32, np.int32, np.int64]
+    assert got[columns.USER].tolist() == [users.index(row[0]) + 1 for row in left]
+    assert got[columns.ITEM].tolist() == [items.index(row[1]) + 1 for row in left]
+    assert got[columns.TIMESTAMP].tolist() == [row[3] for row in left]
+    assert (got.users.to_pylist(), got.items.to_pylist()) == (users, items)
     assert (prepared.users, prepared.items, prepared.interactions) == (len(users), len(items), len(left))
     table = pq.read_table(prepared.directory / "users.parquet")
     assert table.column(columns.USER).to_pylist() == list(range(1, len(users) + 1))
@@ -87,9 +90,9 @@ def test_against_plain_python(home: Path, raw: Path, rows: list[datakit.Row], ti
 def test_tie_rules_differ(home: Path, raw: Path) -> None:
     by_file = prepare(SPEC, home=home, raw=raw)
     fingerprint = by_file.fingerprint
-    by_item = prepare(SPEC, home=home, raw=raw, choices=Choices(ties="item"))
+    by_item = prepare(SPEC, home=home, raw=raw, ties="item")
     assert by_item.fingerprint != fingerprint
-    assert by_item.meta["ties"] == "item"
+    assert by_item.filters.ties == "item"
 
 
 def test_meta(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
@@ -103,6 +106,7 @@ def test_meta(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
         "min_rating": None,
         "duplicates": "none",
         "repeats": "keep",
+        "ties": "file",
         "max_users": None,
     }
     assert meta["source"]["label"] == str(raw)
@@ -135,7 +139,7 @@ def test_real_ml_100k(home: Path, name: str, capsys: pytest.CaptureFixture[str])
     assert (prepared.users, prepared.items, prepared.interactions) == (943, 1349, 99_287)
     assert prepared.fingerprint == "736ad16dc551c50be9aab7ffc3ac612a577446484602aff6a70e8f64e9bb8fa5"
     assert prepared.meta["count_mismatch"] is None
-    lengths = np.bincount(prepared.load()[0])[1:]
+    lengths = np.bincount(prepared.load()[columns.USER])[1:]
     assert (lengths.min(), lengths.max()) == (19, 648)
     assert "Warning" not in capsys.readouterr().err
 
@@ -145,8 +149,9 @@ def test_real_ml_100k(home: Path, name: str, capsys: pytest.CaptureFixture[str])
 def test_real_ties_change_the_test_item(home: Path, k: int, different: int) -> None:
     last = []
     for ties in ("file", "item"):
-        prepared = prepare("ml-100k", home=home, raw=datakit.REAL, choices=Choices(ties=ties, min_user=k, min_item=k))
-        users, items, *_ = prepared.load()
+        prepared = prepare("ml-100k", home=home, raw=datakit.REAL, ties=ties, min_user=k, min_item=k)
+        log = prepared.load()
+        users, items = log[columns.USER], log[columns.ITEM]
         last.append(items[np.flatnonzero(np.diff(users, append=users[-1] + 1))])
     assert int((last[0] != last[1]).sum()) == different
 
@@ -159,7 +164,7 @@ def test_mismatch_is_loud(home: Path, raw: Path, capsys: pytest.CaptureFixture[s
     assert "Warning: ml-100k does not have the published size: users 50 (published 51)" in said
     assert "users 50 (published 51), interactions" in prepared.meta["count_mismatch"]
     # Other filters are not comparable.
-    assert prepare(spec, home=home, raw=raw, choices=Choices(min_user=12)).meta["count_mismatch"] is None
+    assert prepare(spec, home=home, raw=raw, min_user=12).meta["count_mismatch"] is None
 
 
 def test_altered_copy_is_named(home: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +177,7 @@ def test_malformed_rows_are_reported(
 ) -> None:
     content = datakit.u_data(datakit.small_rows(users=80, items=200, seed=1))
     raw.write_bytes(content + b"1\t2\n")
-    prepared = prepare(SPEC, home=home, raw=raw, choices=Choices(min_item=1))
+    prepared = prepare(SPEC, home=home, raw=raw, min_item=1)
     line = content.count(b"\n") + 1
     assert prepared.meta["malformed"] == [{"kind": "wrong number of fields", "rows": 1, "lines": [line]}]
     assert f"rows left out, wrong number of fields: 1 (line {line})" in capsys.readouterr().err
@@ -186,8 +191,7 @@ def test_duplicate_rules(home: Path, tmp_path: Path, duplicates: str, count: int
     again = [("1", str(item), 3, item) for item in range(5)]  # earlier, but later in the file
     path = tmp_path / "u.data"
     path.write_bytes(datakit.u_data(pairs + again))
-    spec = dataclasses.replace(SPEC, duplicates=duplicates)
-    _, _, times, _ = prepare(spec, home=home, raw=path, choices=Choices(min_item=2)).load()
+    times = prepare(SPEC, home=home, raw=path, min_item=2, duplicates=duplicates).load()[columns.TIMESTAMP]
     assert len(times) == count
     assert times[:5].tolist() == [0, 1, 2, 3, 4]
 
@@ -202,30 +206,31 @@ def test_prepared_twice_is_reused(home: Path, raw: Path, capsys: pytest.CaptureF
     prepare(SPEC, home=home, raw=raw, force=True)
     forced = (first.directory / "meta.json").stat().st_mtime_ns
     assert forced != stamp
-    prepare(SPEC, home=home, raw=raw, choices=Choices(min_user=11))
+    prepare(SPEC, home=home, raw=raw, min_user=11)
     assert "was prepared with other options and is replaced" in capsys.readouterr().err
     assert open_prepared("ml-100k", home).meta["filters"]["min_user"] == 11
     raw.write_bytes(raw.read_bytes() + b"1\t999\t3\t880000000\n")
-    assert prepare(SPEC, home=home, raw=raw, choices=Choices(min_item=1)).meta["raw_counts"]["items"] == 61
+    assert prepare(SPEC, home=home, raw=raw, min_item=1).meta["raw_counts"]["items"] == 61
 
 
 def test_empty_after_filtering(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
     with pytest.raises(SeqbenchError, match=r"passes the filters \(at least 50 per user and 5 per item\)") as caught:
-        prepare(SPEC, home=home, raw=raw, choices=Choices(min_user=50))
+        prepare(SPEC, home=home, raw=raw, min_user=50)
     assert f"50 users, 60 items and {len(rows):,} interactions" in caught.value.message
     assert "--min-user" in (caught.value.hint or "")
     with pytest.raises(SeqbenchError, match=r"\(ratings from 9, at least 5 per user and 5 per item\)") as caught:
-        prepare(SPEC, home=home, raw=raw, choices=Choices(min_rating=9))
+        prepare(SPEC, home=home, raw=raw, min_rating=9)
     assert caught.value.hint == "Lower --min-rating, --min-user or --min-item."
     assert entries(home) == []
 
 
 def test_options_that_do_not_fit(home: Path, raw: Path) -> None:
     for options, words in (
-        ({"choices": Choices(min_user=0)}, "--min-user must be at least 1"),
-        ({"choices": Choices(max_users=0)}, "--max-users must be at least 1"),
-        ({"choices": Choices(ties="random")}, "--ties must be file or item"),
-        ({"choices": Choices(rule="once")}, "--rule must be k-core or joint-once"),
+        ({"min_user": 0}, "--min-user must be at least 1, not 0"),
+        ({"max_users": 0}, "--max-users must be at least 1"),
+        ({"ties": "random"}, "--ties must be one of file, item"),
+        ({"rule": "once"}, "--rule must be one of k-core, joint-once, item-then-user-once, not 'once'"),
+        ({"min_users": 3}, "'min_users' is no filter"),
         ({"synthetic": SyntheticOptions()}, "ml-100k is not generated"),
     ):
         with pytest.raises(UsageError, match=words):
@@ -239,14 +244,14 @@ def test_options_that_do_not_fit(home: Path, raw: Path) -> None:
 
 
 def break_writing(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException) -> None:
-    sync = store._sync
+    sync = writer._sync
 
     def failing(path: Path) -> None:
         if path.name == name:
             raise error
         sync(path)
 
-    monkeypatch.setattr(store, "_sync", failing)
+    monkeypatch.setattr(writer, "_sync", failing)
 
 
 @pytest.mark.parametrize("name", ["interactions.parquet", "items.parquet", "meta.json"])
@@ -261,7 +266,7 @@ def test_disk_full_leaves_nothing_half_done(home: Path, raw: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         break_writing(patch, name, error)
         with pytest.raises(StorageError):
-            prepare(SPEC, home=home, raw=raw, choices=Choices(ties="item"))
+            prepare(SPEC, home=home, raw=raw, ties="item")
     assert entries(home) == ["ml-100k"]
     assert open_prepared("ml-100k", home).fingerprint == before
 
@@ -288,7 +293,7 @@ PREPARE = """
 import sys
 from pathlib import Path
 from seqbench.data.parsers import delimited
-from seqbench.data.prepare import Choices, prepare, prepare_all
+from seqbench.data.prepare import prepare
 from seqbench.errors import SeqbenchError
 try:
     print(prepare("ml-100k", home=Path(sys.argv[1]), raw=Path(sys.argv[2])).fingerprint)
@@ -392,7 +397,7 @@ def test_counts_table(home: Path, raw: Path) -> None:
     assert ("✓" in line) or ("yes" in line)
     line = next(line for line in shown.splitlines() if "interactions" in line and "10" in line)
     assert ("✗" in line) or ("NO" in line)
-    shown = text_of(prepare(spec_expecting(50), home=home, raw=raw, choices=Choices(min_user=12)))
+    shown = text_of(prepare(spec_expecting(50), home=home, raw=raw, min_user=12))
     assert "Published counts are of other filters" in " ".join(shown.split())
     shown = text_of(prepare(SPEC, home=home, raw=raw, force=True))
     assert "ublished" not in shown
@@ -400,46 +405,46 @@ def test_counts_table(home: Path, raw: Path) -> None:
 
 def test_least_rating_sample_and_name(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
     liked = [row for row in rows if row[2] >= 4]
-    prepared = prepare(SPEC, home=home, raw=raw, choices=Choices(min_user=1, min_item=1, min_rating=4), name="liked")
+    prepared = prepare(SPEC, home=home, raw=raw, min_user=1, min_item=1, min_rating=4, name="liked")
     assert prepared.name == "liked"
     assert prepared.interactions == len(liked)
     assert prepared.meta["raw_counts"]["interactions"] == len(rows)
-    assert prepared.filter_words() == "unfiltered, ratings from 4"
-    few = prepare(SPEC, home=home, raw=raw, choices=Choices(max_users=7))
+    assert prepared.filters.words() == "unfiltered, ratings from 4"
+    few = prepare(SPEC, home=home, raw=raw, max_users=7)
     assert few.users == 7
-    assert few.filter_words() == "5-core, a sample of 7 users"
+    assert few.filters.words() == "5-core, a sample of 7 users"
     lengths = {user: sum(row[0] == user for row in core(rows, 5)) for user, *_ in rows}
     names = pq.read_table(few.directory / "users.parquet").column(columns.RAW).to_pylist()
-    assert np.bincount(few.load().users)[1:].tolist() == [lengths[name] for name in names]
+    assert np.bincount(few.load()[columns.USER])[1:].tolist() == [lengths[name] for name in names]
     assert entries(home) == ["liked", "ml-100k"]
     with pytest.raises(UsageError, match="has no ratings"):
-        prepare("gowalla", home=home, raw=raw, choices=Choices(min_rating=3))
+        prepare("gowalla", home=home, raw=raw, min_rating=3)
 
 
 def test_repeats_in_a_row(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "u.data"
     met = [("1", "7"), ("1", "7"), ("1", "8"), ("1", "7"), ("2", "7"), ("2", "7")]
     path.write_bytes(datakit.u_data([(user, item, 3, at) for at, (user, item) in enumerate(met)]))
-    choices = Choices(min_user=1, min_item=1, repeats="drop")
-    found = prepare(SPEC, home=home, raw=path, choices=choices)
-    assert found.load().items.tolist() == [1, 2, 1, 1]
-    assert found.filter_words() == "unfiltered, no repeats in a row"
+    found = prepare(SPEC, home=home, raw=path, min_user=1, min_item=1, repeats="drop")
+    assert found.load()[columns.ITEM].tolist() == [1, 2, 1, 1]
+    assert found.filters.words() == "unfiltered, no repeats in a row"
 
 
 @pytest.mark.parametrize("rule", ["joint-once", "item-then-user-once"])
 def test_a_rule_of_its_own_is_compared_with_its_own_counts(home: Path, raw: Path, rule: str) -> None:
-    spec = dataclasses.replace(SPEC, rule=rule, expected=Expected("a paper", Counts(50, 60, None)))
+    filters = dataclasses.replace(SPEC.filters, rule=rule)
+    spec = dataclasses.replace(SPEC, filters=filters, expected=Expected("a paper", Counts(50, 60, None)))
     prepared = prepare(spec, home=home, raw=raw)
     assert prepared.meta["count_mismatch"] is None
     assert prepared.meta["compared"]
-    assert not prepare(spec, home=home, raw=raw, choices=Choices(rule="k-core")).meta["compared"]
-    assert prepared.filter_words().startswith("5-core, ")
+    assert not prepare(spec, home=home, raw=raw, rule="k-core").meta["compared"]
+    assert prepared.filters.words().startswith("5-core, ")
     assert "a paper" in text_of(prepared)
 
 
 def test_raw_counts_are_compared_under_any_filter(home: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = dataclasses.replace(SPEC, expected=Expected("a paper", raw=Counts(50, None, 12)))
-    prepared = prepare(spec, home=home, raw=raw, choices=Choices(min_user=12))
+    prepared = prepare(spec, home=home, raw=raw, min_user=12)
     assert "raw interactions" in prepared.meta["count_mismatch"]
     assert "(published 12)" in " ".join(capsys.readouterr().err.split())
     assert "raw users" not in prepared.meta["count_mismatch"]
@@ -453,13 +458,13 @@ def test_memory_of_many_rows(home: Path, raw: Path) -> None:
     np.savetxt(raw, np.stack([users, items, items, times], axis=1), fmt="%d", delimiter="\t")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delimited, "BLOCK", 100_000)
-        patch.setattr(filters, "PART", 10_000)
-        patch.setattr(filters, "CHUNK", 5_000)
-        found = prepare(SPEC, home=home, raw=raw, choices=Choices(min_user=1, min_item=1)).load()
+        patch.setattr(selection, "PART", 10_000)
+        patch.setattr(selection, "CHUNK", 5_000)
+        found = prepare(SPEC, home=home, raw=raw, min_user=1, min_item=1).load()
     order = np.lexsort((times, users))
-    np.testing.assert_array_equal(found.users, users[order] + 1)
-    np.testing.assert_array_equal(found.items, items[order] + 1)
-    np.testing.assert_array_equal(found.timestamps, times[order])
+    np.testing.assert_array_equal(found[columns.USER], users[order] + 1)
+    np.testing.assert_array_equal(found[columns.ITEM], items[order] + 1)
+    np.testing.assert_array_equal(found[columns.TIMESTAMP], times[order])
 
 
 def unpinned(url: str | None = None) -> DatasetSpec:
@@ -507,7 +512,7 @@ def test_a_variant_is_made_of_what_was_fetched_for_the_data_set(
 def test_a_category_of_a_family(home: Path, tmp_path: Path, rows: list[datakit.Row]) -> None:
     path = tmp_path / "Software.csv"
     path.write_bytes(datakit.WRITERS["amazon-2018"].write(rows))
-    prepared = prepare("amazon-2018:Software", home=home, raw=path, choices=Choices(min_user=1, min_item=1))
+    prepared = prepare("amazon-2018:Software", home=home, raw=path, min_user=1, min_item=1)
     assert prepared.name == "amazon-2018:Software"
     assert open_prepared("amazon-2018:Software", home).fingerprint == prepared.fingerprint
     assert entries(home) == ["amazon-2018@Software"]
@@ -520,7 +525,7 @@ def test_a_category_of_a_family(home: Path, tmp_path: Path, rows: list[datakit.R
 def test_options_of_several_are_checked_before_anything_is_fetched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "fetch_all", lambda *args, **options: pytest.fail("fetched"))
     with pytest.raises(UsageError, match="gowalla has no ratings"):
-        next(prepare_all(["ml-100k", "gowalla"], home=home, choices=Choices(min_rating=4)))
+        next(prepare_all(["ml-100k", "gowalla"], home=home, min_rating=4))
 
 
 def test_one_that_fails_does_not_keep_the_others_from_being_prepared(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seqbench.columns import ITEM, USER
 from seqbench.data import ceiling as ceilings
 from seqbench.data import synthetic
 from seqbench.data.prepare import prepare
@@ -209,7 +210,8 @@ def test_the_same_bits_as_ever(default_home: Path) -> None:
 
 def test_ceiling_beats_popularity_and_last_item(default_home: Path) -> None:
     prepared = prepare("synthetic", home=default_home)
-    users, items, *_ = prepared.load()
+    log = prepared.load()
+    users, items = log[USER], log[ITEM]
     stops = np.flatnonzero(np.diff(users, append=users[-1] + 1)) + 1
     starts = np.concatenate([[0], stops[:-1]])
     count = np.bincount(items)

@@ -11,17 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from seqbench.columns import ITEM, POSITION, RATING, SPLIT, TIMESTAMP, USER
+from seqbench.data.log import Log
 from seqbench.data.parsers.rows import (
     LARGEST_EXACT,
     LARGEST_WHOLE,
     Block,
     Collector,
     Fields,
-    RawInteractions,
     empty,
     iso_seconds,
     judge,
-    marks_of,
+    parts_of,
     whole_and_fraction,
 )
 from seqbench.errors import SeqbenchError
@@ -149,7 +150,7 @@ def interactions(
     delimiter: str = "\t",
     separator: bytes | None = None,
     quoted: bool = False,
-) -> RawInteractions:
+) -> Log:
     """Read the rows that are left in `lines`.
 
     Args:
@@ -185,14 +186,14 @@ def _at_once(block: bytes, names: list[str], fields: Fields, delimiter: str, quo
     identifier = pa.int64() if fields.whole_ids else text
     numbers = {"whole": pa.int64(), "decimal": pa.float64(), "iso": pa.string()}
     kinds = {
-        "user": identifier,
-        "item": identifier,
-        "time": numbers[fields.times],
-        "rating": pa.float64(),
-        "position": pa.int64(),
-        "split": text,
+        USER: identifier,
+        ITEM: identifier,
+        TIMESTAMP: numbers[fields.times],
+        RATING: pa.float64(),
+        POSITION: pa.int64(),
+        SPLIT: text,
     }
-    types = {name: kinds[role] for role, name in fields.by_role().items()}
+    types = {column: kinds[name] for name, column in fields.columns.items()}
     if (b"x" in block or b"X" in block) and HEXADECIMAL.search(block):
         return None  # would be read as a number
     try:
@@ -209,23 +210,23 @@ def _at_once(block: bytes, names: list[str], fields: Fields, delimiter: str, quo
                 column_types=types, include_columns=list(types), null_values=[], strings_can_be_null=False
             ),
         )
-        return typed({role: table.column(name) for role, name in fields.by_role().items()}, fields)
+        return typed({name: table.column(column) for name, column in fields.columns.items()})
     except pa.ArrowInvalid:
         return None
 
 
-def typed(columns: dict[str, pa.ChunkedArray], fields: Fields) -> Block | None:
+def typed(columns: dict[str, pa.ChunkedArray]) -> Block | None:
     """Columns as the collector takes them, or None if a value cannot be used.
 
     Raises:
         pa.ArrowInvalid: a date cannot be read.
     """
     found: Block = {}
-    for role, column in columns.items():
+    for name, column in columns.items():
         if column.null_count:
             return None
-        if role == "split":
-            found[role], usable = marks_of(column.unify_dictionaries().combine_chunks())
+        if name == SPLIT:
+            found[name], usable = parts_of(column.unify_dictionaries().combine_chunks())
             if not usable.all():
                 return None
         elif pa.types.is_dictionary(column.type):
@@ -233,22 +234,22 @@ def typed(columns: dict[str, pa.ChunkedArray], fields: Fields) -> Block | None:
             values.dictionary.validate(full=True)  # JSON is not checked for being UTF-8
             if pc.any(pc.equal(values.dictionary, "")).as_py():
                 return None
-            found[role] = values
+            found[name] = values
         elif pa.types.is_string(column.type):
             found |= whole_and_fraction(iso_seconds(column.combine_chunks()))
-        elif role == "rating":
-            found[role] = column.to_numpy()
-            if not np.isfinite(found[role]).all():
+        elif name == RATING:
+            found[name] = column.to_numpy()
+            if not np.isfinite(found[name]).all():
                 return None
         else:
             values = column.to_numpy()
             largest = LARGEST_EXACT if pa.types.is_floating(column.type) else LARGEST_WHOLE
             if len(values) and not (values.min() >= 0 and values.max() <= largest):
                 return None
-            if role == "time":
+            if name == TIMESTAMP:
                 found |= whole_and_fraction(values)
             else:
-                found[role] = values.astype(np.int64, copy=False)
+                found[name] = values.astype(np.int64, copy=False)
     return found
 
 
@@ -269,7 +270,6 @@ def _one_by_one(
         misfits.append(row.number)
         return "skip"
 
-    roles = fields.by_role()
     try:
         table = pyarrow.csv.read_csv(
             pa.BufferReader(block),
@@ -287,7 +287,7 @@ def _one_by_one(
             ),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types={name: pa.string() for name in names},
-                include_columns=list(roles.values()),
+                include_columns=list(fields.columns.values()),
                 strings_can_be_null=False,
             ),
         )
@@ -302,7 +302,7 @@ def _one_by_one(
     # A kept row stands as many lines further down as there are misfits before it.
     positions = np.arange(table.num_rows)
     shift = np.searchsorted(wrong - np.arange(1, len(wrong) + 1), positions, side="right")
-    texts = {role: _utf8(table.column(name)) for role, name in roles.items()}
+    texts = {name: _utf8(table.column(column)) for name, column in fields.columns.items()}
     judge(texts, fields, before + positions + shift + 1, collector)
 
 

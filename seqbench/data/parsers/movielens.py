@@ -4,33 +4,34 @@ import csv
 import io
 from typing import BinaryIO
 
+from seqbench.columns import ITEM, RATING, TIMESTAMP, USER
+from seqbench.data.log import Log
 from seqbench.data.parsers import delimited
 from seqbench.data.parsers.delimited import Lines
-from seqbench.data.parsers.rows import Fields, RawInteractions
+from seqbench.data.parsers.rows import Fields
 
 NAMES = ["user", "item", "rating", "timestamp"]
+FIELDS = Fields({USER: "user", ITEM: "item", TIMESTAMP: "timestamp", RATING: "rating"}, whole_ids=True)
 
 
-def _fields(ratings: bool) -> Fields:
-    return Fields("user", "item", time="timestamp", rating="rating" if ratings else None, whole_ids=True)
-
-
-def tab(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+def tab(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse u.data (100K): user TAB item TAB rating TAB Unix seconds, no header."""
-    return delimited.interactions(Lines(stream, where), where, NAMES, _fields(ratings))
+    return delimited.interactions(Lines(stream, where), where, NAMES, FIELDS.without_ratings(unless=ratings))
 
 
-def colons(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+def colons(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse ratings.dat (1M, 10M): user::item::rating::Unix seconds, no header."""
-    return delimited.interactions(Lines(stream, where), where, NAMES, _fields(ratings), separator=b"::")
+    return delimited.interactions(
+        Lines(stream, where), where, NAMES, FIELDS.without_ratings(unless=ratings), separator=b"::"
+    )
 
 
-def comma(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+def comma(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse ratings.csv (20M, 25M, 32M, latest): userId,movieId,rating,timestamp under a header."""
     lines = Lines(stream, where)
     if lines.peek().partition(",")[0].strip('"').lower() == "userid":
         lines.header()
-    return delimited.interactions(lines, where, NAMES, _fields(ratings), delimiter=",")
+    return delimited.interactions(lines, where, NAMES, FIELDS.without_ratings(unless=ratings), delimiter=",")
 
 
 def titles_bars(stream: BinaryIO) -> dict[str, str]:

@@ -6,13 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from seqbench.columns import ITEM, RATING, TIMESTAMP, USER
+from seqbench.data.log import Log
 from seqbench.data.parsers.delimited import Lines, one_piece
-from seqbench.data.parsers.rows import Collector, Fields, RawInteractions, judge
+from seqbench.data.parsers.rows import Collector, Fields, judge
 
-FIELDS = Fields("user", "item", time="date", rating="rating", whole_ids=True, times="iso")
+FIELDS = Fields({USER: "user", ITEM: "item", TIMESTAMP: "date", RATING: "rating"}, whole_ids=True, times="iso")
 
 
-def interactions(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+def interactions(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse combined_data_*.txt, one after the other."""
     lines = Lines(stream, where)
     collector = Collector(where)
@@ -53,12 +55,12 @@ def _block(block: bytes, film: str, before: int, collector: Collector, ratings: 
             collector.reject("wrong number of fields", [before + number])
         films.append(film)
     texts = {
-        "user": table.column("user").combine_chunks(),
-        "item": pa.array(films, pa.string()).take(pa.array(shift)),
-        "time": table.column("date").combine_chunks(),
+        USER: table.column("user").combine_chunks(),
+        ITEM: pa.array(films, pa.string()).take(pa.array(shift)),
+        TIMESTAMP: table.column("date").combine_chunks(),
     }
     if ratings:
-        texts["rating"] = table.column("rating").combine_chunks()
+        texts[RATING] = table.column("rating").combine_chunks()
     if table.num_rows:
         judge(texts, FIELDS, before + positions + shift + 1, collector)
     return film

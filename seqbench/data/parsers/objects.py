@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
+from seqbench.columns import ITEM, POSITION, RATING, SPLIT, TIMESTAMP, USER
+from seqbench.data.log import Log
 from seqbench.data.parsers.delimited import Lines, one_piece, parsed, typed
-from seqbench.data.parsers.rows import Block, Collector, Fields, RawInteractions, judge
+from seqbench.data.parsers.rows import Block, Collector, Fields, judge
 from seqbench.errors import SeqbenchError
 
 # A line of the Python-literal files: {u'username': u'x', 'hours': 0.3, 'early_access': False, …}.
@@ -21,12 +23,12 @@ _WORDS = {"True": True, "False": False, "None": None}
 _PAIR = re.compile(rf"(?:\{{|, )({_TEXT}): ({_PLAIN})")
 
 
-def json_lines(lines: Lines, where: str, fields: Fields, *, whole_ids: tuple[str, ...] = ()) -> RawInteractions:
+def json_lines(lines: Lines, where: str, fields: Fields, *, whole_ids: tuple[str, ...] = ()) -> Log:
     """Read JSON, one object per line.
 
     Args:
         fields: the keys that are read; others are passed over.
-        whole_ids: roles ("user", "item") whose values are written as numbers.
+        whole_ids: user_id, item_id, or both, where the values are written as numbers.
 
     Raises:
         SeqbenchError: the file is empty, or is malformed past MALFORMED_LIMIT.
@@ -34,25 +36,24 @@ def json_lines(lines: Lines, where: str, fields: Fields, *, whole_ids: tuple[str
     collector = Collector(where)
     numbers = {"whole": pa.int64(), "decimal": pa.float64(), "iso": pa.string()}
     kinds = {
-        "user": pa.int64() if "user" in whole_ids else pa.string(),
-        "item": pa.int64() if "item" in whole_ids else pa.string(),
-        "time": numbers[fields.times],
-        "rating": pa.float64(),
-        "position": pa.int64(),
-        "split": pa.string(),
+        USER: pa.int64() if USER in whole_ids else pa.string(),
+        ITEM: pa.int64() if ITEM in whole_ids else pa.string(),
+        TIMESTAMP: numbers[fields.times],
+        RATING: pa.float64(),
+        POSITION: pa.int64(),
+        SPLIT: pa.string(),
     }
-    roles = fields.by_role()
-    schema = pa.schema([(name, kinds[role]) for role, name in roles.items()])
-    for block, before, columns in parsed(lines, lambda block: _at_once(block, schema, roles, fields)):
+    schema = pa.schema([(column, kinds[name]) for name, column in fields.columns.items()])
+    for block, before, columns in parsed(lines, lambda block: _at_once(block, schema, fields)):
         if columns is not None:
             collector.add(columns)
         else:
-            one_by_one(block, roles, fields, json.loads, "not JSON", before, collector)
+            one_by_one(block, fields, json.loads, "not JSON", before, collector)
             collector.check_hope()
     return collector.finish()
 
 
-def literal_lines(stream: BinaryIO, where: str, fields: Fields) -> RawInteractions:
+def literal_lines(stream: BinaryIO, where: str, fields: Fields) -> Log:
     """Read Python literals, one dictionary per line. JSON is understood too.
 
     Raises:
@@ -60,9 +61,8 @@ def literal_lines(stream: BinaryIO, where: str, fields: Fields) -> RawInteractio
     """
     lines = Lines(stream, where)
     collector = Collector(where)
-    roles = fields.by_role()
     for block in lines:
-        one_by_one(block, roles, fields, literal, "not a Python literal", lines.lines, collector)
+        one_by_one(block, fields, literal, "not a Python literal", lines.lines, collector)
         collector.check_hope()
     return collector.finish()
 
@@ -93,7 +93,6 @@ def literal(line: str) -> Any:
 
 def one_by_one(
     block: bytes,
-    roles: dict[str, str],
     fields: Fields,
     parse: Callable[[str], Any],
     kind: str,
@@ -101,7 +100,7 @@ def one_by_one(
     collector: Collector,
 ) -> None:
     """Parse line by line; `before` lines of the file came earlier. What cannot be parsed is rejected as `kind`."""
-    values: dict[str, list[str]] = {role: [] for role in roles}
+    values: dict[str, list[str]] = {name: [] for name in fields.columns}
     numbers: list[int] = []
     rejected: dict[str, list[int]] = {}
     for number, line in enumerate(block.split(b"\n"), start=before + 1):
@@ -118,17 +117,17 @@ def one_by_one(
         if not isinstance(entry, dict):
             rejected.setdefault(kind, []).append(number)
             continue
-        for role, name in roles.items():
-            values[role].append(_written(entry.get(name)))
+        for name, column in fields.columns.items():
+            values[name].append(_written(entry.get(column)))
         numbers.append(number)
     for why, found in rejected.items():
         collector.reject(why, found)
-    texts = {role: pa.array(column, pa.string()) for role, column in values.items()}
+    texts = {name: pa.array(column, pa.string()) for name, column in values.items()}
     if numbers:
         judge(texts, fields, np.array(numbers), collector)
 
 
-def _at_once(block: bytes, schema: pa.Schema, roles: dict[str, str], fields: Fields) -> Block | None:
+def _at_once(block: bytes, schema: pa.Schema, fields: Fields) -> Block | None:
     """The columns of a block in which every object is as it should be, or None."""
     try:
         table = pyarrow.json.read_json(
@@ -137,16 +136,16 @@ def _at_once(block: bytes, schema: pa.Schema, roles: dict[str, str], fields: Fie
             parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
         columns = {}
-        for role, name in roles.items():
-            column = table.column(name)
-            if role in ("user", "item", "split"):
+        for name, key in fields.columns.items():
+            column = table.column(key)
+            if name in (USER, ITEM, SPLIT):
                 if pa.types.is_integer(column.type) and not fields.whole_ids:
                     column = column.cast(pa.string())
                 column = column.dictionary_encode() if pa.types.is_string(column.type) else column
                 if column.null_count:
                     return None
-            columns[role] = column
-        return typed(columns, fields)
+            columns[name] = column
+        return typed(columns)
     except pa.ArrowInvalid:
         return None
 

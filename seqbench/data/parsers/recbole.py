@@ -3,15 +3,17 @@
 import re
 from typing import BinaryIO
 
+from seqbench.columns import ITEM, RATING, TIMESTAMP, USER
+from seqbench.data.log import Log
 from seqbench.data.parsers import delimited
 from seqbench.data.parsers.delimited import Lines
-from seqbench.data.parsers.rows import Fields, RawInteractions
+from seqbench.data.parsers.rows import Fields
 from seqbench.errors import SeqbenchError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 
 
-def interactions(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+def interactions(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse a .inter file with the fields user_id, item_id and timestamp among any others."""
     lines = Lines(stream, where)
     names = header(lines, where)
@@ -21,7 +23,7 @@ def interactions(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawI
             f"{where}: its header has no field {' nor '.join(missing)} (it has {', '.join(names)}).",
             hint="Give a .inter file with user_id:token, item_id:token and timestamp:float.",
         )
-    fields = Fields("user_id", "item_id", time="timestamp", rating="rating" if ratings else None, times="decimal")
+    fields = Fields(dict(zip((USER, ITEM, TIMESTAMP, RATING), wanted, strict=False)), times="decimal")
     return delimited.interactions(lines, where, names, fields)
 
 

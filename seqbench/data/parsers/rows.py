@@ -5,12 +5,14 @@ Shapes: n rows.
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seqbench.columns import ITEM, POSITION, RATING, SPLIT, TIMESTAMP, USER
+from seqbench.data.log import Log, Malformed
 from seqbench.errors import SeqbenchError
 
 WHOLE_NUMBER = r"^[0-9]{1,18}$"  # fits int64
@@ -28,10 +30,9 @@ HOPELESS_SHARE = 0.1
 
 SHOWN_LINES = 5
 
-ROLES = ("user", "item", "time", "rating", "position", "split")
+FRACTION = "fraction"  # of a block: what a time has beyond its whole units, in parts of TIME_SCALE
 
-MARKS = ("train", "valid", "test")  # the values of a split column; stored as their index
-_MARK_NAMES = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
+_PART_NAMES = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
 
 # Whole ids up to this many times the rows are numbered through a table; sparser ones by sorting.
 TABLE_PER_ROW = 8
@@ -42,66 +43,27 @@ CHUNK = 1 << 18  # rows that are looked up together
 IDS = pa.dictionary(pa.int32(), pa.string())
 PENDING = 1 << 20  # ids of blocks, at least, that are numbered together
 
-PARTS = 10**6  # of a unit of time, in which times are kept where some have fractions of the unit
-IN_PARTS = {"seconds": "microseconds", "milliseconds": "nanoseconds"}
+TIME_SCALE = 10**6  # parts of a unit of time, in which times are kept where some have fractions of the unit
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
-
-@dataclass(frozen=True)
-class Malformed:
-    """Rows of a raw file that cannot be used, for one reason."""
-
-    kind: str
-    rows: int
-    lines: tuple[int, ...]  # the first few line numbers, from 1
-
-    def __str__(self) -> str:
-        more = ", …" if self.rows > len(self.lines) else ""
-        return f"{self.kind}: {self.rows:,} (line {', '.join(map(str, self.lines))}{more})"
-
-
-@dataclass(frozen=True)
-class RawInteractions:
-    """What a raw file says, in file order.
-
-    Codes run from 0 in the order of the raw ids: compared as numbers when all of them are digits ("9" before
-    "10"), as text otherwise. They do not depend on the order of the file.
-    """
-
-    users: np.ndarray  # (n,) int32 codes into raw_users
-    items: np.ndarray  # (n,) int32 codes into raw_items
-    timestamps: np.ndarray  # (n,) int64; the row's number where the file has no time
-    raw_users: pa.Array  # string, each of them in use
-    raw_items: pa.Array
-    rows: int  # in the file, malformed ones included
-    malformed: tuple[Malformed, ...] = ()
-    ratings: np.ndarray | None = None  # (n,) float32, where they were asked for
-    positions: np.ndarray | None = None  # (n,) int64 place in the user's sequence, where the file says it
-    marks: np.ndarray | None = None  # (n,) int8 index into MARKS, where the file says it
-    in_parts: bool = False  # whether times count PARTS of the file's unit
 
 
 @dataclass(frozen=True)
 class Fields:
     """Which columns of a file hold what, and how they are written."""
 
-    user: str
-    item: str
-    time: str | None = None
-    rating: str | None = None
-    position: str | None = None
-    split: str | None = None
+    columns: dict[str, str]  # name in columns.py → name in the file
     whole_ids: bool = False  # ids are numbers: 01 and 1 are the same
     times: str = "whole"  # or "decimal" (8.8e8, 881250949.5), or "iso" (UTC unless it says)
 
-    def by_role(self) -> dict[str, str]:
-        """Role → column, of the columns that are read."""
-        columns = {role: getattr(self, role) for role in ROLES}
-        return {role: name for role, name in columns.items() if name is not None}
+    def without_ratings(self, unless: bool) -> "Fields":
+        """Leave the ratings out, unless they are needed."""
+        if unless:
+            return self
+        return replace(self, columns={name: column for name, column in self.columns.items() if name != RATING})
 
 
-Block = dict[str, np.ndarray | pa.Array]  # role → values; ids int64 numpy arrays or arrow strings or dictionaries
+Block = dict[str, np.ndarray | pa.Array]  # name in columns.py → values; ids int64 numpy or arrow strings, dictionaries
 
 
 class Ids:
@@ -229,20 +191,20 @@ class Collector:
     _malformed: dict[str, Malformed] = field(default_factory=dict)
 
     def add(self, block: Block) -> None:
-        """Rows that are all usable: "user", "item" and any of "time", "rating", "position", "split"."""
-        kinds: dict[str, type] = {"time": np.int64, "rating": np.float32, "position": np.int64, "split": np.int8}
-        self._users.add(block["user"])
-        self._items.add(block["item"])
-        count = len(block["user"])
-        if "time" not in block:
-            block = block | {"time": np.arange(self.rows, self.rows + count)}
-        if "fraction" in block or "fraction" in self._columns:
-            fractions = self._columns.setdefault("fraction", Growing(np.int32))
-            fractions.add(np.zeros(len(self._columns.get("time", ())) - len(fractions), np.int32))
-            fractions.add(np.asarray(block.get("fraction", np.zeros(count))))
-        for role, kind in kinds.items():
-            if role in block:
-                self._columns.setdefault(role, Growing(kind)).add(np.asarray(block[role]))
+        """Rows that are all usable: users, items, and perhaps times with fractions, ratings, positions, parts."""
+        kinds: dict[str, type] = {TIMESTAMP: np.int64, RATING: np.float32, POSITION: np.int64, SPLIT: np.int8}
+        self._users.add(block[USER])
+        self._items.add(block[ITEM])
+        count = len(block[USER])
+        if TIMESTAMP not in block:
+            block = block | {TIMESTAMP: np.arange(self.rows, self.rows + count)}
+        if FRACTION in block or FRACTION in self._columns:
+            fractions = self._columns.setdefault(FRACTION, Growing(np.int32))
+            fractions.add(np.zeros(len(self._columns.get(TIMESTAMP, ())) - len(fractions), np.int32))
+            fractions.add(np.asarray(block.get(FRACTION, np.zeros(count))))
+        for name, kind in kinds.items():
+            if name in block:
+                self._columns.setdefault(name, Growing(kind)).add(np.asarray(block[name]))
         self.rows += count
 
     def reject(self, kind: str, lines: Sequence[int] | np.ndarray) -> None:
@@ -267,7 +229,7 @@ class Collector:
         if self.rows >= HOPELESS_ROWS and self._bad() > HOPELESS_SHARE * self.rows:
             raise self._refused(f"of the first {self.rows:,} rows")
 
-    def finish(self) -> RawInteractions:
+    def finish(self) -> Log:
         """All rows, with ids numbered in the order of the raw ids.
 
         Raises:
@@ -279,24 +241,20 @@ class Collector:
             raise self._refused(f"of {self.rows:,} rows")
         users, raw_users = self._users.finish()
         items, raw_items = self._items.finish()
-        columns = {role: values.finish() for role, values in self._columns.items()}
+        columns = {name: values.finish() for name, values in self._columns.items()}
+        fractions = columns.pop(FRACTION, None)
         # Times so large are microseconds or finer: their fractions do not fit, and say nothing.
-        in_parts = "fraction" in columns and int(columns["time"].max()) < np.iinfo(np.int64).max // PARTS
-        if in_parts:
-            columns["time"] *= PARTS
-            columns["time"] += columns["fraction"]
-        return RawInteractions(
-            users=users,
-            items=items,
-            timestamps=columns["time"],
-            raw_users=raw_users,
-            raw_items=raw_items,
+        scaled = fractions is not None and int(columns[TIMESTAMP].max()) < np.iinfo(np.int64).max // TIME_SCALE
+        if scaled:
+            columns[TIMESTAMP] *= TIME_SCALE
+            columns[TIMESTAMP] += fractions
+        return Log(
+            {USER: users, ITEM: items, **columns},
+            users=raw_users,
+            items=raw_items,
+            time_scale=TIME_SCALE if scaled else 1,
             rows=self.rows,
             malformed=tuple(self._malformed.values()),
-            ratings=columns.get("rating"),
-            positions=columns.get("position"),
-            marks=columns.get("split"),
-            in_parts=in_parts,
         )
 
     def _bad(self) -> int:
@@ -322,35 +280,34 @@ def judge(texts: dict[str, pa.Array], fields: Fields, lines: np.ndarray, collect
     """Add the usable rows of a block whose values are text, and reject the others, each for one reason.
 
     Args:
-        texts: role → strings; null where the bytes are not UTF-8.
+        texts: name in columns.py → strings; null where the bytes are not UTF-8.
         lines: (n,) line number of each row.
     """
-    roles = [role for role in ("user", "item") if role in texts]
-    blank = {role: _mask(pc.equal(texts[role], "")) for role in texts}
+    blank = {name: _mask(pc.equal(values, "")) for name, values in texts.items()}
     reasons = {
         "blank line": np.logical_and.reduce(list(blank.values())),
-        "empty user id": blank["user"],
-        "empty item id": blank["item"],
-        "not UTF-8": np.logical_or.reduce([_mask(texts[role].is_null()) for role in roles]),
+        "empty user id": blank[USER],
+        "empty item id": blank[ITEM],
+        "not UTF-8": _mask(texts[USER].is_null()) | _mask(texts[ITEM].is_null()),
     }
-    values: Block = {role: texts[role] for role in roles}
+    values: Block = {name: texts[name] for name in (USER, ITEM)}
     if fields.whole_ids:
-        for role in roles:
-            values[role], usable = _whole(texts[role])
-            reasons[f"{role} id is not a whole number"] = ~usable
-    if "time" in texts:
+        for name, word in ((USER, "user"), (ITEM, "item")):
+            values[name], usable = _whole(texts[name])
+            reasons[f"{word} id is not a whole number"] = ~usable
+    if TIMESTAMP in texts:
         words = {"whole": "a whole number", "decimal": "a number", "iso": "a date"}[fields.times]
-        times, usable = {"whole": _whole, "decimal": _decimal, "iso": _iso}[fields.times](texts["time"])
+        times, usable = {"whole": _whole, "decimal": _decimal, "iso": _iso}[fields.times](texts[TIMESTAMP])
         values |= whole_and_fraction(times)
         reasons[f"timestamp is not {words}"] = ~usable
-    if "rating" in texts:
-        values["rating"], usable = _rating(texts["rating"])
+    if RATING in texts:
+        values[RATING], usable = _rating(texts[RATING])
         reasons["rating is not a number"] = ~usable
-    if "position" in texts:
-        values["position"], usable = _whole(texts["position"])
+    if POSITION in texts:
+        values[POSITION], usable = _whole(texts[POSITION])
         reasons["position is not a whole number"] = ~usable
-    if "split" in texts:
-        values["split"], usable = marks_of(texts["split"])
+    if SPLIT in texts:
+        values[SPLIT], usable = parts_of(texts[SPLIT])
         reasons["split is not train, valid or test"] = ~usable
     usable = np.ones(len(lines), bool)
     for kind, mask in reasons.items():
@@ -361,25 +318,25 @@ def judge(texts: dict[str, pa.Array], fields: Fields, lines: np.ndarray, collect
         keep = pa.array(usable)
         collector.add(
             {
-                role: column[usable] if isinstance(column, np.ndarray) else column.filter(keep)
-                for role, column in values.items()
+                name: column[usable] if isinstance(column, np.ndarray) else column.filter(keep)
+                for name, column in values.items()
             }
         )
 
 
 def whole_and_fraction(times: np.ndarray) -> Block:
-    """Times (n,) as "time" (n,) int64, and "fraction" (n,) int32 in PARTS of its unit where there is any."""
+    """Split times (n,) into whole units, int64, and fractions, int32 in parts of TIME_SCALE, where there are any."""
     whole = times.astype(np.int64, copy=False)
     if times.dtype == np.int64 or (times == whole).all():
-        return {"time": whole}
-    return {"time": whole, "fraction": np.rint((times - whole) * PARTS).astype(np.int32)}
+        return {TIMESTAMP: whole}
+    return {TIMESTAMP: whole, FRACTION: np.rint((times - whole) * TIME_SCALE).astype(np.int32)}
 
 
-def marks_of(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Words for the parts of a split → (n,) index into MARKS, and (n,) whether it is one."""
+def parts_of(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Words for the parts of a split → (n,) index into PARTS, and (n,) whether it is one."""
     encoded = texts if pa.types.is_dictionary(texts.type) else texts.dictionary_encode()
     words = [str(word).strip().lower() for word in encoded.dictionary.to_pylist()]
-    table = np.array([_MARK_NAMES.get(word, -1) for word in words] or [-1], np.int8)
+    table = np.array([_PART_NAMES.get(word, -1) for word in words] or [-1], np.int8)
     # A null, which has no index, becomes the one before the first: none of the words.
     marks = np.append(table, np.int8(-1))[pc.fill_null(encoded.indices, -1).to_numpy()]
     return marks, marks >= 0

@@ -9,18 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seqbench.columns import ITEM, USER
+from seqbench.data.log import Log
 from seqbench.data.parsers.delimited import Lines
-from seqbench.data.parsers.rows import Collector, RawInteractions
+from seqbench.data.parsers.rows import Collector
 
 XLONG_FIELDS = 7  # of which the row, the user, the history and the next item are read
 
 
-def lines(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+def lines(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse "user item item …", oldest first. A user may have several lines, so pairs "user item" are read as well."""
     return read(Lines(stream, where), where)
 
 
-def read(source: Lines, where: str) -> RawInteractions:
+def read(source: Lines, where: str) -> Log:
     """The same, from where `source` stands."""
     collector = Collector(where)
     for block in source:
@@ -35,12 +37,12 @@ def read(source: Lines, where: str) -> RawInteractions:
         first = np.zeros(len(ids), bool)
         first[np.cumsum(counts) - counts] = True
         if len(ids):
-            collector.add({"user": np.repeat(ids[first], counts - 1), "item": ids[~first]})
+            collector.add({USER: np.repeat(ids[first], counts - 1), ITEM: ids[~first]})
         collector.check_hope()
     return collector.finish()
 
 
-def xlong(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteractions:
+def xlong(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse the corpus files of XLong, one after the other: seven fields between TABs, without a header.
 
     The third holds the items of the history between commas, the fourth the item that follows them. Each line is a
@@ -63,8 +65,8 @@ def xlong(stream: BinaryIO, where: str, *, ratings: bool = False) -> RawInteract
         if len(users):
             collector.add(
                 {
-                    "user": np.repeat(users, pc.list_value_length(items).to_numpy()),
-                    "item": pc.list_flatten(items).cast(pa.int64()).to_numpy(),
+                    USER: np.repeat(users, pc.list_value_length(items).to_numpy()),
+                    ITEM: pc.list_flatten(items).cast(pa.int64()).to_numpy(),
                 }
             )
         collector.check_hope()

@@ -1,4 +1,4 @@
-"""Files of the user's: CSV, TSV, JSON lines, Parquet, RecBole's .inter, and "user item item …" lines.
+"""The user's own files: CSV, TSV, JSON lines, Parquet, RecBole's .inter, and "user item item …" lines.
 
 The columns are named by the user, or recognised by the names that people give them.
 """
@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from seqbench.columns import ITEM, RATING, ROLES, SPLIT, TIMESTAMP, USER
+from seqbench.data.log import Log, finer
 from seqbench.data.parsers import delimited, objects, recbole, sequences
 from seqbench.data.parsers.delimited import Lines, typed
-from seqbench.data.parsers.rows import IN_PARTS, PARTS, ROLES, Block, Collector, Fields, RawInteractions, empty, judge
+from seqbench.data.parsers.rows import Block, Collector, Fields, empty, judge
 from seqbench.errors import SeqbenchError, UsageError
 
 # Names in lower case, without spaces, "_" and "-".
@@ -43,10 +45,10 @@ ROWS = 1 << 20  # of a Parquet file that are looked at together
 
 
 @dataclass(frozen=True)
-class OwnInteractions:
-    """The rows of a user's file, and what they are."""
+class UserFile:
+    """The rows of a user's own file, and what they are."""
 
-    raw: RawInteractions
+    log: Log
     columns: dict[str, str]  # role → column; empty where the format has no names
     timed: bool
     unit: str  # of the times
@@ -57,8 +59,8 @@ def ending(path: Path) -> str:
     return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
-def interactions(stream: BinaryIO, where: str, path: Path, chosen: dict[str, str], *, ratings: bool) -> OwnInteractions:
-    """Read a file of the user's.
+def interactions(stream: BinaryIO, where: str, path: Path, chosen: dict[str, str], *, ratings: bool) -> UserFile:
+    """Read a user's own file.
 
     Args:
         stream: its content, unpacked.
@@ -83,7 +85,7 @@ def interactions(stream: BinaryIO, where: str, path: Path, chosen: dict[str, str
     )
 
 
-def _text(stream: BinaryIO, where: str, chosen: dict[str, str], ratings: bool, kind: str) -> OwnInteractions:
+def _text(stream: BinaryIO, where: str, chosen: dict[str, str], ratings: bool, kind: str) -> UserFile:
     lines = Lines(stream, where, quoted=kind == "csv")
     first = lines.peek()
     if not first.strip():
@@ -107,7 +109,7 @@ def _text(stream: BinaryIO, where: str, chosen: dict[str, str], ratings: bool, k
         names = [str(number) for number in range(1, len(names) + 1)]
     elif not chosen and kind == "txt" and all(name.isdigit() for name in names):
         _check_sequences(where, [names, *map(split, _coming(stream))])
-        return OwnInteractions(sequences.read(lines, where), {}, timed=False, unit="rows")
+        return UserFile(sequences.read(lines, where), {}, timed=False, unit="rows")
     elif kind == "inter":
         names = recbole.header(lines, where)
     else:
@@ -116,10 +118,10 @@ def _text(stream: BinaryIO, where: str, chosen: dict[str, str], ratings: bool, k
     written = split(lines.peek())
     at = names.index(columns["time"]) if "time" in columns else len(written)
     fields = _fields(columns, _times(written[at] if at < len(written) else ""))
-    raw = delimited.interactions(
+    log = delimited.interactions(
         lines, where, names, fields, delimiter=delimiter, separator=separator, quoted=kind == "csv"
     )
-    return _own(raw, columns, fields)
+    return _described(log, columns)
 
 
 def _coming(stream: BinaryIO) -> list[str]:
@@ -142,7 +144,7 @@ def _check_sequences(where: str, rows: list[list[str]]) -> None:
         )
 
 
-def _json(lines: Lines, where: str, chosen: dict[str, str], ratings: bool) -> OwnInteractions:
+def _json(lines: Lines, where: str, chosen: dict[str, str], ratings: bool) -> UserFile:
     first = lines.peek()
     if not first.strip():
         raise empty(where)
@@ -156,12 +158,12 @@ def _json(lines: Lines, where: str, chosen: dict[str, str], ratings: bool) -> Ow
             hint='Give one object per line: {"user": …, "item": …}.',
         )
     columns = _columns(where, list(entry), chosen, ratings)
-    whole = tuple(role for role in ("user", "item") if isinstance(entry[columns[role]], int))
+    whole = tuple(ROLES[role] for role in ("user", "item") if isinstance(entry[columns[role]], int))
     fields = _fields(columns, _times(str(entry[columns["time"]]) if "time" in columns else ""))
-    return _own(objects.json_lines(lines, where, fields, whole_ids=whole), columns, fields)
+    return _described(objects.json_lines(lines, where, fields, whole_ids=whole), columns)
 
 
-def _parquet(path: Path, where: str, chosen: dict[str, str], ratings: bool) -> OwnInteractions:
+def _parquet(path: Path, where: str, chosen: dict[str, str], ratings: bool) -> UserFile:
     collector = Collector(where)
     try:
         with pq.ParquetFile(path) as file:
@@ -174,18 +176,18 @@ def _parquet(path: Path, where: str, chosen: dict[str, str], ratings: bool) -> O
             unit = _unit(file, columns["time"]) if timestamps else "ms"
             for batch in file.iter_batches(ROWS, columns=list(columns.values())):
                 table = pa.table(batch)
-                values = {role: _plain(table.column(name), unit) for role, name in columns.items()}
-                if (block := _at_once(values, fields)) is not None:
+                values = {name: _plain(table.column(column), unit) for name, column in fields.columns.items()}
+                if (block := _at_once(values)) is not None:
                     collector.add(block)
                     continue
                 numbers = np.arange(collector.rows + 1, collector.rows + 1 + len(table))
-                judge({role: _words(column) for role, column in values.items()}, fields, numbers, collector)
+                judge({name: _words(column) for name, column in values.items()}, fields, numbers, collector)
                 collector.check_hope()
     except (pa.ArrowException, OSError) as error:
         raise SeqbenchError(f"{where} cannot be read as Parquet: {error}.", hint="Write the file again.") from error
-    own = _own(collector.finish(), columns, fields)
+    found = _described(collector.finish(), columns)
     units = {"ms": "milliseconds", "us": "microseconds"}
-    return OwnInteractions(own.raw, columns, own.timed, units[unit]) if timestamps else own
+    return replace(found, unit=units[unit]) if timestamps else found
 
 
 def _unit(file: pq.ParquetFile, time: str) -> str:
@@ -214,21 +216,21 @@ def _plain(column: pa.ChunkedArray, unit: str) -> pa.ChunkedArray:
     return column
 
 
-def _at_once(values: dict[str, pa.ChunkedArray], fields: Fields) -> Block | None:
+def _at_once(values: dict[str, pa.ChunkedArray]) -> Block | None:
     ready = {}
-    for role, column in values.items():
-        if role in ("user", "item", "split") and pa.types.is_string(column.type):
+    for name, column in values.items():
+        if name in (USER, ITEM, SPLIT) and pa.types.is_string(column.type):
             column = column.dictionary_encode()
-        elif role == "rating" and pa.types.is_integer(column.type):
+        elif name == RATING and pa.types.is_integer(column.type):
             column = column.cast(pa.float64())
-        elif not (pa.types.is_integer(column.type) or (role == "rating" and pa.types.is_floating(column.type))):
-            if not (role == "time" and pa.types.is_string(column.type)):
+        elif not (pa.types.is_integer(column.type) or (name == RATING and pa.types.is_floating(column.type))):
+            if not (name == TIMESTAMP and pa.types.is_string(column.type)):
                 return None
-        elif role == "split":
+        elif name == SPLIT:
             return None
-        ready[role] = column
+        ready[name] = column
     try:
-        return typed(ready, fields)
+        return typed(ready)
     except pa.ArrowInvalid:
         return None
 
@@ -275,15 +277,7 @@ def _columns(where: str, names: list[str], chosen: dict[str, str], ratings: bool
 
 
 def _fields(columns: dict[str, str], times: str) -> Fields:
-    return Fields(
-        columns["user"],
-        columns["item"],
-        time=columns.get("time"),
-        rating=columns.get("rating"),
-        position=columns.get("position"),
-        split=columns.get("split"),
-        times=times,
-    )
+    return Fields({ROLES[role]: column for role, column in columns.items()}, times=times)
 
 
 def _times(written: str) -> str:
@@ -297,9 +291,9 @@ def _times(written: str) -> str:
         return "iso" if written else "decimal"
 
 
-def _own(raw: RawInteractions, columns: dict[str, str], fields: Fields) -> OwnInteractions:
-    top = int(raw.timestamps.max(initial=0)) // (PARTS if raw.in_parts else 1)
+def _described(log: Log, columns: dict[str, str]) -> UserFile:
+    if "time" not in columns:
+        return UserFile(log, columns, timed=False, unit="rows")
+    top = int(log[TIMESTAMP].max(initial=0)) // log.time_scale
     unit = next((unit for limit, unit in UNITS if top < limit), "nanoseconds")
-    unit = IN_PARTS[unit] if raw.in_parts else unit
-    timed = fields.time is not None
-    return OwnInteractions(raw, columns, timed, unit if timed else "rows")
+    return UserFile(log, columns, timed=True, unit=finer(unit, log.time_scale))

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from seqbench.columns import ITEM, TIMESTAMP, USER
 from seqbench.data.parsers import delimited, rows
-from seqbench.data.prepare import Choices, prepare_own
+from seqbench.data.prepare import prepare
 from seqbench.data.prepared import PreparedDataset, open_prepared
+from seqbench.data.resolve import resolve
 from seqbench.data.sequences import split_sequences
 from seqbench.errors import SeqbenchError, UsageError
 from tests.kit import Bench
@@ -33,8 +35,8 @@ def frame(rows: list[datakit.Row]) -> Frame:
     return frame
 
 
-def prepared(path: Path, columns: dict[str, str] | None = None, **choices: Any) -> PreparedDataset:
-    return prepare_own("mine", path, home=path.parent / "home", columns=columns, choices=Choices(**choices), force=True)
+def prepared(path: Path, columns: dict[str, str] | None = None, **filters: Any) -> PreparedDataset:
+    return prepare("mine", raw=path, home=path.parent / "home", columns=columns, force=True, **filters)
 
 
 def by_hand(frame: Frame) -> Frame:
@@ -44,10 +46,10 @@ def by_hand(frame: Frame) -> Frame:
 
 
 def same(ready: PreparedDataset, expected: Frame) -> None:
-    users, items, times, _ = ready.load()
-    assert users.tolist() == expected.u.tolist()
-    assert items.tolist() == expected.i.tolist()
-    assert times.tolist() == expected.t.tolist()
+    log = ready.load()
+    assert log[USER].tolist() == expected.u.tolist()
+    assert log[ITEM].tolist() == expected.i.tolist()
+    assert log[TIMESTAMP].tolist() == expected.t.tolist()
 
 
 def csv(frame: Frame, path: Path, **options: Any) -> None:
@@ -176,7 +178,7 @@ def test_fractions_of_small_and_of_large_times(tmp_path: Path) -> None:
         text = "".join(f"1,{number},{time}\n" for number, time in enumerate(times))
         (tmp_path / "x.csv").write_text("user,item,time\n" + text)
         ready = prepared(tmp_path / "x.csv")
-        assert (ready.load().timestamps.tolist(), ready.meta["timestamp_unit"]) == (expected, unit)
+        assert (ready.load()[TIMESTAMP].tolist(), ready.meta["timestamp_unit"]) == (expected, unit)
 
 
 def test_without_time_the_file_is_the_order(frame: Frame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,9 +195,9 @@ def test_without_time_the_file_is_the_order(frame: Frame, tmp_path: Path, capsys
 @pytest.mark.parametrize("text", ["1 7 8 9\n2 8\n3 9 7\n", "1 7\n1 8\n2 8\n3 9\n1 9\n3 7\n"])
 def test_lines_of_sequences(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.txt").write_text(text)
-    users, items, *_ = prepared(tmp_path / "x.txt").load()
-    assert users.tolist() == [1, 1, 1, 2, 3, 3]
-    assert items.tolist() == [1, 2, 3, 2, 3, 1]
+    log = prepared(tmp_path / "x.txt").load()
+    assert log[USER].tolist() == [1, 1, 1, 2, 3, 3]
+    assert log[ITEM].tolist() == [1, 2, 3, 2, 3, 1]
 
 
 def test_lines_of_sequences_are_said_to_be_read_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,10 +233,10 @@ def test_positions_and_split_are_honoured(tmp_path: Path) -> None:
     )
     ready = prepared(tmp_path / "x.parquet")
     assert ready.splits == ["given", "leave-one-out"]
-    interactions = ready.load()
-    assert interactions.users.tolist() == [1, 1, 1, 1, 1, 2, 2]
-    assert interactions.items.tolist() == [1, 3, 4, 5, 2, 1, 2]
-    sequences = split_sequences(*interactions, split="given")
+    log = ready.load()
+    assert log[USER].tolist() == [1, 1, 1, 1, 1, 2, 2]
+    assert log[ITEM].tolist() == [1, 3, 4, 5, 2, 1, 2]
+    sequences = ready.split("given")
     assert sequences.train_stops.tolist() == [3, 7]
     assert sequences.valid_positions.tolist() == [3, -1]
     assert sequences.test_positions.tolist() == [4, -1]
@@ -256,8 +258,9 @@ def test_unknown_parts_of_a_split(tmp_path: Path) -> None:
 def test_data_without_a_split_of_its_own(frame: Frame, tmp_path: Path) -> None:
     csv(frame, tmp_path / "x.csv")
     ready = prepared(tmp_path / "x.csv", NAMED)
+    log = ready.load()
     with pytest.raises(UsageError, match="has no split of its own"):
-        split_sequences(*ready.load(), split="given")
+        split_sequences(log[USER], log[ITEM], log[TIMESTAMP], split="given")
 
 
 @pytest.mark.parametrize(
@@ -290,9 +293,9 @@ def test_what_cannot_be_used(tmp_path: Path, name: str, text: str, columns: dict
 
 
 def test_names_that_are_taken(tmp_path: Path) -> None:
-    for name in ("ml-100k", "../up", "a b", ".x", ""):
+    for name in ("amazon-2018", "../up", "a b", ".x", ""):
         with pytest.raises(UsageError, match="--name"):
-            prepare_own(name, tmp_path / "x.csv", home=tmp_path)
+            resolve(name, raw=tmp_path / "x.csv")
 
 
 def test_missing_values_are_counted(tmp_path: Path) -> None:
@@ -338,12 +341,12 @@ def test_numbers_and_words_as_ids(tmp_path: Path) -> None:
 @pytest.mark.skipif(not PROCESSED.is_dir(), reason="the published sequences may not be redistributed")
 @pytest.mark.parametrize("path", READY_MADE)
 def test_published_sequences_stay_as_they_are(path: Path, tmp_path: Path) -> None:
-    ready = prepare_own("published", path, home=tmp_path)
+    ready = prepare("published", raw=path, home=tmp_path)
     table = pq.read_table(path)  # its ids are dense, its rows sorted
-    interactions = ready.load()
-    np.testing.assert_array_equal(interactions.users, table.column("user_id"))
-    np.testing.assert_array_equal(interactions.items, table.column("item_id"))
-    sequences = split_sequences(*interactions, split=ready.splits[0])
+    log = ready.load()
+    np.testing.assert_array_equal(log[USER], table.column("user_id"))
+    np.testing.assert_array_equal(log[ITEM], table.column("item_id"))
+    sequences = ready.split()
     split = np.array(table.column("split").to_pylist())
     for part, positions in (("valid", sequences.valid_positions), ("test", sequences.test_positions)):
         np.testing.assert_array_equal(positions[positions >= 0], np.flatnonzero(split == part))

@@ -62,6 +62,9 @@ class RawFiles:
     interactions: tuple[RawFile, ...]  # each goes on where the one before ends
     items: RawFile | None
 
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.interactions))
+
 
 class Readable(Protocol):
     """What a stream has to be able to do."""
@@ -249,9 +252,9 @@ def locate(spec: DatasetSpec, path: Path, source: Source | None = None) -> RawFi
     return found
 
 
-def own_file(path: Path) -> RawFile:
-    """A file of the user's, in a format that its name tells."""
-    return RawFile(path, None, "own", ())
+def user_file(path: Path) -> RawFile:
+    """Return a user's own file, in a format that its name tells."""
+    return RawFile(path, None, "", ())
 
 
 def _wanted(spec: DatasetSpec) -> str:
@@ -280,7 +283,7 @@ def _files(member: Member, find: Callable[[str], tuple[Path, str | None] | None]
         SeqbenchError: some are there, but not all.
     """
     found, missing = [], []
-    for name, basename in zip((member.path, *member.more), member.basenames, strict=True):
+    for name, basename in zip(member.member, member.basenames, strict=True):
         if (place := find(name)) is None:
             missing.append(basename)
         else:
@@ -342,14 +345,14 @@ def _single(sources: tuple[Source, ...], path: Path) -> RawFiles | None:
     """A file on its own: told apart by its name, or else by its ending; titles may lie beside it."""
     name = path.name.removesuffix(".gz")
     same_name = [source for source in sources if name in source.interactions.basenames]
-    same_ending = [source for source in sources if Path(name).suffix == Path(source.interactions.basename).suffix]
+    same_ending = [source for source in sources if Path(name).suffix == Path(source.interactions.basenames[0]).suffix]
     for source in same_name + same_ending:
         member = source.interactions
-        if member.more and source in same_name:  # the other files must be there too
+        if len(member.member) > 1 and source in same_name:  # the other files must be there too
             return _in_folder((source,), path.parent)
         items = None
         if source.items:
-            for spelled in (source.items.basename, f"{source.items.basename}.gz"):
+            for spelled in (source.items.basenames[0], f"{source.items.basenames[0]}.gz"):
                 if (path.parent / spelled).is_file():
                     items = RawFile(path.parent / spelled, None, source.items.format, source.items.sha256)
         return RawFiles(source, (RawFile(path, None, member.format, member.sha256),), items)

@@ -5,61 +5,39 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from seqbench import columns
+from seqbench.columns import ITEM, RAW, SPLIT, TIMESTAMP, TITLE, USER
+from seqbench.data.log import Log
 from seqbench.data.prepared import INTERACTIONS, ITEMS, META, USERS
 from seqbench.errors import storage_error
 
 
-@dataclass(frozen=True)
-class Tables:
-    """What is written: (n,) arrays in prepared order, and the raw ids by id, that of id 1 first."""
-
-    users: np.ndarray
-    items: np.ndarray
-    timestamps: np.ndarray
-    raw_users: pa.Array
-    raw_items: pa.Array
-    marks: np.ndarray | None = None  # int8, which part of the given split a row belongs to
-
-
-def write_prepared(folder: Path, tables: Tables, titles: dict[str, str], meta: dict[str, Any]) -> None:
+def write_prepared(folder: Path, log: Log, titles: dict[str, str], meta: dict[str, Any]) -> None:
     """Write the Parquet files and meta.json, then put them in place of `folder`. Needs the data set's lock.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written to; `folder` is as it was.
     """
     with _replacing_folder(folder) as temporary:
-        _write_tables(temporary, tables, titles)
+        _write_tables(temporary, log, titles)
         text = json.dumps(meta, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         (temporary / META).write_text(text, encoding="utf-8")
         _sync(temporary / META)
 
 
-def _write_tables(folder: Path, tables: Tables, titles: dict[str, str]) -> None:
-    known = [titles.get(raw) for raw in tables.raw_items.to_pylist()] if titles else [None] * len(tables.raw_items)
-    interactions = {
-        columns.USER: tables.users,
-        columns.ITEM: tables.items,
-        columns.TIMESTAMP: tables.timestamps,
-    }
-    if tables.marks is not None:
-        interactions[columns.SPLIT] = tables.marks
+def _write_tables(folder: Path, log: Log, titles: dict[str, str]) -> None:
+    known = [titles.get(raw) for raw in log.items.to_pylist()] if titles else [None] * len(log.items)
     content = {
-        INTERACTIONS: interactions,
-        USERS: {columns.USER: _ids(tables.raw_users), columns.RAW: tables.raw_users},
-        ITEMS: {
-            columns.ITEM: _ids(tables.raw_items),
-            columns.RAW: tables.raw_items,
-            columns.TITLE: pa.array(known, pa.string()),
-        },
+        INTERACTIONS: {name: log[name] for name in (USER, ITEM, TIMESTAMP, SPLIT) if name in log},
+        USERS: {USER: _ids(log.users), RAW: log.users},
+        ITEMS: {ITEM: _ids(log.items), RAW: log.items, TITLE: pa.array(known, pa.string())},
     }
     for name, table in content.items():
         # A dictionary of times would only be built to be given up. Compressing what is encoded so takes half as long
@@ -68,14 +46,14 @@ def _write_tables(folder: Path, tables: Tables, titles: dict[str, str]) -> None:
             pa.table(table),
             folder / name,
             compression="none" if name == INTERACTIONS else "zstd",
-            use_dictionary=[columns.USER, columns.ITEM],
-            column_encoding={columns.TIMESTAMP: "DELTA_BINARY_PACKED"} if name == INTERACTIONS else None,
+            use_dictionary=[USER, ITEM],
+            column_encoding={TIMESTAMP: "DELTA_BINARY_PACKED"} if name == INTERACTIONS else None,
             write_statistics=False,
         )
         _sync(folder / name)
 
 
-def _ids(raw_ids: pa.Array) -> np.ndarray:
+def _ids(raw_ids: pa.Array) -> NDArray[np.int32]:
     return np.arange(1, len(raw_ids) + 1, dtype=np.int32)
 
 
