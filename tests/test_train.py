@@ -1,9 +1,5 @@
-"""Training: batches, resuming bit for bit, early stopping, checkpoints that cannot be trusted."""
+"""Training: batches, objectives, losses, early stopping, resuming bit for bit."""
 
-import dataclasses
-import json
-import pickle
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from seqbench import losses
-from seqbench.data.sequences import Sequences, split_sequences
-from seqbench.errors import Diverged, SeqbenchError, StorageError
-from seqbench.losses import LOSSES, PROPOSALS, SampledSoftmax
+from seqbench.errors import Diverged
+from seqbench.losses import LOSSES, PROPOSALS, Negatives
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import SequenceModel, TrainingConfig, at_last
 from seqbench.protocol import Protocol
@@ -24,53 +20,23 @@ from seqbench.training import loop, objectives
 from seqbench.training.batches import batches
 from seqbench.training.loop import WARMUP_STEPS, Trainer, derived_seed
 from seqbench.training.objectives import OBJECTIVES
+from seqbench.training.state import Epoch, TrainingState
+from tests.trainkit import ITEMS, make_trainer
 
-ITEMS, MAX_LEN = 20, 6
 NEURAL = [name for name in MODELS if issubclass(load_model(name), SequenceModel)]
 CHECKPOINT = "checkpoint.safetensors"
+WATCHED = ("emit", "clock", "peak_memory")
 
 Make = Callable[..., Trainer]
-
-
-def random_sequences(users: int = 30, seed: int = 0) -> Sequences:
-    rng = np.random.default_rng(seed)
-    histories = [rng.integers(1, ITEMS + 1, rng.integers(4, 14)) for _ in range(users)]
-    ids = np.repeat(np.arange(1, users + 1), [len(history) for history in histories]).astype(np.int32)
-    flat = np.concatenate([*histories]).astype(np.int32)
-    flat[0] = ITEMS
-    return split_sequences(ids, flat, np.arange(len(flat)), split="leave-one-out")
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """A function that makes a trainer over always the same data, seed and checkpoint."""
 
-    def made(
-        name: str = "lrurec",
-        *,
-        emit: Callable[..., None] = lambda *_, **__: None,
-        clock: Callable[[], float] = time.perf_counter,
-        **changes: Any,
-    ) -> Trainer:
-        cls = load_model(name)
-        torch.manual_seed(derived_seed(0, 0))
-        model = cls(ITEMS, MAX_LEN, dataclasses.replace(cls.Config(), hidden_size=8, layers=1))
-        assert isinstance(model, SequenceModel)
-        assert cls.training_defaults is not None
-        objective = changes.setdefault("objective", cls.training_defaults.objective)
-        batch_size = 8 if objective == "all-positions" else 8 * MAX_LEN  # as many targets either way
-        defaults = {"epochs": 4, "patience": 50, "batch_size": batch_size, "learning_rate": 3e-3, "clip_norm": 5.0}
-        return Trainer(
-            model,
-            random_sequences(),
-            training=TrainingConfig(**(defaults | changes)),
-            protocol=Protocol(max_len=MAX_LEN),
-            seed=0,
-            checkpoint=tmp_path / CHECKPOINT,
-            emit=emit,
-            peak_memory=lambda: 7,
-            clock=clock,
-        )
+    def made(name: str = "lrurec", **changes: Any) -> Trainer:
+        watched = {name: changes.pop(name) for name in WATCHED if name in changes}
+        return make_trainer(name, checkpoint=tmp_path / CHECKPOINT, watched=watched, **changes)
 
     return made
 
@@ -151,6 +117,26 @@ def test_a_model_that_sees_the_future_is_never_trained_on_all_positions(
     monkeypatch.setattr(load_model("sasrec").Config, "causal", False)
     with pytest.raises(ValueError, match="not causal"):
         make("sasrec", objective="all-positions")
+
+
+def test_every_epoch_has_an_order_and_draws_of_its_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make(epochs=3, loss="bce")
+    step, seen = trainer._step, []
+
+    def watch(starts: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+        rows = tuple(zip(starts.tolist(), lengths.tolist(), strict=True))
+        seen.append((trainer.state.epoch, torch.initial_seed(), trainer.generator.initial_seed(), rows))
+        return step(starts, lengths)
+
+    monkeypatch.setattr(trainer, "_step", watch)
+    trainer.run()
+    epochs = [[rows for epoch, *_, rows in seen if epoch == number] for number in range(3)]
+    compositions = [{frozenset(rows) for rows in batches} for batches in epochs]
+    windows = [{row for rows in batches for row in rows} for batches in epochs]
+    for found in (epochs, compositions, windows):
+        assert found[0] != found[1] != found[2] != found[0]
+    for drawn in ({seed for _, seed, _, _ in seen}, {seed for _, _, seed, _ in seen}):
+        assert len(drawn) == 3, "one seed for each epoch"
 
 
 def test_derived_seeds_differ() -> None:
@@ -269,6 +255,41 @@ def test_throughput_leaves_out_the_first_steps_of_a_process(make: Make, monkeypa
     assert state.throughput()["train_interactions_per_second"] == pytest.approx(np.median(rates))
 
 
+def test_the_time_of_an_epoch_is_that_of_training_and_evaluation_apart(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    trainer = make(epochs=2, clock=lambda: now)
+    step = trainer._step
+
+    def slow(starts: Any, lengths: Any) -> torch.Tensor:
+        nonlocal now
+        now += 1.0
+        return step(starts, lengths)
+
+    def slowly_ranked(*_: Any, **__: Any) -> Any:
+        nonlocal now
+        now += 1000.0
+        return SimpleNamespace(per_user=lambda _: np.ones(1))
+
+    monkeypatch.setattr(trainer, "_step", slow)
+    monkeypatch.setattr(loop, "rank", slowly_ranked)
+    state = trainer.run()
+    assert [entry.evaluate_seconds for entry in state.history] == [1000.0, 1000.0]
+    assert all(0 < entry.train_seconds < 1000 for entry in state.history)
+    assert state.history[1].timed_seconds == state.history[1].train_seconds
+    assert state.seconds == sum(entry.train_seconds + entry.evaluate_seconds for entry in state.history)
+
+
+def test_throughput_is_the_median_of_the_epochs() -> None:
+    epochs = [Epoch(n, 1.0, 0.1, seconds, 0.0, 60, 6, seconds) for n, seconds in ((1, 1.0), (2, 2.0), (3, 30.0))]
+    assert TrainingState(epoch=3, history=epochs).throughput() == {
+        "train_interactions_per_second": 30.0,
+        "train_sequences_per_second": 3.0,
+        "epoch_seconds": 2.0,
+    }
+
+
 def test_no_throughput_is_claimed_when_all_steps_were_warm_up(make: Make) -> None:
     trainer = make(epochs=2, batch_size=1000)
     throughput = trainer.run().throughput()
@@ -338,6 +359,73 @@ def test_prefixes_are_trained_at_their_last_position_alone(make: Make, monkeypat
     assert sorted(seen) == sorted(trainer.sequences.training_pairs()[1].tolist())
 
 
+def plain_sampled_softmax(scores: Tensor, targets: Tensor, negatives: Negatives, training: TrainingConfig) -> Tensor:
+    weights = torch.tensor([0.0] + [1.0] * ITEMS)
+    if training.proposal == "log-uniform":
+        counts = np.bincount(make_trainer().sequences.training_items(), minlength=ITEMS + 1)[1:]
+        for place, item in enumerate(np.argsort(-counts, kind="stable"), start=1):
+            weights[item + 1] = np.log((place + 1) / place)
+    expected = training.negatives * weights / weights.sum()
+    rows = []
+    for row, target in zip(scores, targets.tolist(), strict=True):
+        drawn = [row[item].exp() / expected[item] for item in negatives.ids.tolist() if item != target]
+        rows.append((row[target].exp() + sum(drawn)).log() - row[target])
+    return torch.stack(rows).mean()
+
+
+def plain_binary(scores: Tensor, targets: Tensor, negatives: Negatives, training: TrainingConfig) -> Tensor:
+    rate = training.negatives / (ITEMS - 1)
+    t = training.calibration
+    beta = rate * (t * (1 - 1 / rate) + 1 / rate) if training.loss == "gbce" else 1.0
+    positive = -beta * scores.gather(1, targets.unsqueeze(1)).sigmoid().log()
+    others = -(1 - scores.gather(1, negatives.ids).sigmoid()).log()
+    return torch.cat([positive, others], dim=1).mean()
+
+
+FORMULAS: dict[str, Callable[..., Tensor]] = {
+    "cross-entropy": lambda scores, targets, *_: -scores.log_softmax(1).gather(1, targets.unsqueeze(1)).mean(),
+    "sampled-softmax": plain_sampled_softmax,
+    "bce": plain_binary,
+    "gbce": plain_binary,
+}
+OPTIONS = {"negatives": 9, "proposal": "log-uniform", "calibration": 0.2}
+ACTING = {
+    "cross-entropy": (),
+    "sampled-softmax": ("negatives", "proposal"),
+    "bce": ("negatives",),
+    "gbce": ("negatives", "calibration"),
+}
+
+
+def loss_of_a_step(trainer: Trainer) -> tuple[float, float]:
+    """The loss of a step on all rows, and what its formula gives for the same draws."""
+    trainer.model.eval()
+    starts, lengths = trainer.objective.rows(trainer.sequences, trainer.protocol, np.random.default_rng(0))
+    batch = trainer.objective.batch(trainer.sequences, starts, lengths)
+    with torch.no_grad():
+        scores = trainer.model.score_states(trainer.objective.states(trainer.model, batch)).double()
+    negatives = trainer.loss.draw(batch.targets, trainer.generator.manual_seed(3))
+    expected = FORMULAS[trainer.training.loss](scores, batch.targets, negatives, trainer.training)
+    trainer.generator.manual_seed(3)
+    return float(trainer._step(starts, lengths).detach()), float(expected)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("option", [None, *OPTIONS])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_and_option_is_its_formula_when_it_is_trained(
+    loss: str, option: str | None, objective: str, make: Make
+) -> None:
+    plain = {"objective": objective, "loss": loss, "negatives": 5}
+    found, expected = loss_of_a_step(make("recblr", **plain))
+    if option is None:
+        assert found == pytest.approx(expected, rel=1e-5)
+        return
+    other, expected = loss_of_a_step(make("recblr", **(plain | {option: OPTIONS[option]})))
+    assert other == pytest.approx(expected, rel=1e-5)
+    assert (other != found) == (option in ACTING[loss])
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_throughput_counts_targets_whatever_the_objective(objective: str, make: Make) -> None:
     trainer = make(objective=objective, batch_size=4, epochs=2)
@@ -376,16 +464,6 @@ def test_negatives_are_drawn_anew_in_every_epoch_and_step(make: Make, monkeypatc
     monkeypatch.setattr(losses, "other_items", watch)
     make(loss="bce", epochs=2).run()
     assert len(set(drawn)) == len(drawn) > 4
-
-
-def test_the_most_frequent_item_of_training_is_proposed_most_often(make: Make) -> None:
-    trainer = make(loss="sampled-softmax", proposal="log-uniform")
-    counts = np.bincount(trainer.sequences.training_items(), minlength=ITEMS + 1)
-    assert isinstance(trainer.loss, SampledSoftmax)
-    probabilities = trainer.loss.proposal.log_probabilities.exp().numpy()
-    assert probabilities[0] == 0
-    assert probabilities.argmax() == counts.argmax()
-    assert probabilities.max() == pytest.approx(np.log(2) / np.log(ITEMS + 1))
 
 
 # Early stopping
@@ -451,93 +529,23 @@ def test_a_finished_training_resumes_with_nothing_to_do(make: Make, monkeypatch:
     assert (state.best_epoch, state.peak_memory) == (1, 7)
 
 
+@pytest.mark.parametrize(("before", "after"), [(7, 3), (3, 7)])
+def test_the_peak_is_that_of_all_processes_that_trained(before: int, after: int, make: Make) -> None:
+    make(epochs=1, peak_memory=lambda: before).run()
+    trainer = make(epochs=2, peak_memory=lambda: after)
+    trainer.resume()
+    assert trainer.run().peak_memory == 7
+
+
+def test_a_training_without_a_checkpoint_writes_nothing(make: Make, tmp_path: Path) -> None:
+    trainer = make(epochs=1)
+    plain = Trainer(trainer.model, trainer.sequences, training=trainer.training, protocol=trainer.protocol)
+    assert plain.resume() == 0.0
+    assert plain.run().epoch == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_a_checkpoint_training_starts_at_the_beginning(make: Make) -> None:
     trainer = make()
     assert trainer.resume() == 0.0
     assert trainer.state.epoch == 0
-
-
-class Bomb:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.target,)
-
-
-def damage(path: Path, how: str) -> None:
-    from safetensors.torch import load_file, save_file
-
-    content = path.read_bytes()
-    if how == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "zeros":
-        path.write_bytes(bytes(len(content)))
-    elif how == "pickle":
-        path.write_bytes(pickle.dumps(Bomb(path.with_name("exploded"))))
-    elif how == "torch":
-        torch.save(Bomb(path.with_name("exploded")), path)
-    else:
-        tensors = load_file(path)
-        state = json.dumps({"epoch": 1, "best_epoch": 1, "best": 0.5, "seconds": 1.0, "peak_memory": 1, "history": []})
-        if how == "no state":
-            save_file(tensors, path)
-        elif how == "no history":
-            save_file(tensors, path, metadata={"state": '{"epoch": 1}'})
-        elif how == "other fields":
-            save_file(tensors, path, metadata={"state": '{"epok": 1, "history": []}'})
-        elif how == "missing weights":
-            kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("model/")}
-            save_file(kept, path, metadata={"state": state})
-        elif how == "missing best":
-            kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("best/")}
-            save_file(kept, path, metadata={"state": state})
-        elif how == "other shapes":
-            save_file({n: torch.zeros(3) for n in tensors}, path, metadata={"state": state})
-        else:
-            raise AssertionError(how)
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        *("truncated", "empty", "zeros", "pickle", "torch"),
-        *("no state", "no history", "other fields", "missing weights", "missing best", "other shapes"),
-    ],
-)
-def test_a_damaged_checkpoint_is_refused_and_never_run(how: str, make: Make, tmp_path: Path) -> None:
-    make(epochs=1).run()
-    damage(tmp_path / CHECKPOINT, how)
-    with pytest.raises(SeqbenchError, match=r"checkpoint\.safetensors is damaged") as caught:
-        make().resume()
-    assert "--force" in (caught.value.hint or "")
-    assert not (tmp_path / "exploded").exists()
-
-
-def test_the_bomb_of_these_tests_would_explode(tmp_path: Path) -> None:
-    pickle.loads(pickle.dumps(Bomb(tmp_path / "exploded")))
-    assert (tmp_path / "exploded").exists()
-
-
-def test_a_full_disk_keeps_the_checkpoint_of_the_epoch_before(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from safetensors import SafetensorError
-    from safetensors import torch as stored
-
-    make(epochs=1).run()
-    before = (tmp_path / CHECKPOINT).read_bytes()
-
-    def full(tensors: Any, path: Path, metadata: Any = None) -> None:
-        path.write_bytes(b"half")
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(stored, "save_file", full)
-    trainer = make(epochs=2)
-    trainer.resume()
-    with pytest.raises(StorageError, match="The disk is full"):
-        trainer.run()
-    assert (tmp_path / CHECKPOINT).read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
