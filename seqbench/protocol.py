@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seqbench.errors import UsageError, unknown_name
+from seqbench.evaluation import metrics
 from seqbench.registry import Registry
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Protocol:
 
         if self.split not in (*SPLITS, GIVEN):
             raise unknown_name("Split", self.split, (*SPLITS, GIVEN), LISTING)
-        _ = REMOVALS[self.removed]
+        _ = REMOVALS[self.removed], metrics.parse(self.selection)
         minimum = WINDOWS[self.windows].minimum
         if self.max_len < minimum:
             raise UsageError(

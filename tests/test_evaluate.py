@@ -6,22 +6,27 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
 
 from seqbench.data.sequences import Sequences, split_sequences
-from seqbench.errors import Diverged
+from seqbench.errors import Diverged, SeqbenchError
 from seqbench.evaluation import ranking
+from seqbench.evaluation import ranks as ranks_file
 from seqbench.evaluation.metrics import CUTOFFS, STANDARD
 from seqbench.evaluation.ranking import rank
-from seqbench.evaluation.ranks import Ranks
+from seqbench.evaluation.ranks import Ranks, read_top
 from seqbench.models.base import CountingModel, Model, ModelConfig
-from seqbench.protocol import Protocol
+from seqbench.protocol import REMOVALS, Protocol
 
 ITEMS = 30
 
@@ -284,6 +289,96 @@ def test_agrees_with_ranx() -> None:
     expected = json.loads(done.stdout)
     for metric, value in ranked(model, sequences).metrics().items():
         assert value == pytest.approx(expected[names[metric]], abs=1e-12), metric
+
+
+@pytest.mark.parametrize("top", [1, 3, ITEMS, ITEMS + 5])
+@pytest.mark.parametrize("removed", REMOVALS)
+@pytest.mark.parametrize("levels", [ITEMS + 1, 4, 1], ids=["no ties", "ties", "constant"])
+def test_the_best_items_are_those_of_plain_sorting(levels: int, removed: str, top: int) -> None:
+    model, sequences = random_scores(), random_sequences()
+    model.table = model.table.remainder(levels)
+    protocol = Protocol(removed=removed, max_len=4)
+    examples = sequences.test()
+    ranks = rank(model, sequences, examples, protocol, top=top)
+    plain = rank(model, sequences, examples, protocol)
+    assert plain.top is None
+    assert ranks.top is not None
+    np.testing.assert_array_equal(ranks.better, plain.better)
+    np.testing.assert_array_equal(ranks.ties, plain.ties)
+    forbidden = REMOVALS[removed].items(sequences, examples, 4)
+    for row, stop in enumerate(examples.stops):
+        scores = model.table[sequences.flat[stop - 1]].tolist()
+        allowed = sorted(set(range(1, ITEMS + 1)) - set(forbidden[row].tolist()), key=lambda item: -scores[item])
+        assert ranks.top[row].tolist() == (allowed + [0] * top)[:top]
+
+
+def test_the_best_items_are_stored_without_the_places_that_are_empty(tmp_path: Path) -> None:
+    users, top = np.array([2, 5, 9]), np.array([[7, 3, 0], [0, 0, 0], [1, 2, 4]])
+    ranks = Ranks(users, users, users, top)
+    ranks.write_top(tmp_path / "top.parquet")
+    found = read_top(tmp_path / "top.parquet")
+    assert [values.tolist() for values in found] == [[2, 2, 9, 9, 9], [1, 2, 1, 2, 3], [7, 3, 1, 2, 4]]
+    with pytest.raises(ValueError, match="without its best items"):
+        Ranks(users, users, users).write_top(tmp_path / "top.parquet")
+
+
+def table(**columns: Any) -> Callable[[Path], None]:
+    return lambda path: pq.write_table(pa.table(columns), path)
+
+
+GOOD = {"user_id": [1, 2], "better": [3, 4], "ties": [0, 0]}
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "missing": lambda path: None,
+    "folder": lambda path: path.mkdir(),
+    "fifo": os.mkfifo,
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("user,better,ties\n1,2,3\n"),
+    "truncated": lambda path: (table(**GOOD)(path), path.write_bytes(path.read_bytes()[:-9])),
+    "changed": lambda path: (table(**GOOD)(path), path.write_bytes(path.read_bytes().replace(b"PAR1", b"PAR2"))),
+    "no rows": table(**{name: pa.array([], pa.int32()) for name in GOOD}),
+    "another column": table(user_id=[1], better=[1], tied=[1]),
+    "text in a column": table(**(GOOD | {"ties": ["0", "0"]})),
+    "fractions": table(**(GOOD | {"better": [1.5, 2.0]})),
+    "nested": table(**(GOOD | {"better": [[1], [2]]})),
+    "nothing in a row": table(**(GOOD | {"better": [1, None]})),
+    "negative": table(**(GOOD | {"ties": [-1, 0]})),
+    "too large": table(**(GOOD | {"better": pa.array([2**63, 0], pa.uint64())})),
+    "a user twice": table(**(GOOD | {"user_id": [1, 1]})),
+    "user 0": table(**(GOOD | {"user_id": [0, 1]})),
+    "billions of rows": lambda path: table(**{name: np.ones(2_000_000, np.int32) for name in GOOD})(path),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_ranks_that_are_damaged_are_refused_in_words(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks_file, "ROW_LIMIT", 1_000_000)
+    path = tmp_path / "ranks.parquet"
+    DAMAGE[how](path)
+    with pytest.raises(SeqbenchError, match=r"ranks\.parquet (is damaged|cannot be read)") as caught:
+        Ranks.read(path)
+    assert "seqbench run" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"position": [2, 3, 1]},
+        {"position": [1, 3, 1]},
+        {"position": [1, 2, 2]},
+        {"user_id": [3, 3, 2]},
+        {"item_id": [0, 1, 2]},
+        {"user_id": [2, 2, 2]},
+    ],
+    ids=str,
+)
+def test_best_items_out_of_order_are_refused(wrong: dict[str, list[int]], tmp_path: Path) -> None:
+    good = {"user_id": [2, 2, 3], "position": [1, 2, 1], "item_id": [5, 6, 7]}
+    path = tmp_path / "top.parquet"
+    table(**good)(path)
+    assert [values.tolist() for values in read_top(path)] == list(good.values())
+    table(**(good | wrong))(path)
+    with pytest.raises(SeqbenchError, match=r"top\.parquet is damaged"):
+        read_top(path)
 
 
 def test_stored_ranks_give_the_same_metrics(tmp_path: Path) -> None:

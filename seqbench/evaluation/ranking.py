@@ -29,8 +29,8 @@ def rank(model: Model, sequences: Sequences, examples: Examples, protocol: Proto
     everything else; `protocol.removed` says what that is, and whether it holds for the target as well.
 
     Args:
-        top: how many of the best items of each user to keep. Removed items are never among them, the target of a user
-            neither; equal scores are in the order of the items' ids.
+        top: how many of the best items of each user to keep, as they would be recommended: no removed item is among
+            them, not even a target that competes nevertheless. Equal scores are in the order of the items' ids.
 
     Raises:
         SeqbenchError: the scores are not of the shape (rows, V).
