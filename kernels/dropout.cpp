@@ -1,5 +1,5 @@
-// out = x with elements zeroed at random and the others scaled up, in one pass and with nothing kept: which elements are
-// zeroed is a function of a seed and their index, so the backward pass is the same call on the gradient.
+// out = x with elements zeroed at random and the others scaled up, in one pass and with nothing kept: which elements
+// are zeroed is a function of a seed and their index, so the backward pass is the same call on the gradient.
 
 #include <cstdint>
 
@@ -40,17 +40,17 @@ void dropout(const R* x, R* out, int64_t count, uint64_t seed, uint32_t dropped,
         const uint64_t keys = mixed(seed ^ mixed(static_cast<uint64_t>(block)));
         const int64_t first = block * BLOCK;
         const int64_t width = count - first < BLOCK ? count - first : BLOCK;
-        zero_some(x + first, out + first, width, static_cast<uint32_t>(keys), static_cast<uint32_t>(keys >> 32), dropped,
-                  scale);
+        zero_some(x + first, out + first, width, static_cast<uint32_t>(keys), static_cast<uint32_t>(keys >> 32),
+                  dropped, scale);
     });
 }
 
 }  // namespace
 
-#define DROPOUT(NAME, R)                                                                                               \
-    extern "C" void dropout_forward_##NAME(const R* x, R* out, int64_t count, uint64_t seed, uint32_t dropped,         \
-                                           double scale, int threads, Parallel parallel) {                             \
-        dropout<R>(x, out, count, seed, dropped, static_cast<R>(scale), threads, parallel);                            \
+#define DROPOUT(NAME, R)                                                                                       \
+    extern "C" void dropout_forward_##NAME(const R* x, R* out, int64_t count, uint64_t seed, uint32_t dropped, \
+                                           double scale, int threads, Parallel parallel) {                     \
+        dropout<R>(x, out, count, seed, dropped, static_cast<R>(scale), threads, parallel);                    \
     }
 
 DROPOUT(float32, float)

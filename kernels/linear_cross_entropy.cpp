@@ -164,7 +164,7 @@ struct Arguments {
 
 template <class R>
 class Pass {
-public:
+  public:
     explicit Pass(const Arguments<R>& arguments) : a(arguments), slices((a.V + a.slice - 1) / a.slice) {}
 
     void run(int threads, Parallel parallel) {
@@ -185,7 +185,7 @@ public:
         *a.loss = loss / a.N;
     }
 
-private:
+  private:
     const Arguments<R> a;
     const int64_t slices;
     int64_t first, rows, columns;     // positions of the block, and the lanes they take
@@ -309,8 +309,8 @@ private:
             }
             multiply<R>(chunk, 1, CHUNK_ROW, a.items + v * a.D, a.D, count, share, a.D, rows, a.D,
                         v == begin ? &ZERO<R> : nullptr, 0);
-            multiply<R>(chunk, CHUNK_ROW, 1, a.states + first * a.D, a.D, rows, a.grad_items + v * a.D, a.D, count,
-                        a.D, first == 0 ? &ZERO<R> : nullptr, 0);
+            multiply<R>(chunk, CHUNK_ROW, 1, a.states + first * a.D, a.D, rows, a.grad_items + v * a.D, a.D, count, a.D,
+                        first == 0 ? &ZERO<R> : nullptr, 0);
         }
     }
 
@@ -328,14 +328,14 @@ private:
 
 }  // namespace
 
-#define LINEAR_CROSS_ENTROPY(NAME, R)                                                                                  \
-    extern "C" void linear_cross_entropy_forward_##NAME(                                                               \
-        const R* states, const R* items, const R* bias, const int64_t* targets, double* loss, R* grad_states,          \
-        R* grad_items, R* grad_bias, R* exponentials, R* transposed, R* maxima, double* sums, R* shares, int64_t N,    \
-        int64_t V, int64_t D, int64_t block, int64_t slice, int threads, Parallel parallel) {          \
-        Pass<R> pass({states, items, bias, targets, loss, grad_states, grad_items, grad_bias, exponentials,            \
-                      transposed, maxima, sums, shares, N, V, D, block, slice});                               \
-        pass.run(threads, parallel);                                                                                   \
+#define LINEAR_CROSS_ENTROPY(NAME, R)                                                                               \
+    extern "C" void linear_cross_entropy_forward_##NAME(                                                            \
+        const R* states, const R* items, const R* bias, const int64_t* targets, double* loss, R* grad_states,       \
+        R* grad_items, R* grad_bias, R* exponentials, R* transposed, R* maxima, double* sums, R* shares, int64_t N, \
+        int64_t V, int64_t D, int64_t block, int64_t slice, int threads, Parallel parallel) {                       \
+        Pass<R> pass({states, items, bias, targets, loss, grad_states, grad_items, grad_bias, exponentials,         \
+                      transposed, maxima, sums, shares, N, V, D, block, slice});                                    \
+        pass.run(threads, parallel);                                                                                \
     }
 
 LINEAR_CROSS_ENTROPY(float32, float)

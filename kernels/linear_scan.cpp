@@ -113,7 +113,7 @@ struct Summary {
     }
     // One step of `width` channels from channel `first` on, of which the pointers are.
     void add(const R* gate, const R* input, int64_t first, int64_t width) {
-        R *__restrict h = state + first * (Complex ? 2 : 1), *__restrict p = product + first * (Complex ? 2 : 1);
+        R* __restrict h = state + first * (Complex ? 2 : 1), * __restrict p = product + first * (Complex ? 2 : 1);
         if constexpr (!Complex) {
             for (int64_t i = 0; i < width; ++i) h[i] = fma(gate[i], h[i], input[i]), p[i] *= gate[i];
         } else {
@@ -138,7 +138,8 @@ struct Summary {
                 if (before[i] != 0) state_row[i] = fma(product_row[i], before[i], state_row[i]);
         } else {
             for (int64_t i = 0; i < width; ++i) {
-                const R pr = product_row[2 * i], pi = product_row[2 * i + 1], hr = before[2 * i], hi = before[2 * i + 1];
+                const R pr = product_row[2 * i], pi = product_row[2 * i + 1], hr = before[2 * i],
+                        hi = before[2 * i + 1];
                 if (hr == 0 && hi == 0) continue;
                 state_row[2 * i] = fma(pr, hr, fma(-pi, hi, state_row[2 * i]));
                 state_row[2 * i + 1] = fma(pr, hi, fma(pi, hr, state_row[2 * i + 1]));
@@ -195,7 +196,8 @@ void forward(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, 
             const int64_t b = pieces.row(piece), offset = pieces.first(piece) * parts, width = pieces.size(piece);
             Summary<R, Complex, false> summary(width);
             for (int64_t t = start; t < end; ++t)
-                summary.add(gates + b * gates_b + t * gates_t + offset, inputs + b * inputs_b + t * inputs_t + offset, 0, width);
+                summary.add(gates + b * gates_b + t * gates_t + offset, inputs + b * inputs_b + t * inputs_t + offset,
+                            0, width);
             R* last = states + (b * T + end - 1) * row + offset;
             summary.write(last, last - row, width);
         });
@@ -216,8 +218,8 @@ void forward(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, 
     }
 }
 
-// With `partial` (B + threads, D) gates are constant: sums over time go there, and the sum over all into grad_gates (D,);
-// without, grad_gates is (B, T, D).
+// With `partial` (B + threads, D) gates are constant: sums over time go there, and the sum over all into grad_gates
+// (D,); without, grad_gates is (B, T, D).
 template <class R, bool Complex>
 void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states, int64_t states_b, int64_t states_t,
               const R* initial, const R* grads, int64_t grads_b, int64_t grads_t, R* grad_gates, R* grad_inputs,
@@ -324,19 +326,21 @@ void backward(const R* gates, int64_t gates_b, int64_t gates_t, const R* states,
 
 }  // namespace
 
-#define LINEAR_SCAN(NAME, R, COMPLEX)                                                                                  \
-    extern "C" void linear_scan_forward_##NAME(                                                                        \
-        const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs, int64_t inputs_b, int64_t inputs_t,         \
-        const R* initial, R* states, const int64_t* lengths, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {                \
-        forward<R, COMPLEX>(gates, gates_b, gates_t, inputs, inputs_b, inputs_t, initial, states, lengths, B, T, D, threads,    \
-                            parallel);                                                                                 \
-    }                                                                                                                  \
-    extern "C" void linear_scan_backward_##NAME(                                                                       \
-        const R* gates, int64_t gates_b, int64_t gates_t, const R* states, int64_t states_b, int64_t states_t,         \
-        const R* initial, const R* grads, int64_t grads_b, int64_t grads_t, R* grad_gates, R* grad_inputs,             \
-        R* grad_initial, double* partial, const int64_t* lengths, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {           \
-        backward<R, COMPLEX>(gates, gates_b, gates_t, states, states_b, states_t, initial, grads, grads_b, grads_t,    \
-                             grad_gates, grad_inputs, grad_initial, partial, lengths, B, T, D, threads, parallel);              \
+#define LINEAR_SCAN(NAME, R, COMPLEX)                                                                                 \
+    extern "C" void linear_scan_forward_##NAME(const R* gates, int64_t gates_b, int64_t gates_t, const R* inputs,     \
+                                               int64_t inputs_b, int64_t inputs_t, const R* initial, R* states,       \
+                                               const int64_t* lengths, int64_t B, int64_t T, int64_t D, int threads,  \
+                                               Parallel parallel) {                                                   \
+        forward<R, COMPLEX>(gates, gates_b, gates_t, inputs, inputs_b, inputs_t, initial, states, lengths, B, T, D,   \
+                            threads, parallel);                                                                       \
+    }                                                                                                                 \
+    extern "C" void linear_scan_backward_##NAME(const R* gates, int64_t gates_b, int64_t gates_t, const R* states,    \
+                                                int64_t states_b, int64_t states_t, const R* initial, const R* grads, \
+                                                int64_t grads_b, int64_t grads_t, R* grad_gates, R* grad_inputs,      \
+                                                R* grad_initial, double* partial, const int64_t* lengths, int64_t B,  \
+                                                int64_t T, int64_t D, int threads, Parallel parallel) {               \
+        backward<R, COMPLEX>(gates, gates_b, gates_t, states, states_b, states_t, initial, grads, grads_b, grads_t,   \
+                             grad_gates, grad_inputs, grad_initial, partial, lengths, B, T, D, threads, parallel);    \
     }
 
 LINEAR_SCAN(float32, float, false)

@@ -21,9 +21,9 @@ struct Runtime {
 };
 using Parallel = const Runtime*;  // null: there is none
 
-// Work items 0 … count-1, in equal shares. A thread begins with its own, which is the same in every call, and in torch's
-// operations on the same memory: cores may have no cache in common, and then what a thread finds in its own is what it
-// left there. When it is done it takes from the others.
+// Work items 0 … count-1, in equal shares. A thread begins with its own, which is the same in every call, and in
+// torch's operations on the same memory: cores may have no cache in common, and then what a thread finds in its own is
+// what it left there. When it is done it takes from the others.
 template <class Work>
 struct Job {
     struct alignas(64) Share {

@@ -12,7 +12,8 @@
 // Rows are cut to this many bytes, so that the rows of all arrays of one step stay in the first-level cache.
 constexpr int64_t ROW_BYTES = 4096;
 constexpr int64_t LINE_BYTES = 64;
-// What the backward pass takes from a row at a time. Whole rows, upwards within while time runs down, are twice as slow.
+// What the backward pass takes from a row at a time. Whole rows, upwards within while time runs down, are twice as
+// slow.
 constexpr int64_t CHUNK_BYTES = 128;
 // Two threads do not take parts of a row within one page: what the prefetchers of one core ask for is what the other is
 // about to write, and both together were slower than one of them alone.

@@ -61,8 +61,7 @@ inline void back(const R* __restrict inputs, const R* __restrict r, const R* __r
         grad_inputs[i] = driven * gated.input;
         grad_g[i] = scaled * (gated.input * (1 - gated.input));
         // Of log α: α for the state before, -α²/β for β.
-        const R exponent =
-            gated.alpha * state * fma(-gated.alpha * gated.input / gated.beta, inputs[i], before[i]);
+        const R exponent = gated.alpha * state * fma(-gated.alpha * gated.input / gated.beta, inputs[i], before[i]);
         grad_r[i] = exponent * minus_rate[i] * (gated.recurrence * (1 - gated.recurrence));
         rates[i] = fma(-exponent, gated.recurrence, rates[i]);
     }
@@ -132,22 +131,22 @@ void backward(const R* inputs, int64_t inputs_b, int64_t inputs_t, const R* gate
 
 }  // namespace
 
-#define RG_LRU(NAME, R)                                                                                                \
-    extern "C" void rg_lru_forward_##NAME(                                                                             \
-        const R* inputs, int64_t inputs_b, int64_t inputs_t, const R* gates, int64_t gates_b, int64_t gates_t,         \
-        const R* decay, const R* initial, R* states, int64_t B, int64_t T, int64_t D, int threads,                     \
-        Parallel parallel) {                                                                                           \
-        forward<R>(inputs, inputs_b, inputs_t, gates, gates_b, gates_t, decay, initial, states, B, T, D, threads,      \
-                   parallel);                                                                                          \
-    }                                                                                                                  \
-    extern "C" void rg_lru_backward_##NAME(                                                                            \
-        const R* inputs, int64_t inputs_b, int64_t inputs_t, const R* gates, int64_t gates_b, int64_t gates_t,         \
-        const R* decay, const R* initial, const R* states, int64_t states_b, int64_t states_t, const R* grads,         \
-        int64_t grads_b, int64_t grads_t, R* grad_inputs, R* grad_gates, R* grad_decay, R* grad_initial,               \
-        double* partial, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {                            \
-        backward<R>(inputs, inputs_b, inputs_t, gates, gates_b, gates_t, decay, initial, states, states_b, states_t,   \
-                    grads, grads_b, grads_t, grad_inputs, grad_gates, grad_decay, grad_initial, partial, B, T, D,      \
-                    threads, parallel);                                                                                \
+#define RG_LRU(NAME, R)                                                                                              \
+    extern "C" void rg_lru_forward_##NAME(const R* inputs, int64_t inputs_b, int64_t inputs_t, const R* gates,       \
+                                          int64_t gates_b, int64_t gates_t, const R* decay, const R* initial,        \
+                                          R* states, int64_t B, int64_t T, int64_t D, int threads,                   \
+                                          Parallel parallel) {                                                       \
+        forward<R>(inputs, inputs_b, inputs_t, gates, gates_b, gates_t, decay, initial, states, B, T, D, threads,    \
+                   parallel);                                                                                        \
+    }                                                                                                                \
+    extern "C" void rg_lru_backward_##NAME(                                                                          \
+        const R* inputs, int64_t inputs_b, int64_t inputs_t, const R* gates, int64_t gates_b, int64_t gates_t,       \
+        const R* decay, const R* initial, const R* states, int64_t states_b, int64_t states_t, const R* grads,       \
+        int64_t grads_b, int64_t grads_t, R* grad_inputs, R* grad_gates, R* grad_decay, R* grad_initial,             \
+        double* partial, int64_t B, int64_t T, int64_t D, int threads, Parallel parallel) {                          \
+        backward<R>(inputs, inputs_b, inputs_t, gates, gates_b, gates_t, decay, initial, states, states_b, states_t, \
+                    grads, grads_b, grads_t, grad_inputs, grad_gates, grad_decay, grad_initial, partial, B, T, D,    \
+                    threads, parallel);                                                                              \
     }
 
 RG_LRU(float32, float)

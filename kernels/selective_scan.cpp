@@ -3,8 +3,8 @@
 //     a[t] = exp(Δ[t]·A)      S[t] = a[t]·S[t-1] + Δ[t]·x[t]·B[t]      y[t] = (C[t]·S[t] + skip·x[t])·silu(z[t])
 //
 // Shapes: B batch, T time, D channels, N states per channel. Channels and states are adjacent in memory; batch and time
-// strides of the sequences are arbitrary. Outputs are contiguous. B, T and D are at least 1. The caller gives a workspace,
-// of as many doubles as the pass says for the shape and the same number of threads.
+// strides of the sequences are arbitrary. Outputs are contiguous. B, T and D are at least 1. The caller gives a
+// workspace, of as many doubles as the pass says for the shape and the same number of threads.
 //
 // The scan is bound by arithmetic, the exponentials first. A block of channels runs through time with its states in the
 // first-level cache, states by channels, so that vectors are of channels: B[t] and C[t] are then the same for a whole
@@ -12,8 +12,8 @@
 // recurrence once to keep the state before every chunk of time, then takes the chunks from the last to the first, and
 // computes the states of each again.
 //
-// Bits depend neither on the number of threads nor on who does what: pieces of work that share a sum are cut by the shape
-// alone, and their sums are added in one order.
+// Bits depend neither on the number of threads nor on who does what: pieces of work that share a sum are cut by the
+// shape alone, and their sums are added in one order.
 
 #include <atomic>
 #include <cstdint>
@@ -184,7 +184,8 @@ struct ForwardCut {
     int threads;
     int64_t width, per_row, each;  // the last: doubles of a thread's memory
 
-    ForwardCut(const Sizes& size, int threads_) : threads(useful(size, threads_)), width(least(WIDTH, up(size.D, LANES))) {
+    ForwardCut(const Sizes& size, int threads_)
+        : threads(useful(size, threads_)), width(least(WIDTH, up(size.D, LANES))) {
         while (width > LANES && size.B * ((size.D + width - 1) / width) < 2 * threads) width = up(width / 2, LANES);
         per_row = (size.D + width - 1) / width;
         each = Block<R>::memory(width, size.N);
@@ -253,7 +254,7 @@ struct Backward {
     const int64_t states, chunk;  // N * width; steps
     // What a chunk keeps of the states after each of its steps, of the decays, and of y + skip·x.
     R *checkpoints, *kept_states, *kept_decays, *kept_y;
-    R *grad_state, *grad_decay;   // with respect to the states; Δ·(gradient of Δ·A), summed over a chunk
+    R *grad_state, *grad_decay;  // with respect to the states; Δ·(gradient of Δ·A), summed over a chunk
     double* decay_total;
     alignas(64) R grad_skip[WIDTH];
     alignas(64) double skip_total[WIDTH];
@@ -380,8 +381,8 @@ struct Backward {
 };
 
 // How the backward pass is cut, by the shape alone but for the threads: a piece of work is a part of the batch rows and
-// of the channels. As many parts of the channels as are needed to have some pieces, since all but one of them need memory
-// for their sums over channels.
+// of the channels. As many parts of the channels as are needed to have some pieces, since all but one of them need
+// memory for their sums over channels.
 template <class R>
 struct BackwardCut {
     Sizes size;
@@ -397,7 +398,7 @@ struct BackwardCut {
         sums = size.B * size.T * size.N;
         each = Backward<R>::memory(size, least(WIDTH, span));
     }
-    int64_t totals() const { return size.D * (size.N + 1); }       // of a part, over time and its batch rows
+    int64_t totals() const { return size.D * (size.N + 1); }      // of a part, over time and its batch rows
     int64_t others() const { return (per_part - 1) * 2 * sums; }  // of all pieces but a part's first
     int64_t workspace() const { return room<double>(parts * totals()) + room<R>(others()) + threads * each; }
 };
@@ -456,35 +457,37 @@ void backward(const Scan<R>& scan, const Rows<R>& grad_outputs, const R* grad_fi
 }  // namespace
 
 #define ROWS(R, NAME) const R *NAME, int64_t NAME##_b, int64_t NAME##_t
-#define ARGUMENTS(R)                                                                                                   \
-    ROWS(R, inputs), ROWS(R, deltas), const R *decay, ROWS(R, drive), ROWS(R, readout), const R *skip, ROWS(R, gate),  \
+#define ARGUMENTS(R)                                                                                                  \
+    ROWS(R, inputs), ROWS(R, deltas), const R *decay, ROWS(R, drive), ROWS(R, readout), const R *skip, ROWS(R, gate), \
         const R *initial, int softplus, int64_t B, int64_t T, int64_t D, int64_t N
-#define SCAN(R)                                                                                                        \
-    Scan<R> {                                                                                                          \
-        {inputs, inputs_b, inputs_t}, {deltas, deltas_b, deltas_t}, decay, {drive, drive_b, drive_t},                  \
-            {readout, readout_b, readout_t}, skip, {gate, gate_b, gate_t}, initial, softplus != 0, {B, T, D, N}        \
+#define SCAN(R)                                                                                       \
+    Scan<R> {                                                                                         \
+        {inputs, inputs_b, inputs_t}, {deltas, deltas_b, deltas_t}, decay, {drive, drive_b, drive_t}, \
+            {readout, readout_b, readout_t}, skip, {gate, gate_b, gate_t}, initial, softplus != 0, {  \
+            B, T, D, N                                                                                \
+        }                                                                                             \
     }
-#define SELECTIVE_SCAN(NAME, R)                                                                                        \
-    extern "C" int64_t selective_scan_forward_workspace_##NAME(int64_t B, int64_t T, int64_t D, int64_t N,             \
-                                                               int threads) {                                          \
-        return ForwardCut<R>({B, T, D, N}, threads).workspace();                                                       \
-    }                                                                                                                  \
-    extern "C" int64_t selective_scan_backward_workspace_##NAME(int64_t B, int64_t T, int64_t D, int64_t N,            \
-                                                                int threads) {                                         \
-        return BackwardCut<R>({B, T, D, N}, threads).workspace();                                                      \
-    }                                                                                                                  \
-    extern "C" void selective_scan_forward_##NAME(ARGUMENTS(R), R* outputs, R* final, double* workspace, int threads,  \
-                                                  Parallel parallel) {                                                 \
-        forward<R>(SCAN(R), outputs, final, workspace, threads, parallel);                                             \
-    }                                                                                                                  \
-    extern "C" void selective_scan_backward_##NAME(                                                                    \
-        ARGUMENTS(R), ROWS(R, grad_outputs), const R* grad_final, R* grad_inputs, R* grad_deltas, R* grad_decay,       \
-        R* grad_drive, R* grad_readout, R* grad_skip, R* grad_gate, R* grad_initial, double* workspace, int threads,   \
-        Parallel parallel) {                                                                                           \
-        backward<R>(SCAN(R), {grad_outputs, grad_outputs_b, grad_outputs_t}, grad_final,                               \
-                    {grad_inputs, grad_deltas, grad_decay, grad_drive, grad_readout, grad_skip, grad_gate,             \
-                     grad_initial},                                                                                    \
-                    workspace, threads, parallel);                                                                     \
+#define SELECTIVE_SCAN(NAME, R)                                                                                       \
+    extern "C" int64_t selective_scan_forward_workspace_##NAME(int64_t B, int64_t T, int64_t D, int64_t N,            \
+                                                               int threads) {                                         \
+        return ForwardCut<R>({B, T, D, N}, threads).workspace();                                                      \
+    }                                                                                                                 \
+    extern "C" int64_t selective_scan_backward_workspace_##NAME(int64_t B, int64_t T, int64_t D, int64_t N,           \
+                                                                int threads) {                                        \
+        return BackwardCut<R>({B, T, D, N}, threads).workspace();                                                     \
+    }                                                                                                                 \
+    extern "C" void selective_scan_forward_##NAME(ARGUMENTS(R), R* outputs, R* final, double* workspace, int threads, \
+                                                  Parallel parallel) {                                                \
+        forward<R>(SCAN(R), outputs, final, workspace, threads, parallel);                                            \
+    }                                                                                                                 \
+    extern "C" void selective_scan_backward_##NAME(ARGUMENTS(R), ROWS(R, grad_outputs), const R* grad_final,          \
+                                                   R* grad_inputs, R* grad_deltas, R* grad_decay, R* grad_drive,      \
+                                                   R* grad_readout, R* grad_skip, R* grad_gate, R* grad_initial,      \
+                                                   double* workspace, int threads, Parallel parallel) {               \
+        backward<R>(                                                                                                  \
+            SCAN(R), {grad_outputs, grad_outputs_b, grad_outputs_t}, grad_final,                                      \
+            {grad_inputs, grad_deltas, grad_decay, grad_drive, grad_readout, grad_skip, grad_gate, grad_initial},     \
+            workspace, threads, parallel);                                                                            \
     }
 
 SELECTIVE_SCAN(float32, float)

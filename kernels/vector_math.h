@@ -1,8 +1,8 @@
 // Elementary functions without branches, calls or tables, so that a compiler vectorises the loops they stand in.
 //
 // The float ones err by less than this many units in the last place: exp and exp2 1.5, expm1 2, sigmoid and softplus 3.
-// NaN stays NaN, arguments beyond the range give the limits. Results of exp, exp2, sigmoid and softplus below 2^-125 are
-// zero. The double ones are those of the C library: double precision is for checking, not for speed.
+// NaN stays NaN, arguments beyond the range give the limits. Results of exp, exp2, sigmoid and softplus below 2^-125
+// are zero. The double ones are those of the C library: double precision is for checking, not for speed.
 
 #pragma once
 
@@ -18,7 +18,9 @@ inline float fma(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 inline double fma(double x, double y, double z) { return __builtin_fma(x, y, z); }
 #else
 template <class R>
-inline R fma(R x, R y, R z) { return x * y + z; }
+inline R fma(R x, R y, R z) {
+    return x * y + z;
+}
 #endif
 
 // A sum with this has the nearest integer to the other summand in its lowest bits. The 126 makes an exponent of it, of
