@@ -7,7 +7,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,12 +18,13 @@ from seqbench.ops.backends import BACKENDS, Backend
 from seqbench.ops.functions.selective_scan import Arguments
 from seqbench.ops.reference import linear_scan as reference_scan
 from seqbench.ops.reference import selective_scan as reference_selective
-from seqbench.speed import benchmark, gate, timing, workloads
+from seqbench.speed import benchmark, timing, verify, workloads
 from seqbench.speed.benchmark import PASSES, Competitor, _Problem
+from seqbench.speed.choices import WORKLOADS, Dtype
 from seqbench.speed.peers import PEERS
 from seqbench.speed.request import parse
 from seqbench.speed.timing import MINIMUM_ROUNDS, Call, compete
-from seqbench.speed.workloads import OUTPUT, WORKLOADS, Inputs, leaves
+from seqbench.speed.workloads import OUTPUT, Inputs, leaves
 from tests.kit import Bench, Outcome
 
 TINY = {"BxTxD": "3x32x4", "BxTxDxN": "2x9x4x3", "NxDxV": "5x4x11"}
@@ -75,11 +76,11 @@ def test_every_backend_is_checked_and_timed(operator: str, name: str, kernels: K
         assert WORKLOADS[operator].baseline in entries
 
 
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
-def test_other_precisions_have_their_own_tolerance(dtype: str, kernels: Kernels) -> None:
+@pytest.mark.parametrize("dtype", get_args(Dtype))
+def test_every_precision_has_its_own_tolerance(dtype: str, kernels: Kernels) -> None:
     for entries in kernels.measure("linear_scan", "--backends", "torch", "--dtype", dtype).values():
         assert entries["torch"]["status"] == "measured"
-        assert entries["torch"]["deviation"]["tolerance"] == gate.TOLERANCE[getattr(torch, dtype)]
+        assert entries["torch"]["deviation"]["tolerance"] == verify.TOLERANCE[getattr(torch, dtype)]
 
 
 def test_the_json_has_everything(kernels: Kernels) -> None:
@@ -117,7 +118,9 @@ def test_without_shapes_the_default_ones_are_used() -> None:
     assert parse("cpu", "float32", None, None, None, 1).shapes == {
         name: workload.shapes["cpu"] for name, workload in WORKLOADS.items()
     }
-    assert all(workload.fits(shape) for workload in WORKLOADS.values() for s in workload.shapes.values() for shape in s)
+    assert all(
+        workload.fits(shape) for _, workload in WORKLOADS.items() for s in workload.shapes.values() for shape in s
+    )
 
 
 def test_shapes_replace_those_of_the_operators_that_they_fit() -> None:
@@ -191,14 +194,14 @@ def test_a_backend_that_fails_does_not_stop_the_others(kernels: Kernels) -> None
     assert forward["torch"]["status"] == "measured"
 
 
-def test_a_baseline_that_fails_costs_only_the_ratios(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_that_fails_costs_only_the_ratios(kernels: Kernels) -> None:
     def fail(inputs: Inputs) -> Tensor:
         raise MemoryError
 
-    monkeypatch.setitem(
-        WORKLOADS, "linear_cross_entropy", dataclasses.replace(WORKLOADS["linear_cross_entropy"], plain=fail)
-    )
-    for entries in kernels.measure("linear_cross_entropy", "--backends", "torch").values():
+    failing = dataclasses.replace(WORKLOADS["linear_cross_entropy"], name="failing", plain=fail)
+    with WORKLOADS.added("failing", failing):
+        measured = kernels.measure("failing", "--backends", "torch")
+    for entries in measured.values():
         assert (entries["plain"]["status"], entries["plain"]["reason"]) == ("failed", "out of memory")
         assert entries["torch"]["status"] == "measured"
         assert entries["torch"]["ratio"] is None
@@ -221,15 +224,15 @@ def test_no_memory_for_what_is_timed_does_not_stop_the_others(
 
 
 @pytest.mark.parametrize("operator", WORKLOADS)
-def test_the_truth_does_not_depend_on_how_many_rows_it_takes_at_once(
+def test_the_reference_does_not_depend_on_how_many_rows_it_takes_at_once(
     operator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workload = WORKLOADS[operator]
     shape = tuple(int(size) for size in TINY[workload.axes].split("x"))
     problem = _Problem(workload, shape, parse("cpu", "float32", operator, None, None, 1))
-    at_once = gate.truth(workload, shape, problem.inputs, problem.cotangent)
+    at_once = verify.reference(workload, shape, problem.inputs, problem.cotangent)
     monkeypatch.setattr(workloads, "REFERENCE_ELEMENTS", 1)
-    row_by_row = gate.truth(workload, shape, problem.inputs, problem.cotangent)
+    row_by_row = verify.reference(workload, shape, problem.inputs, problem.cotangent)
     assert at_once.keys() == {OUTPUT, *leaves(problem.inputs)}
     for name, value in at_once.items():
         torch.testing.assert_close(row_by_row[name], value, rtol=1e-12, atol=1e-12)
@@ -377,7 +380,7 @@ def test_without_matplotlib_its_installation_is_named_before_anything_is_timed(
         (("--operators", ","), "--operators names no operator"),
         (("--backends", "torhc"), "Backend 'torhc' is unknown. Did you mean torch?"),
         (("--backends", ""), "--backends names no backend"),
-        (("--dtype", "float31"), "Dtype 'float31' is unknown. Did you mean float3"),
+        (("--dtype", "float31"), "Invalid value for '--dtype'"),
         (("--shapes", "128x200xD"), "--shapes takes sizes such as 128x200x128, not '128x200xD'."),
         (("--shapes", "128x0x128"), "not '128x0x128'. For example --shapes 128x200x128,1x16384x128;"),
         (("--shapes", "128x200"), "--shapes: 128x200 does not fit linear_scan (BxTxD), "),

@@ -7,6 +7,8 @@ import typer
 
 from seqbench import console
 from seqbench.cli.app import Quiet, app
+from seqbench.ops.backends import BACKENDS
+from seqbench.speed.choices import WORKLOADS, Dtype
 
 
 @app.command(
@@ -17,10 +19,7 @@ def kernels(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     operators: Annotated[
         str | None,
-        typer.Option(
-            help="Comma-separated: linear_scan, linear_scan_complex, selective_scan, rg_lru, linear_cross_entropy.",
-            show_default="all",
-        ),
+        typer.Option(help=f"Comma-separated: {WORKLOADS.words()}.", show_default="all"),
     ] = None,
     shapes: Annotated[
         str | None,
@@ -31,9 +30,9 @@ def kernels(
     ] = None,
     backends: Annotated[
         str | None,
-        typer.Option(help="Comma-separated backends and peers.", show_default="all but reference"),
+        typer.Option(help=f"Comma-separated: {BACKENDS.words()}, and peers.", show_default="all but reference"),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[Dtype, typer.Option(help="Precision of the tensors.")] = "float32",
     seconds: Annotated[
         float, typer.Option(min=0, help="For each backend, shape and pass; five rounds at least.")
     ] = 0.5,
@@ -46,12 +45,13 @@ def kernels(
     """Time the operators' backends, and peers if installed, next to a copy of as many bytes; check results first."""
     from seqbench.files import write_json
     from seqbench.plan import resolve_device
+    from seqbench.show import plotting
     from seqbench.speed import benchmark, plots, request, summary, table
 
     console.quiet(quiet)
     wanted = request.parse(resolve_device(device), dtype, operators, shapes, backends, seconds)
     if plot is not None:
-        plots.check(plot)
+        plotting.check(plot)
     for name, measured in zip(wanted.shapes, benchmark.run(wanted), strict=True):
         for block in table.tables(measured, name):
             console.out.print(block)

@@ -1,4 +1,4 @@
-"""Check, then time: every backend and peer, on every shape, forward and forward plus backward."""
+"""Verify, then time: every backend and peer, on every shape, forward and forward plus backward."""
 
 import contextlib
 import math
@@ -15,11 +15,12 @@ from seqbench import console
 from seqbench.environment import cores
 from seqbench.errors import UsageError, out_of_memory
 from seqbench.ops.backends import BACKENDS
-from seqbench.speed.gate import Deviation, deviation, truth
-from seqbench.speed.peers import PEERS, Peer, same
+from seqbench.speed.choices import WORKLOADS
+from seqbench.speed.peers import PEERS, Peer, identity
 from seqbench.speed.request import Request
 from seqbench.speed.timing import Call, Sampler, compete, sampler
-from seqbench.speed.workloads import OUTPUT, WORKLOADS, Inputs, Shape, Workload, leaves
+from seqbench.speed.verify import Deviation, deviation, reference
+from seqbench.speed.workloads import OUTPUT, Inputs, Shape, Workload, leaves
 
 PASSES = ("forward", "forward+backward")
 COPIES = COPY, FRESH_COPY = "copy", "fresh copy"
@@ -37,8 +38,8 @@ class Competitor:
     name: str
     kind: str  # "backend", "peer", or "baseline"
     run: Callable[[Inputs], Tensor]
-    prepare: Callable[[Inputs], Inputs] = same
-    finish: Callable[[Tensor], Tensor] = same
+    prepare: Callable[[Inputs], Inputs] = identity
+    finish: Callable[[Tensor], Tensor] = identity
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Case:
         return forward if self.passes == PASSES[0] else 3 * forward
 
     def named(self, name: str) -> Entry | None:
-        """The entry of a competitor."""
+        """Return the entry of a competitor, if it took part."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
 
@@ -95,12 +96,12 @@ class Benchmark:
     absent: list[Absent] = field(default_factory=list)
 
     def timed(self, name: str) -> bool:
-        """Whether this competitor took part in any case."""
+        """Tell whether this competitor took part in any case."""
         return any(case.named(name) is not None for case in self.cases)
 
 
 def run(request: Request) -> Iterator[Benchmark]:
-    """Check and time everything; yields the same benchmark whenever an operator is finished.
+    """Verify and time everything; yield the same benchmark whenever an operator is finished.
 
     Raises:
         UsageError: nothing that was asked for can run here.
@@ -127,7 +128,7 @@ def run(request: Request) -> Iterator[Benchmark]:
 
 
 def _competitors(workload: Workload, benchmark: Benchmark) -> Iterator[Competitor]:
-    """Those of the request that can run the operator here; the others' reasons are kept."""
+    """Yield those of the request that can run the operator here; note the reasons of the others."""
     request = benchmark.request
     device = request.device.type
     for name in request.competitors:
@@ -153,7 +154,7 @@ def _competitors(workload: Workload, benchmark: Benchmark) -> Iterator[Competito
 
 
 def _import(peer: Peer, device: torch.device) -> tuple[Competitor | None, str | None]:
-    """The peer, or why it cannot be had. Some compile when they are imported, and say so on stdout."""
+    """Import a peer, or return why it cannot be. Some compile when they are imported, and say so on stdout."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             run = peer.load(device)
@@ -176,8 +177,8 @@ class _Problem:
         real = torch.randn((*output, 2) if dtype.is_complex else output, generator=generator, device=self.device)
         self.cotangent = (torch.view_as_complex(real) if dtype.is_complex else real).to(dtype)
 
-    def check(self, competitor: Competitor, true: Inputs) -> list[Entry]:
-        """An entry for each pass; nothing is timed yet."""
+    def verify(self, competitor: Competitor, expected: Inputs) -> list[Entry]:
+        """Return an entry for each pass; nothing is timed yet."""
         entries = []
         for compute in (self._outputs, self._gradients):
             entry = Entry(competitor.name, competitor.kind)
@@ -186,7 +187,7 @@ class _Problem:
                 entry.status, entry.reason = "skipped", reason
                 continue
             try:
-                entry.deviation = deviation(compute(competitor), true, self.dtype)
+                entry.deviation = deviation(compute(competitor), expected, self.dtype)
             except Exception as error:
                 entry.status, entry.reason = "failed", _words(error)
                 continue
@@ -209,39 +210,39 @@ class _Problem:
         return {OUTPUT: output.detach(), **dict(zip(wanted, gradients, strict=True))}
 
     def call(self, competitor: Competitor, passes: str) -> Call:
-        """What is timed, on tensors in the competitor's layout."""
+        """Return what is timed, on tensors in the competitor's layout."""
         own = {name: tensor.detach() for name, tensor in competitor.prepare(self.inputs).items()}
         if passes == PASSES[0]:
             return lambda: competitor.run(own)
         output = competitor.run(own).requires_grad_()
-        (pull,) = torch.autograd.grad(competitor.finish(output), output, self.cotangent)
-        pull = pull.contiguous()
+        (cotangent,) = torch.autograd.grad(competitor.finish(output), output, self.cotangent)
+        cotangent = cotangent.contiguous()
         trained = _differentiable(own)
         wanted = list(leaves(trained).values())
-        return lambda: torch.autograd.grad(competitor.run(trained), wanted, pull)
+        return lambda: torch.autograd.grad(competitor.run(trained), wanted, cotangent)
 
     def copies(self, moved: int) -> dict[str, Call]:
-        """Copies that move as many bytes, half of them read and half written: into memory that exists, and into new."""
+        """Return copies of as many bytes, half of them read and half written: into memory that exists, and into new."""
         source = torch.ones(max(1, moved // 8), dtype=torch.float32, device=self.device)
         target = source.clone()
         return {COPY: lambda: target.copy_(source), FRESH_COPY: lambda: source.clone()}
 
 
 def _time(problem: _Problem, competitors: list[Competitor], sample: Sampler, seconds: float) -> list[Case]:
-    """The two cases of a problem."""
+    """Time the two cases of a problem."""
     workload = problem.workload
     if workload.plain is not None:
         competitors = [Competitor(PLAIN, "baseline", workload.plain), *competitors]
     try:
-        true = truth(workload, problem.shape, problem.inputs, problem.cotangent)
+        expected = reference(workload, problem.shape, problem.inputs, problem.cotangent)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         console.warn(f"{workload.name} {problem.shape}: no memory for the reference in float64; skipped.")
         return []
-    checked = [problem.check(competitor, true) for competitor in competitors]
-    moved = workload.bytes_moved(problem.inputs, true[OUTPUT].to(problem.cotangent.dtype))
-    del true
+    checked = [problem.verify(competitor, expected) for competitor in competitors]
+    moved = workload.bytes_moved(problem.inputs, expected[OUTPUT].to(problem.cotangent.dtype))
+    del expected
     cases = []
     for index, passes in enumerate(PASSES):
         entries = [both[index] for both in checked]
@@ -267,12 +268,12 @@ def _time(problem: _Problem, competitors: list[Competitor], sample: Sampler, sec
 
 
 def _busy_cores() -> float:
-    """Cores that are busy while this process waits."""
+    """Measure how many cores are busy while this process waits."""
     return psutil.cpu_percent(LISTENING_SECONDS) / 100 * (psutil.cpu_count() or 1)
 
 
 def _by_round(numerators: list[float], denominators: list[float]) -> list[float]:
-    """Ratios of the rounds that both took part in."""
+    """Divide the samples of the rounds that both took part in."""
     return [a / b for a, b in zip(numerators, denominators, strict=False)]
 
 
@@ -282,7 +283,7 @@ def _differentiable(inputs: Inputs) -> Inputs:
 
 
 def _words(error: BaseException) -> str:
-    """The first line of an error."""
+    """Return the first line of an error."""
     if out_of_memory(error):
         return "out of memory"
     text = str(error).strip()

@@ -35,25 +35,25 @@ class Peer:
 
     @property
     def installed(self) -> bool:
-        """Whether its package can be found; importing it may still fail."""
+        """Tell whether its package can be found; importing it may still fail."""
         return find_spec(self.package) is not None
 
     @property
     def version(self) -> str | None:
-        """Of the installed distribution."""
+        """The version of the installed distribution."""
         try:
             return version(self.distribution)
         except PackageNotFoundError:
             return None
 
 
-def same(value: Any) -> Any:
-    """Of one whose layout is ours."""
+def identity(value: Any) -> Any:
+    """Return the value: the peer already uses our layout."""
     return value
 
 
 def _channels_first(inputs: Inputs) -> Inputs:
-    """(B, T, D) as (B, D, T)."""
+    """Put time last: (B, T, D) as (B, D, T)."""
     return {name: _time_last(value) if value.dim() == 3 else value for name, value in inputs.items()}
 
 
@@ -62,7 +62,7 @@ def _time_last(value: Tensor) -> Tensor:
 
 
 def _for_mamba(inputs: Inputs) -> Inputs:
-    """Channels first; parameters in float32 always."""
+    """Put channels first; convert parameters to float32."""
     inputs = _channels_first(inputs)
     return inputs | {name: inputs[name].float() for name in ("decay", "skip")}
 
@@ -102,7 +102,7 @@ def _hgrn(function: str) -> Callable[[torch.device], Run]:
 
 
 def _associative_scan(device: torch.device) -> Run:
-    """The pointwise mode, one fused kernel, exists for GPUs and under torch.compile only."""
+    """Import torch's scan. The pointwise mode, one fused kernel, exists for GPUs and under torch.compile only."""
     scan = import_module("torch._higher_order_ops.associative_scan").associative_scan
     mode = "pointwise" if device.type == "cuda" else "generic"
 
@@ -163,7 +163,7 @@ PEERS = {
             workloads=("linear_scan",),
             load=_hgrn("fused_recurrent_hgrn"),
             prepare=_log_gates,
-            finish=same,
+            finish=identity,
         ),
         Peer(
             name="fla-hgrn-chunk",
@@ -172,7 +172,7 @@ PEERS = {
             workloads=("linear_scan",),
             load=_hgrn("chunk_hgrn"),
             prepare=_log_gates,
-            finish=same,
+            finish=identity,
         ),
         Peer(
             name="torch-associative-scan",
@@ -180,8 +180,8 @@ PEERS = {
             package="torch._higher_order_ops.associative_scan",
             workloads=("linear_scan",),
             load=_associative_scan,
-            prepare=same,
-            finish=same,
+            prepare=identity,
+            finish=identity,
             devices=("cpu", "cuda"),
         ),
     )

@@ -1,4 +1,4 @@
-"""From the words of the command line to what is to be timed."""
+"""Parse the words of the command line into what is to be timed."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,17 @@ import torch
 from seqbench.errors import UsageError, unknown_name
 from seqbench.ops.backends import BACKENDS
 from seqbench.plan import words
-from seqbench.speed.gate import TOLERANCE
+from seqbench.speed.choices import HELP, WORKLOADS
 from seqbench.speed.peers import PEERS
-from seqbench.speed.workloads import WORKLOADS, Shape, Workload
+from seqbench.speed.workloads import Shape, Workload
 
-HELP = "seqbench kernels --help"
 EXAMPLE = "For example --shapes 128x200x128,1x16384x128; selective_scan takes BxTxDxN, such as 16x200x128x32."
 REFERENCE = "reference"  # slow by design: timed only if it is named
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCE}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to time, on what, for how long."""
+    """What to time, on which device, for how long."""
 
     device: torch.device
     dtype: torch.dtype
@@ -36,11 +34,11 @@ def parse(
     competitors: str | None,
     seconds: float,
 ) -> Request:
-    """Check the words.
+    """Check the words and look up what they name.
 
     Args:
         device: as torch names it.
-        dtype: of DTYPES.
+        dtype: name of a real dtype of torch, of `choices.Dtype`.
         operators: comma-separated workloads; all if None.
         shapes: comma-separated, replacing the default ones of the operators that they fit: those with the axes of the
             first such operator, so that three sizes are BxTxD unless the loss is named first.
@@ -50,8 +48,6 @@ def parse(
     Raises:
         UsageError: a word is unknown, or a shape fits no operator.
     """
-    if dtype not in DTYPES:
-        raise unknown_name("Dtype", dtype, DTYPES, HELP)
     known = [*BACKENDS, *PEERS]
     names = [name for name in known if name != REFERENCE] if competitors is None else words(competitors)
     for name in names:
@@ -61,16 +57,13 @@ def parse(
         raise UsageError(f"--backends names no backend: '{competitors}'.", hint=f"One of {', '.join(known)}.")
     chosen = _workloads(operators)
     target = torch.device(device)
-    return Request(target, DTYPES[dtype], _shapes(shapes, chosen, target.type), tuple(names), seconds)
+    return Request(target, getattr(torch, dtype), _shapes(shapes, chosen, target.type), tuple(names), seconds)
 
 
 def _workloads(operators: str | None) -> list[Workload]:
     names = list(WORKLOADS) if operators is None else words(operators)
-    for name in names:
-        if name not in WORKLOADS:
-            raise unknown_name("Operator", name, WORKLOADS, HELP)
     if not names:
-        raise UsageError(f"--operators names no operator: '{operators}'.", hint=f"One of {', '.join(WORKLOADS)}.")
+        raise UsageError(f"--operators names no operator: '{operators}'.", hint=f"One of {WORKLOADS.words()}.")
     return [WORKLOADS[name] for name in names]
 
 

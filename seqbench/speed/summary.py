@@ -1,45 +1,35 @@
 """Summaries of the samples, and the JSON that has all of them."""
 
 import math
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import torch
 
 from seqbench.environment import cpu_name, describe
+from seqbench.show import numbers
 from seqbench.speed.benchmark import Benchmark, Case, Entry
 from seqbench.speed.peers import PEERS
 from seqbench.speed.request import Request
 
 SCHEMA_VERSION = 1
-QUANTILES = {"best": 0, "p25": 25, "median": 50, "p75": 75, "p95": 95, "worst": 100}
+QUANTILES = {"best": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "worst": 1.0}
 SPREAD = 0.3  # a ratio whose quartiles lie further apart, as a share of its median, is called unsteady
 
 
-def quantiles(values: Sequence[float]) -> dict[str, float] | None:
-    """QUANTILES of the values; None if there are none."""
-    if not values:
-        return None
-    return {
-        name: float(value) for name, value in zip(QUANTILES, np.percentile(values, [*QUANTILES.values()]), strict=True)
-    }
-
-
-def median(values: Sequence[float]) -> float | None:
-    """The middle of the values; None if there are none."""
-    return float(np.median(values)) if values else None
+def quantiles(values: list[float]) -> dict[str, float] | None:
+    """Return QUANTILES of the values; None if there are none."""
+    return numbers.quantiles(values, QUANTILES) or None
 
 
 def unsteady(entry: Entry) -> bool:
-    """Whether the middle half of an entry's ratios is so wide that its median says little."""
+    """Tell whether the middle half of an entry's ratios is so wide that its median says little."""
     spread = quantiles(entry.ratios)
     return spread is not None and spread["p75"] - spread["p25"] > SPREAD * spread["median"]
 
 
 def machine(request: Request) -> str:
-    """What the figures were measured on, in a line."""
+    """Describe in a line what the figures were measured on."""
     if request.device.type == "cuda":
         name = torch.cuda.get_device_name(request.device)
     else:
@@ -49,7 +39,7 @@ def machine(request: Request) -> str:
 
 
 def document(benchmark: Benchmark) -> dict[str, Any]:
-    """Everything, as plain values."""
+    """Return everything as plain values, for JSON."""
     request = benchmark.request
     return {
         "schema_version": SCHEMA_VERSION,

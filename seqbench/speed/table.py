@@ -1,5 +1,6 @@
 """What `seqbench kernels` prints: a table for each operator, and what is to be said about it."""
 
+import statistics
 from collections.abc import Iterator
 
 from rich import box
@@ -7,15 +8,15 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seqbench.show import footnotes, numbers
 from seqbench.speed.benchmark import COPIES, PASSES, Benchmark, Case, Entry
-from seqbench.speed.summary import machine, median, unsteady
+from seqbench.speed.summary import machine, unsteady
 
-DIGITS = 3
 MISSING = "–"
 
 
 def tables(benchmark: Benchmark, name: str) -> Iterator[RenderableType]:
-    """The tables of an operator, each with its notes."""
+    """Yield the tables of an operator, each with its notes."""
     for passes in PASSES:
         cases = [case for case in benchmark.cases if (case.workload.name, case.passes) == (name, passes)]
         if cases:
@@ -27,7 +28,7 @@ def tables(benchmark: Benchmark, name: str) -> Iterator[RenderableType]:
 
 
 def legend(benchmark: Benchmark) -> Iterator[RenderableType]:
-    """What it was measured on, what the columns mean, and who is absent."""
+    """Yield what it was measured on, what the columns mean, and who is absent."""
     yield Text(_caption(benchmark))
     yield from (Text(line) for line in _absent(benchmark))
 
@@ -49,26 +50,18 @@ def _table(cases: list[Case], notes: list[str]) -> Table:
 
 
 def _cells(case: Case, entry: Entry, notes: list[str]) -> list[str]:
-    """Time, ratio, rate and speed-up; without a time one word, and the number of a note."""
+    """Return time, ratio, rate and speed-up; without a time one word, and the number of a note."""
     if entry.reason is not None:
-        if entry.reason not in notes:
-            notes.append(entry.reason)
-        return [f"{entry.status} [{notes.index(entry.reason) + 1}]", MISSING, MISSING, MISSING]
-    seconds = median(entry.seconds)
-    assert seconds is not None
+        return [f"{entry.status} [{footnotes.note(notes, entry.reason) + 1}]", MISSING, MISSING, MISSING]
+    seconds = statistics.median(entry.seconds)
     amount = case.bytes if case.workload.plain is None else case.flops
-    ratio = _digits(median(entry.ratios)) + ("~" if unsteady(entry) else "")
-    speedup = None if entry.name in COPIES else median(entry.speedups)
-    return [_digits(seconds * 1e3), ratio, _digits(amount / seconds / 1e9), _digits(speedup)]
+    ratio = _median(entry.ratios) + ("~" if unsteady(entry) else "")
+    speedup = MISSING if entry.name in COPIES else _median(entry.speedups)
+    return [numbers.significant(seconds * 1e3), ratio, numbers.significant(amount / seconds / 1e9), speedup]
 
 
-def _digits(value: float | None) -> str:
-    """Three significant digits without an exponent."""
-    if value is None:
-        return MISSING
-    if value >= 10 ** (DIGITS - 1):
-        return f"{value:,.0f}"
-    return f"{value:#.{DIGITS}g}".rstrip(".") if value >= 1e-4 else f"{value:.6f}"
+def _median(values: list[float]) -> str:
+    return numbers.significant(statistics.median(values)) if values else MISSING
 
 
 def _caption(benchmark: Benchmark) -> str:
@@ -88,7 +81,7 @@ def _caption(benchmark: Benchmark) -> str:
 
 
 def _absent(benchmark: Benchmark) -> Iterator[str]:
-    """One line for each reason; the operators are named where the competitor took part in others."""
+    """Return one line for each reason; the operators are named where the competitor took part in others."""
     operators: dict[tuple[str, str], list[str]] = {}
     for absent in benchmark.absent:
         operators.setdefault((absent.name, absent.reason), []).append(absent.workload)

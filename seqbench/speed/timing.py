@@ -29,7 +29,7 @@ CACHE_BYTES = 256 << 20  # more than any second-level cache of a GPU holds
 
 
 def sampler(device: torch.device) -> Sampler:
-    """A function from (call, number of calls) to the median seconds of a call on this device."""
+    """Return a function from (call, number of calls) to the median seconds of a call on this device."""
     return _cuda_sampler(device) if device.type == "cuda" else _cpu_sample
 
 
@@ -42,7 +42,7 @@ def _cpu_sample(call: Call, calls: int) -> float:
 
 
 def _cuda_sampler(device: torch.device) -> Sampler:
-    """Events around each call on the current stream. Before each, the second-level cache is overwritten."""
+    """Time by events around each call on the current stream, overwriting the second-level cache before each."""
     evicting = torch.empty(CACHE_BYTES, dtype=torch.int8, device=device)
 
     def sample(call: Call, calls: int) -> float:
@@ -91,7 +91,7 @@ def compete(calls: Mapping[str, Call], baseline: str, sample: Sampler, seconds: 
 
 
 def _calls_in_a_turn(call: Call, sample: Sampler) -> int:
-    """By the best of a few calls: one that was interrupted says little."""
+    """Count the calls of a turn by the best of a few: one that was interrupted says little."""
     tried: list[float] = []
     while len(tried) < MINIMUM_ROUNDS and sum(tried) < TURN_SECONDS:
         tried.append(sample(call, 1))

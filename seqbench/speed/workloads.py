@@ -40,37 +40,37 @@ class Workload:
 
     @property
     def baseline(self) -> str:
-        """What times are compared with: a copy of as many bytes, or the plain form."""
+        """The name of what times are compared with: a copy of as many bytes, or the plain form."""
         return "copy" if self.plain is None else "plain"
 
     def dtype(self, real: torch.dtype) -> torch.dtype | None:
-        """The dtype of its tensors for a real one; None if there is none."""
+        """Return the dtype of its tensors for a real one; None if there is none."""
         if not self.is_complex:
             return real
         return {torch.float32: torch.complex64, torch.float64: torch.complex128}.get(real)
 
     def fits(self, shape: Shape) -> bool:
-        """Whether the shape has as many numbers as the operator takes."""
+        """Tell whether the shape has as many numbers as the operator takes."""
         return len(shape) == len(self.axes.split("x"))
 
     def output_shape(self, shape: Shape) -> Shape:
-        """(B, T, D), or that of a scalar."""
+        """Return (B, T, D), or the shape of a scalar."""
         return shape[:3] if self.rows else ()
 
     def bytes_moved(self, inputs: Inputs, output: Tensor) -> tuple[int, int]:
-        """Bytes of the forward pass, and of both."""
+        """Count the bytes of the forward pass, and of both passes."""
         tensors = {**inputs, OUTPUT: output}
         forward = sum(tensor.nbytes for tensor in tensors.values())
         backward = sum(tensors[name].nbytes for name in self.saved) + output.nbytes
         return forward, forward + backward + sum(tensor.nbytes for tensor in leaves(inputs).values())
 
     def rows_at_once(self, shape: Shape) -> int:
-        """Batch rows of which the reference can hold the graph."""
+        """Return how many batch rows' graph the reference can hold."""
         return max(1, REFERENCE_ELEMENTS // math.prod(shape[1:])) if self.rows else shape[0]
 
 
 def leaves(inputs: Inputs) -> Inputs:
-    """The inputs that have a gradient."""
+    """Return the inputs that have a gradient."""
     return {name: tensor for name, tensor in inputs.items() if tensor.is_floating_point() or tensor.is_complex()}
 
 
@@ -99,7 +99,7 @@ def _run_scan(inputs: Inputs, backend: str) -> Tensor:
 
 
 def _selective_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
-    """Step sizes of 0.001 to 0.1 and decays of -1 to -N: what Mamba starts with."""
+    """Draw step sizes of 0.001 to 0.1 and decays of -1 to -N: what Mamba starts with."""
     B, T, D, N = shape
     steps = torch.exp(_uniform(generator, math.log(1e-3), math.log(1e-1), B, T, D))
     values = {
@@ -150,75 +150,70 @@ def _plain_loss(inputs: Inputs) -> Tensor:
     return F.cross_entropy(F.linear(inputs["states"], inputs["items"], inputs["bias"]), inputs["targets"])
 
 
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload(
-            name="linear_scan",
-            operator="linear_scan",
-            axes="BxTxD",
-            shapes={
-                "cpu": ((128, 200, 128), (32, 1024, 128), (1, 16384, 128), (2048, 50, 64)),
-                "cuda": ((2048, 200, 128), (8192, 50, 64), (1, 65536, 1536), (8, 8192, 1536)),
-            },
-            make=_scan_inputs,
-            run=_run_scan,
-            saved=("gates", OUTPUT),
-            rows=("gates", "inputs"),
-        ),
-        Workload(
-            name="linear_scan_complex",  # constant gates, as in LRURec
-            operator="linear_scan",
-            axes="BxTxD",
-            shapes={
-                "cpu": ((32, 200, 128), (128, 50, 128)),
-                "cuda": ((2048, 200, 128), (8192, 50, 64)),
-            },
-            make=_complex_scan_inputs,
-            run=_run_scan,
-            saved=("gates", OUTPUT),
-            rows=("inputs",),
-            is_complex=True,
-        ),
-        Workload(
-            name="selective_scan",
-            operator="selective_scan",
-            axes="BxTxDxN",
-            shapes={
-                "cpu": ((16, 200, 128, 32), (1, 4096, 128, 16)),
-                "cuda": ((2048, 200, 128, 32), (8, 8192, 1536, 16)),
-            },
-            make=_selective_inputs,
-            run=_run_selective,
-            saved=("inputs", "deltas", "decay", "drive", "readout", "skip", "gate"),
-            rows=("inputs", "deltas", "drive", "readout", "gate"),
-        ),
-        Workload(
-            name="rg_lru",
-            operator="rg_lru",
-            axes="BxTxD",
-            shapes={
-                "cpu": ((128, 200, 128), (2048, 50, 64)),
-                "cuda": ((2048, 200, 128), (8192, 50, 64), (8, 8192, 1536)),
-            },
-            make=_gated_inputs,
-            run=_run_gated,
-            saved=("inputs", "gates", "decay", OUTPUT),
-            rows=("inputs", "gates"),
-        ),
-        Workload(
-            name="linear_cross_entropy",
-            operator="linear_cross_entropy",
-            axes="NxDxV",
-            shapes={
-                "cpu": ((1024, 64, 23716), (2048, 64, 57289)),
-                "cuda": ((16384, 64, 57289), (4096, 64, 350000)),
-            },
-            make=_loss_inputs,
-            run=_run_loss,
-            saved=("states", "items", "bias", "targets"),
-            rows=(),
-            plain=_plain_loss,
-        ),
-    )
-}
+LINEAR_SCAN = Workload(
+    name="linear_scan",
+    operator="linear_scan",
+    axes="BxTxD",
+    shapes={
+        "cpu": ((128, 200, 128), (32, 1024, 128), (1, 16384, 128), (2048, 50, 64)),
+        "cuda": ((2048, 200, 128), (8192, 50, 64), (1, 65536, 1536), (8, 8192, 1536)),
+    },
+    make=_scan_inputs,
+    run=_run_scan,
+    saved=("gates", OUTPUT),
+    rows=("gates", "inputs"),
+)
+LINEAR_SCAN_COMPLEX = Workload(
+    name="linear_scan_complex",  # constant gates, as in LRURec
+    operator="linear_scan",
+    axes="BxTxD",
+    shapes={
+        "cpu": ((32, 200, 128), (128, 50, 128)),
+        "cuda": ((2048, 200, 128), (8192, 50, 64)),
+    },
+    make=_complex_scan_inputs,
+    run=_run_scan,
+    saved=("gates", OUTPUT),
+    rows=("inputs",),
+    is_complex=True,
+)
+SELECTIVE_SCAN = Workload(
+    name="selective_scan",
+    operator="selective_scan",
+    axes="BxTxDxN",
+    shapes={
+        "cpu": ((16, 200, 128, 32), (1, 4096, 128, 16)),
+        "cuda": ((2048, 200, 128, 32), (8, 8192, 1536, 16)),
+    },
+    make=_selective_inputs,
+    run=_run_selective,
+    saved=("inputs", "deltas", "decay", "drive", "readout", "skip", "gate"),
+    rows=("inputs", "deltas", "drive", "readout", "gate"),
+)
+RG_LRU = Workload(
+    name="rg_lru",
+    operator="rg_lru",
+    axes="BxTxD",
+    shapes={
+        "cpu": ((128, 200, 128), (2048, 50, 64)),
+        "cuda": ((2048, 200, 128), (8192, 50, 64), (8, 8192, 1536)),
+    },
+    make=_gated_inputs,
+    run=_run_gated,
+    saved=("inputs", "gates", "decay", OUTPUT),
+    rows=("inputs", "gates"),
+)
+LINEAR_CROSS_ENTROPY = Workload(
+    name="linear_cross_entropy",
+    operator="linear_cross_entropy",
+    axes="NxDxV",
+    shapes={
+        "cpu": ((1024, 64, 23716), (2048, 64, 57289)),
+        "cuda": ((16384, 64, 57289), (4096, 64, 350000)),
+    },
+    make=_loss_inputs,
+    run=_run_loss,
+    saved=("states", "items", "bias", "targets"),
+    rows=(),
+    plain=_plain_loss,
+)

@@ -1,4 +1,4 @@
-"""No time without a check: outputs and gradients against the plain loop in float64, on the tensors that are timed."""
+"""Verify before timing: outputs and gradients against the plain loop in float64, on the tensors that are timed."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from seqbench.speed.workloads import OUTPUT, Inputs, Shape, Workload, leaves
 
 # Largest deviation, relative to the largest value of the compared tensor. Sums over all positions, such as the
-# gradients of parameters, may be added up in any order: hence float32 has more room than a state needs.
+# gradients of parameters, may be added up in any order: hence float32 has a wider tolerance than a state needs.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """The tensor that is furthest from the truth, and how far; `error` is NaN if it holds a NaN."""
+    """The tensor that is furthest from the reference, and how far; `error` is NaN if it holds a NaN."""
 
     tensor: str
     error: float
@@ -26,8 +26,8 @@ class Deviation:
         return not self.error <= self.tolerance
 
 
-def truth(workload: Workload, shape: Shape, inputs: Inputs, cotangent: Tensor) -> Inputs:
-    """Output and gradients in float64 by the reference backend, a few rows at a time.
+def reference(workload: Workload, shape: Shape, inputs: Inputs, cotangent: Tensor) -> Inputs:
+    """Compute output and gradients in float64 by the reference backend, a few rows at a time.
 
     Args:
         workload: the operator.
@@ -48,8 +48,8 @@ def truth(workload: Workload, shape: Shape, inputs: Inputs, cotangent: Tensor) -
         sliced = {n: t.detach().requires_grad_() if n in gradients else t for n, t in sliced.items()}
         output = workload.run(sliced, backend="reference")
         outputs.append(output.detach())
-        pull = _wide(cotangent[part] if workload.rows else cotangent)
-        found = torch.autograd.grad(output, list(leaves(sliced).values()), pull)
+        grad = _wide(cotangent[part] if workload.rows else cotangent)
+        found = torch.autograd.grad(output, list(leaves(sliced).values()), grad)
         for name, gradient in zip(gradients, found, strict=True):
             if name in workload.rows:
                 gradients[name][part] = gradient
@@ -58,18 +58,18 @@ def truth(workload: Workload, shape: Shape, inputs: Inputs, cotangent: Tensor) -
     return {OUTPUT: torch.cat(outputs) if workload.rows else outputs[0], **gradients}
 
 
-def deviation(results: Inputs, true: Inputs, dtype: torch.dtype) -> Deviation:
-    """The worst of some results in `dtype` (of a real or of a complex number's parts)."""
-    errors = {name: _error(result, true[name]) for name, result in results.items()}
+def deviation(results: Inputs, expected: Inputs, dtype: torch.dtype) -> Deviation:
+    """Return the largest deviation of some results in `dtype` (of a real or of a complex number's parts)."""
+    errors = {name: _error(result, expected[name]) for name, result in results.items()}
     worst = max(errors, key=lambda name: float("inf") if errors[name] != errors[name] else errors[name])
     return Deviation(worst, errors[worst], TOLERANCE[dtype])
 
 
-def _error(result: Tensor, true: Tensor) -> float:
-    if result.shape != true.shape:
+def _error(result: Tensor, expected: Tensor) -> float:
+    if result.shape != expected.shape:
         return float("nan")
-    scale = max(true.abs().max().item(), torch.finfo(torch.float32).tiny)
-    return (result.to(true.dtype) - true).abs().max().item() / scale
+    scale = max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)
+    return (result.to(expected.dtype) - expected).abs().max().item() / scale
 
 
 def _wide(tensor: Tensor) -> Tensor:
