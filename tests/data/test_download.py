@@ -1,11 +1,14 @@
 """Fetching: retries, checksums, the next source, and one error that says it all."""
 
+import contextlib
 import dataclasses
 import errno
 import gzip
 import random
+import socket
 import subprocess
 import sys
+import threading
 import time
 from io import StringIO
 from pathlib import Path
@@ -19,6 +22,9 @@ from rich.console import Console
 from seqbench import console, paths
 from seqbench.data import download
 from seqbench.data.catalog import get_spec, load_catalog
+from seqbench.data.download import http, pip
+from seqbench.data.download.errors import Interrupted, without_secrets
+from seqbench.data.download.progress import Bars
 from seqbench.data.prepare import prepare
 from seqbench.errors import SeqbenchError, StorageError
 
@@ -27,7 +33,7 @@ CONTENT = bytes(range(256)) * 1000
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "RETRY_WAIT", 0.0)
+    monkeypatch.setattr(http, "RETRY_WAIT", 0.0)
 
 
 def zip_at(url: str, content: bytes = CONTENT, **changes: Any) -> Any:
@@ -125,7 +131,7 @@ def test_all_sources_fail(server: Any, reply: Any, tmp_path: Path) -> None:
 
 
 def test_no_network_is_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(download, "RETRY_WAIT", 0.5)
+    monkeypatch.setattr(http, "RETRY_WAIT", 0.5)
     before = time.monotonic()
     with pytest.raises(SeqbenchError, match="the connection failed"):
         download.fetch(datakit.spec_of(zip_at("http://127.0.0.1:1/x.zip")), tmp_path)
@@ -149,7 +155,7 @@ def test_proxy_is_honoured(server: Any, reply: Any, tmp_path: Path, monkeypatch:
 def test_unusable_settings_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "nonsense://x")
     with pytest.raises(SeqbenchError, match="the proxy or certificate settings cannot be used"):
-        download.fetch(datakit.spec_of(zip_at("https://data.invalid/a.zip")), tmp_path)
+        download.fetch(datakit.spec_of(zip_at("https://data.invalid/a.zip", mirrors=())), tmp_path)
 
 
 def test_disk_full(server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +164,7 @@ def test_disk_full(server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.
 
     spec = datakit.spec_of(zip_at(server.serve("/a.zip", reply(CONTENT))))
     with monkeypatch.context() as patch:
-        patch.setattr(download, "verify", full)
+        patch.setattr(http, "verify", full)
         with pytest.raises(StorageError, match=r"The disk is full: could not write .*ml-100k.zip"):
             download.fetch(spec, tmp_path)
     assert files_in(tmp_path) == [".ml-100k.zip.part"]
@@ -200,7 +206,7 @@ def test_progress_on_a_terminal(server: Any, reply: Any, tmp_path: Path, monkeyp
 
 def test_files_of_one_name_have_bars_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "err", Console(file=StringIO(), force_terminal=True, width=100))
-    bars = download.Bars()
+    bars = Bars()
     one, other = (bars.begin(tmp_path / name / "ratings.csv", "http://x", 0, 10) for name in ("a", "b"))
     assert one != other
     assert bars.begin(tmp_path / "a" / "ratings.csv", "http://x", 5, 10) == one
@@ -241,7 +247,7 @@ def test_pip_without_an_index(tmp_path: Path) -> None:
 
 
 def test_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pip.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SeqbenchError, match=r"pip is not installed for .* -m ensurepip"):
         download.fetch(datakit.spec_of(datakit.RECBOLE), tmp_path)
 
@@ -292,6 +298,15 @@ def test_a_server_that_sends_another_piece(server: Any, reply: Any, tmp_path: Pa
     assert download.fetch(datakit.spec_of(zip_at(url)), tmp_path)[1].read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("range_", [f"bytes {'9' * 5000}-9/10", f"bytes 1000-1/{'9' * 5000}", "bytes ²-3/4", ""])
+def test_a_content_range_that_is_none(server: Any, reply: Any, tmp_path: Path, range_: str) -> None:
+    part_of(tmp_path).parent.mkdir(parents=True)
+    part_of(tmp_path).write_bytes(CONTENT[:1000])
+    wrong = reply(CONTENT[1000:], status=206, headers={"Content-Range": range_})
+    url = server.serve("/a.zip", wrong, reply(CONTENT))
+    assert download.fetch(datakit.spec_of(zip_at(url)), tmp_path)[1].read_bytes() == CONTENT
+
+
 UNPINNED: dict[str, Any] = {"size": None, "md5": (), "sha256": ()}
 
 
@@ -322,6 +337,111 @@ def test_without_a_checksum_a_piece_of_an_unknown_whole_is_not_gone_on_with(
     url = server.serve("/a.zip", cut, piece, reply(CONTENT))
     assert download.fetch(datakit.spec_of(zip_at(url, **UNPINNED)), tmp_path)[1].read_bytes() == CONTENT
     assert server.asked == [None, "bytes=1000-", None]
+
+
+@pytest.mark.parametrize("etag", [{"ETag": '"b"'}, {"ETag": 'W/"a"'}, {}])
+def test_without_a_checksum_pieces_of_two_files_are_not_joined(
+    server: Any, reply: Any, tmp_path: Path, etag: dict[str, str]
+) -> None:
+    cut = reply(bytes(1000), declared=len(CONTENT), headers={"ETag": '"a"'})
+    span = {"Content-Range": f"bytes 1000-{len(CONTENT) - 1}/{len(CONTENT)}"}
+    url = server.serve("/a.zip", cut, reply(CONTENT[1000:], status=206, headers={**span, **etag}), reply(CONTENT))
+    assert download.fetch(datakit.spec_of(zip_at(url, **UNPINNED)), tmp_path)[1].read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=1000-", None]
+
+
+@pytest.mark.parametrize("etag", ['"é"', '"a b"', '"', "a", '"\x7f"'])
+def test_an_etag_that_cannot_be_sent_back_vouches_for_nothing(
+    server: Any, reply: Any, tmp_path: Path, etag: str
+) -> None:
+    cut = reply(CONTENT[:1000], declared=len(CONTENT), headers={"ETag": etag})
+    url = server.serve("/a.zip", cut, reply(CONTENT, ranges=True, headers={"ETag": etag}))
+    assert download.fetch(datakit.spec_of(zip_at(url, **UNPINNED)), tmp_path)[1].read_bytes() == CONTENT
+    assert server.asked == [None, None]
+
+
+def test_a_tag_file_of_other_bytes_vouches_for_nothing(server: Any, reply: Any, tmp_path: Path) -> None:
+    part = part_of(tmp_path)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT[:1000])
+    part.with_name(".ml-100k.zip.tag").write_bytes(b"\xff\xfe")
+    url = server.serve("/a.zip", reply(CONTENT, ranges=True))
+    assert download.fetch(datakit.spec_of(zip_at(url, **UNPINNED)), tmp_path)[1].read_bytes() == CONTENT
+    assert server.asked == [None]
+
+
+@pytest.mark.parametrize("declared", [None, -1])
+def test_without_a_size_there_is_a_limit(
+    server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: int | None
+) -> None:
+    monkeypatch.setattr(http, "LARGEST", 100_000)
+    headers = {"Transfer-Encoding": "chunked"} if declared else {}
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(CONTENT), CONTENT) if declared else CONTENT
+    url = server.serve("/a.zip", reply(body, declared=declared, headers=headers))
+    with pytest.raises(SeqbenchError, match=r"more (bytes )?than any data set"):
+        download.fetch(datakit.spec_of(zip_at(url, **UNPINNED)), tmp_path)
+    assert files_in(tmp_path) == []
+
+
+def test_a_server_that_drips_is_given_up(
+    server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "SLOW_AFTER", 0.1)
+    monkeypatch.setattr(http, "SLOWEST", 10 * len(CONTENT))
+    url = server.serve("/a.zip", reply(CONTENT, stall=0.3))
+    with pytest.raises(SeqbenchError, match="the server sends less than"):
+        download.fetch(datakit.spec_of(zip_at(url)), tmp_path)
+
+
+def test_headers_that_never_end_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "HEADERS_WITHIN", 0.2)
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
+    stopped = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connected, _ = listener.accept()
+        with connected, contextlib.suppress(OSError):
+            connected.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not stopped.wait(0.02):
+                connected.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.zip"
+        with pytest.raises(SeqbenchError, match="the connection failed"):
+            download.fetch(datakit.spec_of(zip_at(url)), tmp_path)
+        stopped.set()
+        thread.join()
+
+
+def test_https_is_never_left_for_http(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.url.scheme == "https", "asked over http"
+        return httpx.Response(302, headers={"Location": "http://data.invalid/b.zip"})
+
+    class Client(httpx.Client):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options, transport=httpx.MockTransport(answer))
+
+    monkeypatch.setattr(http.httpx, "Client", Client)
+    with pytest.raises(SeqbenchError, match="redirects from https to http"):
+        download.fetch(datakit.spec_of(zip_at("https://data.invalid/a.zip", mirrors=())), tmp_path)
+
+
+def test_secrets_are_not_printed(server: Any, reply: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = server.serve("/b.zip?X-Amz-Signature=TOKEN", reply(CONTENT)).replace("://", "://user:s3cret@")
+    url = server.serve("/a.zip", reply(status=302, headers={"Location": target}))
+    download.fetch(datakit.spec_of(zip_at(url)), tmp_path)
+    said = capsys.readouterr().err
+    assert f"Fetching {url}" in said.replace("\n", "")
+    assert not any(secret in said for secret in ("s3cret", "TOKEN"))
+    for text, shown in (
+        ("see https://user:pass@host/x?token=1#f now", "see https://host/x?… now"),
+        ("URL('http://a@b/')", "URL('http://b/')"),
+        ("http://host/plain (3 attempts)", "http://host/plain (3 attempts)"),
+    ):
+        assert without_secrets(text) == shown
 
 
 def test_without_a_checksum_and_an_etag_it_begins_anew(server: Any, reply: Any, tmp_path: Path) -> None:
@@ -405,7 +525,7 @@ def test_mirrors_in_order(server: Any, reply: Any, tmp_path: Path, capsys: pytes
 def test_a_stalled_connection_is_given_up(
     server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "TIMEOUT", httpx.Timeout(0.1))
+    monkeypatch.setattr(http, "TIMEOUT", httpx.Timeout(0.1))
     url = server.serve("/a.zip", reply(CONTENT, stall=0.5), reply(CONTENT, ranges=True))
     assert download.fetch(datakit.spec_of(zip_at(url)), tmp_path)[1].read_bytes() == CONTENT
     assert server.asked == [None, f"bytes={len(CONTENT) // 2}-"]
@@ -414,7 +534,7 @@ def test_a_stalled_connection_is_given_up(
 def test_as_long_as_something_comes_it_goes_on(
     server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PROGRESS", 20_000)
+    monkeypatch.setattr(http, "PROGRESS", 20_000)
     step = 25_600
     pieces = [
         reply(
@@ -432,12 +552,12 @@ def test_as_long_as_something_comes_it_goes_on(
 
 def test_retry_after_is_heeded(server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(download.Bars, "pause", lambda self, seconds: waited.append(seconds))
+    monkeypatch.setattr(Bars, "pause", lambda self, seconds: waited.append(seconds))
     busy = [reply(status=429, headers={"Retry-After": after}) for after in ("7", "99999")]
     url = server.serve("/a.zip", *busy, reply(CONTENT))
     download.fetch(datakit.spec_of(zip_at(url)), tmp_path)
-    assert waited == [7.0, download.LONGEST_WAIT]
-    assert [download._seconds(written) for written in ("²", "soon", "")] == [0.0] * 3
+    assert waited == [7.0, http.LONGEST_WAIT]
+    assert [http._seconds(written) for written in ("²", "soon", "")] == [0.0] * 3
 
 
 def test_redirects_in_a_circle(server: Any, reply: Any, tmp_path: Path) -> None:
@@ -490,12 +610,12 @@ def test_interrupted_no_other_mirror_or_source_is_tried(server: Any, reply: Any,
     spec = datakit.spec_of(
         zip_at(mirrors[0], mirrors=mirrors[1:]), zip_at(server.serve("/other.zip", reply(CONTENT)), label="another")
     )
-    bars = download.Bars()
+    bars = Bars()
     bars.stopped.set()
-    with pytest.raises(download.Interrupted):
+    with pytest.raises(Interrupted):
         download.fetch(spec, tmp_path, bars=bars)
     assert server.requests == ["/0.zip"]
-    with pytest.raises(download.Interrupted):
+    with pytest.raises(Interrupted):
         bars.pause(60)
 
 
