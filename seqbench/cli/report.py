@@ -31,12 +31,20 @@ def report(
             help=f"Comma-separated: {METRICS.words()}; at a cut-off, as in recall@50, or, of mrr and ndcg, without one."
         ),
     ] = "hr@10,ndcg@10,mrr@10",
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated models that the others are tested against.",
+            show_default="popularity, markov, gru4rec, sasrec, mamba4rec",
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write to this file instead of stdout.")] = None,
     results: Results = Path("results"),
 ) -> None:
     """Show tables of accuracy and cost from the stored results."""
     from seqbench.report.formats import as_text
     from seqbench.report.runs import load_runs
+    from seqbench.report.significance import BASELINES
     from seqbench.report.tables import build_report
 
     shorthands = {"latex": latex, "markdown": markdown, "csv": csv, "json": json}
@@ -51,7 +59,8 @@ def report(
         raise errors[0]
     if not runs:
         raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
-    rendered = render(build_report(runs, metric.split(","), list(MODELS)))
+    yardsticks = baselines.split(",") if baselines else BASELINES
+    rendered = render(build_report(runs, metric.split(","), list(MODELS), yardsticks))
     if output is not None:
         _write(as_text(rendered), output)
     elif isinstance(rendered, str):

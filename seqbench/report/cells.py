@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from seqbench.evaluation.statistics import summarise
 from seqbench.report.document import TableCell
 from seqbench.show.numbers import METRIC_DECIMALS, decimals_for, fixed
-from seqbench.stats import summarise
 
 
 def metric_cell(values: Mapping[str, float], decimals: int = METRIC_DECIMALS) -> TableCell:

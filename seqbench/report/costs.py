@@ -85,8 +85,11 @@ def cost_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table
 
 
 def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: str) -> Table:
+    variants = sorted(variants, key=lambda variant: not variant.trained)
     table = Table("cost", "Training cost", [], hardware=hardware)
-    table.rows = [Row(variant.model, variant.configuration, {}) for variant in variants]
+    # Counting is cheaper than any training: among the models that are trained, the best would not show.
+    table.rows = [Row(variant.model, variant.configuration, {}, ranked=variant.trained) for variant in variants]
+
     for quantity in QUANTITIES:
         measured = [_values(variant.finished, quantity.read) for variant in variants]
         if not any(measured):
@@ -111,6 +114,7 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
 
 
 def _latency_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: str, statistic: str) -> Table:
+    variants = sorted(variants, key=lambda variant: not variant.trained)
     measured = [(variant, entry) for variant in variants for entry in _entries(variant.finished, "latency")]
     skipped = [(variant, entry) for variant in variants for entry in _entries(variant.finished, "latency_skipped")]
     lengths = sorted({entry["length"] for _, entry in [*measured, *skipped]} - {None})
@@ -125,7 +129,7 @@ def _latency_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: 
                 points = {length: _latencies(variant, (mode, batch, length), statistic) for length in lengths}
                 if any(values or missing for values, missing in points.values()):
                     cells = {str(length): _latency_cell(table, *point) for length, point in points.items()}
-                    row = Row(variant.model, variant.configuration, cells, mode=mode, batch=batch)
+                    row = Row(variant.model, variant.configuration, cells, mode, batch, ranked=variant.trained)
                     row.notes = [table.note(words) for words in variant.seed_remarks(seeds)]
                     # What does not grow takes the same time at every length, and is measured once.
                     if mode == "step" and any(entry["mode"] == mode and entry["length"] for entry in entries):

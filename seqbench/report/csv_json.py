@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from seqbench.report.document import Report, Row, Section, Table, TableCell
+from seqbench.report.document import Difference, Report, Row, Section, Table, TableCell
 
 CSV_COLUMNS = (
     "dataset",
@@ -31,11 +31,16 @@ CSV_COLUMNS = (
     "std",
     "n",
     "note",
+    "baseline",
+    "difference",
+    "low",
+    "high",
+    "p_holm",
 )
 
 
 def render_csv(report: Report) -> str:
-    """Write one line per figure: section, model, metric, mean, standard deviation, number of seeds."""
+    """Write one line per figure: section, model, metric, mean, standard deviation, number of seeds, difference."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -77,7 +82,21 @@ def _lines(section: Section, table: Table) -> Iterator[dict[str, Any]]:
                 "std": cell.std,
                 "n": cell.n,
                 "note": _note(table, row, cell),
+                **_difference(cell.difference),
             }
+
+
+def _difference(difference: Difference | None) -> dict[str, Any]:
+    """Return how a figure differs from the best baseline's, with the 95 % interval; empty without a test."""
+    if difference is None:
+        return {}
+    return {
+        "baseline": difference.baseline,
+        "difference": difference.value,
+        "low": difference.low,
+        "high": difference.high,
+        "p_holm": difference.p_holm,
+    }
 
 
 def _note(table: Table, row: Row, cell: TableCell) -> str:

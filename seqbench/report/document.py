@@ -32,6 +32,21 @@ class Column:
 
 
 @dataclass
+class Difference:
+    """How a figure differs from that of the best baseline of its column, over the same users."""
+
+    baseline: str  # label of its row
+    value: float  # figure minus that of the baseline
+    relative: float | None
+    low: float  # 95 % interval
+    high: float
+    p: float
+    p_holm: float  # adjusted for all comparisons of the table
+    better: float  # share of users
+    worse: float
+
+
+@dataclass
 class TableCell:
     """One figure of one row, over seeds."""
 
@@ -43,6 +58,8 @@ class TableCell:
     n: int = 0
     best: bool = False
     second: bool = False
+    dagger: str = ""  # significantly better than the best baseline: "†" or "‡"
+    difference: Difference | None = None
     notes: list[int] = field(default_factory=list)  # indices into the table's footnotes
 
 
@@ -78,6 +95,7 @@ class Table:
     columns: list[Column]
     rows: list[Row] = field(default_factory=list)
     footnotes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # sentences on what the marks mean
     hardware: str = ""  # empty for accuracy
     statistic: str = ""  # latency only: "p50", "p95" or "p99"
     data_only: bool = False  # for CSV and JSON; too much for a page

@@ -26,6 +26,8 @@ _ESCAPES = {
     "–": "--",
     "—": "---",
     "…": r"\dots{}",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
     "±": r"$\pm$",
     "×": r"$\times$",
     "µ": r"$\mu$",
@@ -191,10 +193,12 @@ class _Float:
             if block:
                 span = 1 + sum(_span(*slot) for slot in self.slots)
                 yield rf"\multicolumn{{{span}}}{{@{{}}l@{{}}}}{{\emph{{{escape(block.capitalize())}}}}} \\"
+            ranked = True
             for label, rows in lines:
                 reference = not all(row.ranked for row in rows if row)
-                if reference:
+                if ranked and reference:
                     yield r"\midrule"
+                ranked = not reference
                 marks = [m for index, row in enumerate(rows) if row for m in self._mark(index, row.notes)]
                 cells = [escape(label) + _superscript(marks)]
                 for index, row in enumerate(rows):
@@ -220,6 +224,8 @@ class _Float:
             fractions = [_fraction(each.cells[column.key]) for each in rows if each]
             padding = max(fractions, key=len)[len(_fraction(cell)) :]
             mean = _emphasised(cell) + (rf"\phantom{{{padding}}}" if padding else "")
+            if any(each.cells[column.key].dagger for each in rows if each):
+                mean += _dagger(cell.dagger)
             spread = rf"{{\scriptsize$\pm$\,{cell.spread}}}" if cell.spread else ""
             yield f"{mean} & {spread}" if paired else mean
 
@@ -240,6 +246,13 @@ class _Float:
             _superscript([number]) + "~" + escape(f"{', '.join(sorted(about))}: {text}" if several else text)
             for number, (text, about) in enumerate(self.notes.items())
         ]
+        remarks: dict[str, list[str]] = {}
+        for section, table in zip(self.sections, self.tables, strict=True):
+            for remark in table.remarks:
+                remarks.setdefault(remark, []).append(section.title)
+        for remark, about in remarks.items():
+            everywhere = len(about) == len(self.sections)
+            lines.append(escape(remark if everywhere else f"{', '.join(sorted(about))}: {remark}"))
         for section in self.sections:
             lines += [escape(f"Warning, {section.title}: {warning}") for warning in section.warnings]
         if lines:
@@ -289,6 +302,11 @@ def _emphasised(cell: TableCell) -> str:
     if cell.best:
         return rf"\textbf{{{cell.text}}}"
     return rf"\underline{{{cell.text}}}" if cell.second else cell.text
+
+
+def _dagger(mark: str) -> str:
+    """Write a mark, or leave its room free: figures of one column stay below each other."""
+    return rf"\textsuperscript{{{_ESCAPES[mark]}}}" if mark else r"\phantom{\textsuperscript{$\dagger$}}"
 
 
 def _fraction(cell: TableCell) -> str:

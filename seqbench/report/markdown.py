@@ -32,6 +32,8 @@ def render_markdown(report: Report) -> str:
                 lines += [*_pipes(table, rows), ""]
             for index, footnote in enumerate(table.footnotes):
                 lines += [f"<sup>{index + 1}</sup> {escape(footnote)}", ""]
+            for remark in table.remarks:
+                lines += [escape(remark), ""]
     return "\n".join([*lines, "Best in **bold**, second <u>underlined</u>."]) + "\n"
 
 
@@ -63,7 +65,7 @@ def _cell(cell: TableCell) -> str:
     elif cell.second:
         text = f"<u>{text}</u>"
     spread = f" ± {cell.spread}" if cell.spread else ""
-    return text + spread + _superscript(cell.notes)
+    return text + cell.dagger + spread + _superscript(cell.notes)
 
 
 def _superscript(notes: Sequence[int]) -> str:

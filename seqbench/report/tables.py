@@ -10,6 +10,7 @@ from seqbench.report.cells import metric_cell
 from seqbench.report.costs import cost_tables, hardware_words
 from seqbench.report.document import CEILING, FAILED, Column, Report, Row, Section, Table, TableCell
 from seqbench.report.runs import StoredRun
+from seqbench.report.significance import BASELINES, mark_accuracy
 from seqbench.report.variants import Variant, group_variants, order_models, seed_list
 from seqbench.show.numbers import fixed, number
 from seqbench.show.text import printable
@@ -21,6 +22,7 @@ def build_report(
     runs: Sequence[StoredRun],
     metrics: Sequence[str] = DEFAULT_METRICS,
     model_order: Sequence[str] = (),
+    baselines: Sequence[str] = BASELINES,
 ) -> Report:
     """Group runs into sections and tables.
 
@@ -31,6 +33,7 @@ def build_report(
     Args:
         metrics: such as "hr@10", "recall@50", "mrr", "rank"; see seqbench/evaluation/metrics.py.
         model_order: the order of the rows; models that it does not list follow alphabetically.
+        baselines: models that the others are tested against.
 
     Raises:
         SeqbenchError: there are no runs.
@@ -47,7 +50,7 @@ def build_report(
     fingerprints = {(dataset, fingerprint) for dataset, fingerprint, _ in groups}
     sections = []
     for key in sorted(groups, key=lambda group: (group[0], group[1], repr(group[2]))):
-        section = _section(groups[key], measures, model_order)
+        section = _section(groups[key], measures, model_order, baselines)
         section.ambiguous = sum(dataset == key[0] for dataset, _ in fingerprints) > 1
         sections.append(section)
 
@@ -64,7 +67,9 @@ def build_report(
     )
 
 
-def _section(runs: Sequence[StoredRun], measures: Sequence[Measure], model_order: Sequence[str]) -> Section:
+def _section(
+    runs: Sequence[StoredRun], measures: Sequence[Measure], model_order: Sequence[str], baselines: Sequence[str]
+) -> Section:
     records = [run.record for run in runs]
     variants = group_variants(runs, model_order)
     trained = [record for variant in variants if variant.trained for record in variant.records]
@@ -83,7 +88,7 @@ def _section(runs: Sequence[StoredRun], measures: Sequence[Measure], model_order
     )
     ceiling = next((c for record in records if (c := record.dataset.get("ceiling"))), None)
     section.tables = [
-        _accuracy_table(variants, measures, section.seeds, ceiling),
+        _accuracy_table(variants, measures, section.seeds, baselines, ceiling),
         *cost_tables(variants, section.seeds),
     ]
     section.warnings += [f"{run.problem} The means of its record are shown." for run in runs if run.problem]
@@ -91,7 +96,11 @@ def _section(runs: Sequence[StoredRun], measures: Sequence[Measure], model_order
 
 
 def _accuracy_table(
-    variants: Sequence[Variant], measures: Sequence[Measure], seeds: Sequence[int], ceiling: dict[str, Any] | None
+    variants: Sequence[Variant],
+    measures: Sequence[Measure],
+    seeds: Sequence[int],
+    baselines: Sequence[str],
+    ceiling: dict[str, Any] | None,
 ) -> Table:
     columns = [Column(measure.key, measure.title, measure.metric.direction) for measure in measures]
     table = Table("accuracy", "Accuracy", columns)
@@ -104,7 +113,7 @@ def _accuracy_table(
     if ceiling:
         cells = {measure.key: _ceiling_cell(ceiling.get(measure.key), measure) for measure in measures}
         table.rows.append(Row(CEILING, "generating process", cells, ranked=False))
-    table.mark()
+    mark_accuracy(table, variants, measures, baselines)
     return table
 
 

@@ -59,6 +59,8 @@ class Fitted:
             note = RichTable.grid(padding=(0, 1, 0, 0))
             note.add_row(_superscript([index]), Text(footnote))
             yield note
+        for remark in self.table.remarks:
+            yield Text(remark)
 
 
 def _description(section: Section) -> Iterator[RenderableType]:
@@ -93,7 +95,7 @@ def _block(table: Table, rows: Sequence[Row], width: int, plain: bool) -> Iterat
             # Not justify="right": it would strip the blanks that align the decimal points.
             grid.add_column(_right(columns[index][0], widths[index]), no_wrap=True)
         for position, (label, row) in enumerate(zip(labels, rows, strict=True), start=1):
-            if not row.ranked:
+            if position > 1 and rows[position - 2].ranked and not row.ranked:
                 grid.add_section()
             grid.add_row(Text(label), *(_right(columns[index][position], widths[index]) for index in piece))
         yield grid
@@ -144,7 +146,7 @@ def _aligned(cells: Sequence[TableCell], plain: bool) -> list[Text]:
 
 def _mark(cell: TableCell, plain: bool) -> str:
     best = BEST if cell.best else SECOND if cell.second else ""
-    return (best if plain else "") + _superscript(cell.notes)
+    return cell.dagger + (best if plain else "") + _superscript(cell.notes)
 
 
 def _superscript(notes: Sequence[int]) -> str:

@@ -13,7 +13,6 @@ from seqbench.report.csv_json import render_csv
 from seqbench.report.document import Table
 from seqbench.report.latex import render_latex
 from seqbench.report.markdown import render_markdown
-from seqbench.stats import summarise
 
 
 def accuracy(report, section=0) -> Table:
@@ -26,14 +25,6 @@ def row(table, label):
 
 def tables(report, kind, section=0):
     return [table for table in report.sections[section].tables if table.kind == kind]
-
-
-def test_summaries_match_hand_worked_values():
-    summary = summarise([1.0, 2.0, 4.0])
-    assert summary.mean == pytest.approx(7 / 3)
-    assert summary.std == pytest.approx((7 / 3) ** 0.5)  # (16 + 1 + 25) / 9 / 2
-    assert summarise([5.0]).std is None
-    assert summarise([]).mean is None
 
 
 def test_no_records_is_an_error_that_names_the_next_command():
@@ -279,7 +270,7 @@ def test_a_quantile_of_too_few_samples_is_no_figure(make_record):
     assert (cells["4096"].text, cells["4096"].n) == ("--", 0)
     assert [tail.footnotes[note] for note in cells["4096"].notes] == ["too few samples"]
     lines = [line for line in render_csv(report_of([record])).splitlines() if "latency_p99,whole,1,4096," in line]
-    assert [line.split(",")[-4:] for line in lines] == [["", "", "0", "too few samples"]]
+    assert [line.split(",")[-9:-5] for line in lines] == [["", "", "0", "too few samples"]]
 
 
 @pytest.mark.parametrize("best", [12, 20])
@@ -290,6 +281,14 @@ def test_a_training_that_its_limit_of_epochs_ended_is_noted(make_record, best, s
     report = report_of([record])
     for table in (accuracy(report), tables(report, "cost")[0]):
         assert table.footnotes == ([] if stopped else ["ended at its limit of epochs: more may help"])
+
+
+def test_models_that_only_count_do_not_compete_for_costs(records):
+    table = tables(report_of(records), "cost")[0]
+    assert table.rows[-1].model == "popularity"
+    assert not any(cell.best or cell.second for cell in table.rows[-1].cells.values())
+    assert row(table, "linrec").cells["fit_seconds"].best
+    assert row(accuracy(report_of(records)), "popularity").ranked
 
 
 def test_the_ceiling_stands_last_and_does_not_compete(records):
