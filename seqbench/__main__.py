@@ -8,8 +8,11 @@ import sys
 def main() -> None:
     """Run the command line; an error becomes a message, a hint and an exit code."""
     try:
+        from seqbench import signals
         from seqbench.cli import app
         from seqbench.errors import explained
+
+        signals.install()
 
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # an encoding without ✓ shows ? instead
@@ -23,8 +26,8 @@ def main() -> None:
 
             console.fail(words.message, words.hint)
             sys.exit(words.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        sys.exit(getattr(stop, "exit_code", 130))
 
 
 if __name__ == "__main__":

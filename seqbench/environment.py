@@ -5,40 +5,40 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 import seqbench
 
+if TYPE_CHECKING:
+    from seqbench.results.records import Environment
+
 PACKAGES = ("torch", "numpy", "pyarrow", "safetensors", "typer", "rich", "nvidia-ml-py")
 
 
-def describe(device: str = "cpu") -> dict[str, Any]:
-    """The record's `environment` section; imports torch.
+def describe(device: str = "cpu") -> "Environment":
+    """Return the record's `environment` section; imports torch.
 
     Args:
         device: what the cell runs on, such as "cpu" or "cuda:0".
     """
     import torch
 
-    gpu = torch.cuda.get_device_properties(device) if device.startswith("cuda") else None
+    from seqbench.device import facts
+
     return {
         "machine": f"{platform.machine()}, {cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB",
         "cpu": cpu_name(),
         "cores": cores(),
         "memory_bytes": psutil.virtual_memory().total,
-        "device_name": cpu_name() if gpu is None else gpu.name,
-        "device_memory_bytes": None if gpu is None else gpu.total_memory,
+        **facts(torch.device(device)),
         "threads": torch.get_num_threads(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": version("numpy"),
         "cuda": torch.version.cuda,
-        # Single precision that is computed with fewer bits: other numbers, and other times.
-        "tf32_matmul": None if gpu is None else torch.backends.cuda.matmul.allow_tf32,
-        "tf32_cudnn": None if gpu is None else torch.backends.cudnn.allow_tf32,
         "driver": gpu_driver(),
         "seqbench": seqbench.__version__,
         "git_commit": git_commit(),
@@ -46,7 +46,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Installed versions of what results depend on."""
+    """Return installed versions of what results depend on."""
     found = {}
     for name in PACKAGES:
         try:
@@ -57,12 +57,12 @@ def packages() -> dict[str, str]:
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """The processor's marketing name where the system tells it."""
+    """Return the processor's marketing name where the system tells it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -73,7 +73,7 @@ def cpu_name() -> str:
 
 
 def gpu_driver() -> str | None:
-    """Version of the NVIDIA driver, or None without one."""
+    """Return the version of the NVIDIA driver, or None without one."""
     import pynvml
 
     try:
@@ -87,7 +87,7 @@ def gpu_driver() -> str | None:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that seqbench runs from, with "+" when files differ from it; None if installed."""
+    """Return the commit of the checkout that seqbench runs from, with "+" if files differ; None if installed."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,23 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return the bytes of a regular file of at most `limit` bytes: a pipe would block, and a device need not end.
+
+    Raises:
+        OSError: it cannot be opened or read.
+        ValueError: it is something else than a file, or larger.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as stream:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("it is not a regular file")
+        if about.st_size > limit:
+            raise ValueError(f"it has {about.st_size:,} bytes, more than {limit:,}")
+        return stream.read(limit)
 
 
 def write_json(path: Path, value: Any) -> None:

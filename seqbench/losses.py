@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqbench.device import kind
 from seqbench.ops import linear_cross_entropy
 from seqbench.registry import Registry
 
@@ -133,10 +134,6 @@ LOSSES: Registry[type[Loss]] = Registry(
     },
     LISTING,
 )
-
-# The rows of the item table that are gathered at once. On a CPU they are to stay in the caches; a GPU wants larger
-# blocks to fill its processors.
-BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 
 def sampled_softmax(
@@ -259,7 +256,7 @@ class _ChosenScores(torch.autograd.Function):
     def forward(ctx, states, items, chosen):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(states, items, chosen)
         row_bytes = chosen.shape[1] * states.shape[1] * states.element_size()
-        rows = max(1, BLOCK_BYTES.get(states.device.type, 2 << 20) // row_bytes)
+        rows = max(1, kind(states.device).block_bytes // row_bytes)
         blocks = zip(states.split(rows), chosen.split(rows), strict=True)
         return torch.cat([torch.bmm(F.embedding(c, items), s.unsqueeze(2)).squeeze(2) for s, c in blocks])
 

@@ -19,15 +19,17 @@ import psutil
 import pytest
 
 import seqbench
-from seqbench import console, measure, run, worker
+from seqbench import console
 from seqbench.__main__ import main
-from seqbench.progress import CellProgress
 
 ROOT = Path(seqbench.__file__).resolve().parent.parent
-QUICK = Path(__file__).parent / "quick"
 
 # 50 users, 40 items, 12 items per user: an epoch takes a tenth of a second.
-TINY = ("--max-len", "20", "--device", "cpu", "--backend", "torch")
+# What a finished cell holds.
+FILES = ["ranks.parquet", "record.json", "samples.parquet", "top.parquet", "weights.safetensors"]
+
+QUICK = ("--lengths", "16", "--batches", "1", "--latency-seconds", "0")
+TINY = ("--max-len", "20", "--device", "cpu", "--backend", "torch", *QUICK)
 SMALL = (
     *("--set", "lrurec.hidden_size=8"),
     *("--set", "lrurec.layers=1"),
@@ -58,8 +60,8 @@ class Bench:
         self.results = results
         self.capsys = capsys
 
-    def call(self, *words: object, processes: bool = False) -> Outcome:
-        """Run a command in this process, as `seqbench` would; its cells here as well, or in worker processes."""
+    def call(self, *words: object) -> Outcome:
+        """Run a command in this process, as `seqbench` would."""
         if self.capsys:
             self.capsys.readouterr()
         code: Any = 0
@@ -67,8 +69,6 @@ class Bench:
             patch.setattr(sys, "argv", ["seqbench", *map(str, words)])
             for name, value in self.environment().items():
                 patch.setenv(name, value)
-            if not processes:
-                patch.setattr(run, "_work", work_here)
             try:
                 main()
             except SystemExit as end:
@@ -79,8 +79,8 @@ class Bench:
         return Outcome(code or 0, out, err)
 
     def run(self, *words: object, processes: bool = False) -> Outcome:
-        """`seqbench run` on the small data set in this process."""
-        return self.call("run", *TINY, *words, processes=processes)
+        """`seqbench run` on the small data set in this process, its cells here as well, or in worker processes."""
+        return self.call("run", *TINY, "--executor", "process" if processes else "inline", *words)
 
     def start(self, *words: object) -> "Running":
         """Start a command in a process group of its own."""
@@ -91,7 +91,7 @@ class Bench:
         return {
             "SEQBENCH_HOME": str(self.home),
             "SEQBENCH_RESULTS": str(self.results),
-            "PYTHONPATH": os.pathsep.join([str(QUICK), str(ROOT)]),
+            "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
             "PIP_NO_INDEX": "1",
@@ -115,30 +115,6 @@ class Bench:
     def files(self) -> list[str]:
         """Names of all files of all cells that hold something."""
         return sorted(path.name for path in self.results.rglob("*") if path.is_file() and path.stat().st_size)
-
-
-def work_here(order: dict[str, Any], progress: CellProgress) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A worker's part in this process, its order and events as JSON, and as quick as those of `tests/quick`."""
-    about: dict[str, Any] = {"environment": {}}
-    last: dict[str, Any] = {}
-
-    def emit(event: str, **fields: Any) -> None:
-        nonlocal last
-        last = json.loads(json.dumps({"event": event, **fields}))
-        if event == "begun":
-            about.update({name: last[name] for name in ("environment", "changes")})
-        else:
-            progress.show(last)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "SECONDS_PER_POINT", 0.0)
-        for option, values in (("lengths", (16,)), ("batches", (1,))):
-            patch.setitem(measure.latency.__wrapped__.__kwdefaults__, option, values)  # type: ignore[attr-defined]
-        try:
-            worker._run(json.loads(json.dumps(order)), emit)
-        except Exception as error:
-            emit("failed", **worker.describe(error, order["model"]))
-    return last, about
 
 
 class Running:

@@ -13,12 +13,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from seqbench import plan
+from seqbench import planning
+from seqbench.cli.words import settings
 from seqbench.data import synthetic
 from seqbench.data.prepared import open_prepared
 from seqbench.errors import Diverged, SeqbenchError, StorageError
+from seqbench.events import Failed
+from seqbench.execution.failures import failed
+from seqbench.protocol import choose
 from seqbench.results import SCHEMA_VERSION
-from seqbench.worker import describe
+from seqbench.settings import parse_settings
 from tests.kit import SMALL, TINY, Bench, on_small_disk
 
 
@@ -161,9 +165,9 @@ def test_a_damaged_data_set_fails_the_run_with_the_command_that_repairs_it(
 def test_a_data_set_that_is_prepared_anew_during_a_run_is_not_taken_for_the_one_before(
     own: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    definition = plan.Definition
+    definition = planning.Definition
     monkeypatch.setattr(
-        plan, "Definition", lambda **fields: definition(**{**fields, "fingerprint": "of the one before"})
+        planning, "Definition", lambda **fields: definition(**{**fields, "fingerprint": "of the one before"})
     )
     outcome = own.run("--models", "popularity")
     assert outcome.code == 1
@@ -184,8 +188,8 @@ def test_a_data_set_of_a_newer_version_is_not_touched(own: Bench) -> None:
     path = own.home / "prepared" / "synthetic" / "meta.json"
     meta = json.loads(path.read_text())
     path.write_text(json.dumps({**meta, "schema_version": 99, "seqbench": "9.0"}))
-    for words in ((), ("--dry-run",)):
-        outcome = own.run("--models", "popularity", "--datasets", "synthetic", *words)
+    for options in ((), ("--dry-run",)):
+        outcome = own.run("--models", "popularity", "--datasets", "synthetic", *options)
         assert outcome.code == 1
         assert "was prepared by a newer seqbench (9.0)" in outcome.words
         assert "seqbench prepare synthetic --force" in outcome.words
@@ -250,13 +254,13 @@ def test_a_damaged_record_is_measured_again(bench: Bench) -> None:
 
 
 def test_a_damaged_checkpoint_fails_its_cell_and_force_starts_over(bench: Bench) -> None:
-    (definition,) = plan.define(
+    (definition,) = planning.define(
         open_prepared("synthetic", bench.home),
         {"lrurec": "lrurec"},
         [0],
-        protocol=plan.protocol("fair", split="leave-one-out", max_len=20),
+        protocol=choose("fair", split="leave-one-out", max_len=20),
         preset=None,
-        overrides=plan.parse_overrides(SMALL[1::2], ["lrurec"]),
+        overrides=parse_settings(settings(SMALL[1::2]), {"lrurec": "lrurec"}),
         epochs=1,
         device="cpu",
         backend="torch",
@@ -304,16 +308,22 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_finished(bench: Ben
     assert "synthetic / lrurec / seed 0: The disk is full: could not write" in said
     assert "Free some space" in said
     assert "markov" not in said, "nothing more is tried"
-    assert sorted(done.stdout.split()) == ["ranks.parquet", "record.json", "samples.parquet"]
+    assert sorted(done.stdout.split()) == [
+        "ranks.parquet",
+        "record.json",
+        "samples.parquet",
+        "top.parquet",
+        "weights.safetensors",
+    ]
 
 
 def test_errors_of_the_worker_keep_their_words() -> None:
-    assert describe(StorageError("full", "free some"))["kind"] == "storage"
-    assert describe(Diverged("The loss"))["kind"] == "non-finite"
-    assert describe(SeqbenchError("odd", "do this")) == {"kind": "error", "message": "odd", "hint": "do this"}
-    assert describe(MemoryError())["kind"] == "out-of-memory"
-    oom = describe(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 7 bytes\nmore lines"))
-    assert (oom["kind"], "more lines" in str(oom["message"])) == ("out-of-memory", False)
-    unknown = describe(ZeroDivisionError("division by zero"))
-    assert unknown["message"] == "ZeroDivisionError: division by zero"
-    assert "SEQBENCH_DEBUG=1" in str(unknown["hint"])
+    assert failed(StorageError("full", "free some")).kind == "storage"
+    assert failed(Diverged("The loss")).kind == "non-finite"
+    assert failed(SeqbenchError("odd", "do this")) == Failed("error", "odd", "do this")
+    assert failed(MemoryError()).kind == "out-of-memory"
+    oom = failed(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 7 bytes\nmore lines"))
+    assert (oom.kind, "more lines" in oom.message) == ("out-of-memory", False)
+    unknown = failed(ZeroDivisionError("division by zero"))
+    assert unknown.message == "ZeroDivisionError: division by zero"
+    assert "SEQBENCH_DEBUG=1" in str(unknown.hint)

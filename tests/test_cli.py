@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 import seqbench
-from seqbench import plan
+from seqbench import planning
 from seqbench.cli import app
 from seqbench.data.catalog import load_catalog
 from seqbench.models import MODELS, load_model
@@ -25,6 +25,7 @@ from seqbench.models.base import SequenceModel
 from seqbench.ops.backends import BACKENDS
 from seqbench.protocol import Protocol
 from seqbench.results import SCHEMA_VERSION, Definition, Record, write_record
+from seqbench.settings import configure
 from seqbench.show.datasets import short_count
 from seqbench.show.models import POSITIONS, WIDTH, parameter_words
 from tests.kit import Bench
@@ -140,8 +141,8 @@ def test_the_settings_of_a_model_are_what_set_accepts(name: str, bench: Bench) -
     if not shown:
         assert f"{name} has nothing to set" in outcome.out
         return
-    config, training = plan.configure(load_model(name), name, shown, None)
-    assert (config, training) == plan.configure(load_model(name), name, {}, None)
+    config, training = configure(load_model(name), name, shown, None)
+    assert (config, training) == configure(load_model(name), name, {}, None)
     assert len(shown) == len({**config, **(training or {})})
 
 
@@ -285,11 +286,11 @@ def test_the_metrics_of_a_report_can_be_chosen(stored: Bench) -> None:
         (("prepare", "synthetic", "--users", "0"), "--users must be at least 1"),
         (("prepare", "ml-100k", "synthetic", "--raw", "."), "--raw goes with one data set at a time"),
         (("run", "--models", "lrurek"), "Model 'lrurek' is unknown. Did you mean lrurec? See `seqbench list models`."),
-        (("run", "--models", ","), "--models names no model"),
+        (("run", "--models", ","), "--models names nothing"),
         (("run", "--datasets", "sinthetic"), "Data set 'sinthetic' is unknown. Did you mean synthetic?"),
         (("run", "--datasets", "sinthetic", "--dry-run"), "Did you mean synthetic?"),
-        (("run", "--datasets", ","), "--datasets names no data set"),
-        (("run", "--seeds", "zero"), "--seeds takes numbers such as 0,1,2, not 'zero'"),
+        (("run", "--datasets", ","), "--datasets names nothing"),
+        (("run", "--seeds", "zero"), "--seeds takes numbers such as 0,1 or 0-4, not 'zero'"),
         (("run", "--split", "temporel"), "Split 'temporel' is unknown. Did you mean temporal?"),
         (("run", "--protocol", "recbol"), "Protocol 'recbol' is unknown. Did you mean recbole?"),
         (("run", "--epochs", "0"), "--epochs"),
@@ -396,7 +397,7 @@ def test_interrupted_while_it_still_plans_a_run_ends_with_130(bench: Bench, monk
     def interrupt(names: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(plan, "parse_models", interrupt)
+    monkeypatch.setattr(planning, "parse_models", interrupt)
     outcome = bench.run()
     assert outcome.code == 130
     assert "Traceback" not in outcome.err

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from seqbench import plan
+from seqbench import planning
 from seqbench.errors import UsageError
 from seqbench.models import MODELS, load_model, model_name, model_names, model_source
 from seqbench.models.base import CountingModel, IncrementalModel
+from seqbench.planning import parse_models
 from seqbench.show.models import models_table
 from tests.kit import ROOT, Bench
 
@@ -97,7 +98,7 @@ def test_a_file_that_changes_before_its_cell_is_run_is_refused(
     bench: Bench, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(CONSTANT.replace("VALUE", "0.0"))
-    monkeypatch.setattr(plan, "model_source", lambda _: "sha256:another")
+    monkeypatch.setattr(planning, "model_source", lambda _: "sha256:another")
     outcome = bench.run("--models", f"{path}:Constant", processes=True)
     assert outcome.code == 1
     assert "has changed since the run began" in outcome.words
@@ -154,7 +155,7 @@ def test_a_class_may_be_in_a_file_beside_others(write: Write) -> None:
 def test_a_file_that_is_no_model_is_refused(text: str | None, suffix: str, words: str, write: Write) -> None:
     path = write(text) if text is not None else Path("mine.py")
     with pytest.raises(UsageError, match=words) as caught:
-        plan.parse_models(f"{path}{suffix}")
+        parse_models([f"{path}{suffix}"])
     assert caught.value.exit_code == 2
     assert caught.value.hint
 
@@ -210,10 +211,10 @@ def test_names_are_taken_once(write: Write) -> None:
     path = write(CONSTANT)
     other = write(CONSTANT, "other.py")
     with pytest.raises(UsageError, match="Two models are called Constant"):
-        plan.parse_models(f"{path}:Constant,{other}:Constant")
+        parse_models([f"{path}:Constant", f"{other}:Constant"])
     named = write(CONSTANT.replace("class Constant", "class popularity"), "named.py")
     with pytest.raises(UsageError, match="has the name of a registered model"):
-        plan.parse_models(f"{named}:popularity")
+        parse_models([f"{named}:popularity"])
 
 
 # Entry points
@@ -236,7 +237,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_models_of_other_packages_are_found_behind_ours(tmp_path: Path) -> None:
     assert model_names() == [*MODELS, "broken", "constant"]
     assert load_model("constant").summary == "all alike"
-    assert plan.parse_models("constant,lrurec") == {"constant": "constant", "lrurec": "lrurec"}
+    assert parse_models(["constant", "lrurec"]) == {"constant": "constant", "lrurec": "lrurec"}
     before = model_source("constant")
     assert before is not None
     assert before.startswith("theirs 1.2 sha256:")
@@ -254,7 +255,7 @@ def test_a_broken_one_names_its_package_and_spoils_no_listing() -> None:
     with pytest.raises(UsageError, match=r"Model broken of the package theirs 1\.2 cannot be imported: AttributeError"):
         load_model("broken")
     assert models_table().row_count == len(MODELS) + 2
-    assert list(plan.parse_models(None)) == [*MODELS, "constant"], "what was not asked for is left out"
+    assert list(planning.parse_models(None)) == [*MODELS, "constant"], "what was not asked for is left out"
 
 
 @pytest.mark.usefixtures("package")

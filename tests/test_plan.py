@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from seqbench import plan
+from seqbench import planning, settings
+from seqbench.cli import words
 from seqbench.data.prepared import PreparedDataset, open_prepared
 from seqbench.errors import UsageError
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import CountingModel, SequenceModel
+from seqbench.planning import parse_models
 from seqbench.protocol import Protocol
 from seqbench.results import CHECKPOINT, RECORD, Definition, Record, UnreadableRecord, write_record
+from seqbench.settings import configure
 
 NEURAL = [name for name in MODELS if issubclass(load_model(name), SequenceModel)]
 COUNTING = [name for name in MODELS if issubclass(load_model(name), CountingModel)]
@@ -23,6 +25,10 @@ COUNTING = [name for name in MODELS if issubclass(load_model(name), CountingMode
 @pytest.fixture(scope="module")
 def prepared(home: Path) -> PreparedDataset:
     return open_prepared("synthetic", home)
+
+
+def overrides(texts: list[str], models: list[str]) -> dict[str, dict[str, Any]]:
+    return settings.parse_settings(words.settings(texts), dict(zip(models, models, strict=True)))
 
 
 def define(prepared: PreparedDataset, models: list[str], **changes: Any) -> list[Definition]:
@@ -36,65 +42,72 @@ def define(prepared: PreparedDataset, models: list[str], **changes: Any) -> list
         "backend": "torch",
     }
     options = defaults | changes
-    return plan.define(prepared, {name: name for name in models}, options.pop("seeds"), **options)
+    return planning.define(prepared, {name: name for name in models}, options.pop("seeds"), **options)
 
 
 def test_models_are_all_or_the_chosen_ones_in_order() -> None:
-    assert list(plan.parse_models(None)) == list(MODELS)
-    assert list(plan.parse_models("markov, lrurec,markov,")) == ["markov", "lrurec"]
+    assert list(planning.parse_models(None)) == list(MODELS)
+    assert list(parse_models(["markov", "lrurec", "markov"])) == ["markov", "lrurec"]
 
 
 def test_an_unknown_model_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"Model 'lrurek' is unknown\. Did you mean lrurec\?") as caught:
-        plan.parse_models("markov,lrurek")
+        parse_models(["markov", "lrurek"])
     assert caught.value.exit_code == 2
     assert "seqbench list models" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("text", ["", " , "])
 def test_no_model_at_all_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--models"):
-        plan.parse_models(text)
+    with pytest.raises(UsageError, match=f"--models names nothing: '{text}'"):
+        words.names(text, "--models", "seqbench list models")
 
 
-@pytest.mark.parametrize(("text", "seeds"), [("0", [0]), ("0,1,2", [0, 1, 2]), (" 3, 1,3 ", [3, 1])])
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0", [0]), ("0,1,2", [0, 1, 2]), (" 3, 1,3 ", [3, 1]), ("0-2,7", [0, 1, 2, 7]), ("3-3", [3])]
+)
 def test_seeds(text: str, seeds: list[int]) -> None:
-    assert plan.parse_seeds(text) == seeds
+    assert words.seeds(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["", ",", "x", "1.5", "-1", "0,-2", "0 1", "1e3"])
 def test_seeds_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--seeds takes numbers such as 0,1,2"):
-        plan.parse_seeds(text)
+    with pytest.raises(UsageError, match=r"--seeds takes numbers such as 0,1"):
+        words.seeds(text)
 
 
 def test_overrides_by_model() -> None:
-    found = plan.parse_overrides(
-        ["lrurec.dropout=0.5", "lrurec.layers = 3", "lrurec.dropout=0.6"], ["lrurec", "markov"]
-    )
+    found = overrides(["lrurec.dropout=0.5", "lrurec.layers = 3", "lrurec.dropout=0.6"], ["lrurec", "markov"])
     assert found == {"lrurec": {"dropout": "0.6", "layers": "3"}, "markov": {}}
 
 
+def test_a_setting_without_a_model_is_set_in_every_model_that_has_it() -> None:
+    found = overrides(["dropout=0.5", "lrurec.dropout=0.1"], ["lrurec", "sasrec", "markov"])
+    assert found == {"lrurec": {"dropout": "0.1"}, "sasrec": {"dropout": "0.5"}, "markov": {}}
+    with pytest.raises(UsageError, match=r"Setting 'dropuot' is unknown\. Did you mean dropout\?"):
+        overrides(["dropuot=0.5"], ["lrurec", "markov"])
+
+
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("setting", "said"),
     [
         ("lrurec.dropout", "takes model.field=value"),
-        ("dropout=0.5", "takes model.field=value"),
-        ("lrurec.=0.5", "takes model.field=value"),
+        ("lrurec.=0.5", "'lrurec.' is no setting"),
+        (".dropout=0.5", "'.dropout' is no setting"),
         ("=", "takes model.field=value"),
         ("lrurek.dropout=1", r"Model 'lrurek' is unknown\. Did you mean lrurec\?"),
         ("markov.dropout=1", "markov is not among the models of this run"),
     ],
 )
-def test_overrides_that_cannot_be_meant(setting: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words) as caught:
-        plan.parse_overrides([setting], ["lrurec"])
+def test_overrides_that_cannot_be_meant(setting: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        overrides([setting], ["lrurec"])
     assert caught.value.exit_code == 2
     assert caught.value.hint
 
 
 def test_overrides_reach_the_config_with_the_types_of_the_defaults() -> None:
-    config, training = plan.configure(
+    config, training = configure(
         load_model("lrurec"), "lrurec", {"dropout": "0", "layers": "3", "patience": "7", "learning_rate": "1e-2"}, None
     )
     assert (config["dropout"], config["layers"]) == (0.0, 3)
@@ -108,7 +121,7 @@ def test_overrides_reach_the_config_with_the_types_of_the_defaults() -> None:
 
 @pytest.mark.parametrize("name", NEURAL)
 def test_the_epochs_flag_wins(name: str) -> None:
-    _, training = plan.configure(load_model(name), name, {"epochs": "5"}, 3)
+    _, training = configure(load_model(name), name, {"epochs": "5"}, 3)
     assert training is not None
     assert training["epochs"] == 3
 
@@ -142,7 +155,7 @@ def test_the_epochs_flag_wins(name: str) -> None:
 )
 def test_a_setting_that_does_not_fit_is_refused(field: str, value: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        plan.configure(load_model("lrurec"), "lrurec", {field: value}, None)
+        configure(load_model("lrurec"), "lrurec", {field: value}, None)
     assert caught.value.exit_code == 2
     assert "seqbench list models lrurec" in (caught.value.hint or "")
 
@@ -150,13 +163,13 @@ def test_a_setting_that_does_not_fit_is_refused(field: str, value: str, words: s
 @pytest.mark.parametrize("name", NEURAL)
 def test_the_default_objective_fits_the_model(name: str) -> None:
     cls = load_model(name)
-    _, training = plan.configure(cls, name, {}, None)
+    _, training = configure(cls, name, {}, None)
     assert training is not None
     assert cls.Config().causal or training["objective"] == "prefix"
 
 
 def test_words_reach_the_training_config() -> None:
-    _, training = plan.configure(load_model("sasrec"), "sasrec", {"objective": "prefix", "loss": "gbce"}, None)
+    _, training = configure(load_model("sasrec"), "sasrec", {"objective": "prefix", "loss": "gbce"}, None)
     assert training is not None
     assert (training["objective"], training["loss"]) == ("prefix", "gbce")
 
@@ -165,15 +178,15 @@ def test_all_positions_of_a_model_that_sees_the_future_are_refused(monkeypatch: 
     cls = load_model("sasrec")
     monkeypatch.setattr(cls.Config, "causal", False)
     with pytest.raises(UsageError, match=r"sasrec: objective must be prefix, not 'all-positions': .* not causal"):
-        plan.configure(cls, "sasrec", {"objective": "all-positions"}, None)
-    plan.configure(cls, "sasrec", {"objective": "prefix"}, None)
+        configure(cls, "sasrec", {"objective": "all-positions"}, None)
+    configure(cls, "sasrec", {"objective": "prefix"}, None)
 
 
 @pytest.mark.parametrize("name", COUNTING)
 def test_a_model_without_settings_says_so(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} has nothing to set"):
-        plan.configure(load_model(name), name, {"dropout": "0.5"}, None)
-    assert plan.configure(load_model(name), name, {}, 3) == ({}, None)
+        configure(load_model(name), name, {"dropout": "0.5"}, None)
+    assert configure(load_model(name), name, {}, 3) == ({}, None)
 
 
 def test_every_default_is_plain_json(prepared: PreparedDataset) -> None:
@@ -206,23 +219,6 @@ def test_an_unknown_backend_is_refused(prepared: PreparedDataset) -> None:
         define(prepared, ["lrurec"], backend="touch")
 
 
-@pytest.mark.parametrize(
-    ("count", "text", "device"),
-    [(0, "auto", "cpu"), (0, "cpu", "cpu"), (2, "auto", "cuda:0"), (2, "cuda", "cuda:0"), (2, "cuda:1", "cuda:1")],
-)
-def test_devices(count: int, text: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    assert plan.resolve_device(text) == device
-
-
-@pytest.mark.parametrize("text", ["cuda", "cuda:0", "gpu", "", "cpu:0"])
-def test_a_device_that_is_not_there_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(UsageError, match=f"Device '{text}' is not available; this machine has cpu") as caught:
-        plan.resolve_device(text)
-    assert "seqbench env" in (caught.value.hint or "")
-
-
 def test_what_the_store_holds_decides_the_state(
     prepared: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,7 +226,7 @@ def test_what_the_store_holds_decides_the_state(
     folder = definition.folder(tmp_path)
 
     def state(*, force: bool = False) -> str:
-        return plan.look_up(definition, tmp_path, force=force).state
+        return planning.look_up(definition, tmp_path, force=force).state
 
     assert (state(), state(force=True)) == ("new", "forced")
     folder.mkdir(parents=True)
@@ -263,9 +259,9 @@ def test_what_the_store_holds_decides_the_state(
 @pytest.mark.parametrize("name", MODELS)
 def test_presets_are_settings_of_their_model(name: str) -> None:
     cls = load_model(name)
-    defaults = plan.configure(cls, name, {}, None)
+    defaults = configure(cls, name, {}, None)
     for fields in cls.presets.values():
-        config, training = plan.configure(cls, name, {}, None, fields)
+        config, training = configure(cls, name, {}, None, fields)
         merged = config | (training or {})
         assert {field: merged[field] for field in fields} == fields
         assert {k: type(v) for k, v in merged.items()} == {
@@ -301,9 +297,8 @@ def test_an_unknown_preset_is_refused(prepared: PreparedDataset) -> None:
 def test_what_is_not_a_default_is_found_in_a_definition(prepared: PreparedDataset) -> None:
     def changes(name: str, **options: Any) -> dict[str, Any]:
         (definition,) = define(prepared, [name], **options)
-        return plan.changes(
-            load_model(name), Definition.from_dict(json.loads(json.dumps(dataclasses.asdict(definition))))
-        )
+        stored = Definition.from_dict(json.loads(json.dumps(dataclasses.asdict(definition))))
+        return dict(settings.changes(load_model(name), stored.config, stored.training))
 
     assert changes("lrurec") == {"config": {}, "training": {}}
     overrides = {"lrurec": {"hidden_size": "8", "dropout": "0.2", "patience": "3"}}

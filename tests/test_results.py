@@ -12,11 +12,11 @@ import pytest
 
 from seqbench.errors import SeqbenchError, StorageError, storage_error
 from seqbench.files import replacing, write_json
+from seqbench.protocol import Protocol
 from seqbench.results import (
     RECORD,
     SCHEMA_VERSION,
     Definition,
-    Protocol,
     Record,
     UnreadableRecord,
     load_records,

@@ -15,6 +15,8 @@ from tests.kit import SMALL, TINY, Bench, Running, all_gone
 EPOCHS = 60  # on a fast machine still a second or two, so that several kills fall into the training
 WORDS = ("run", *TINY, *SMALL, "--models", "lrurec", "--epochs", str(EPOCHS))
 
+INLINE = ("--executor", "inline")
+
 SAVED = "Finished runs are kept; repeat the command to resume"
 
 
@@ -37,13 +39,13 @@ def outcome_of(bench: Bench) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def uninterrupted(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     bench = Bench(home, tmp_path_factory.mktemp("uninterrupted"))
-    assert bench.call(*WORDS).code == 0
+    assert bench.call(*WORDS, *INLINE).code == 0
     return outcome_of(bench)
 
 
 def finish(bench: Bench) -> str:
     """Repeat the command to its end; what it said."""
-    outcome = bench.call(*WORDS)
+    outcome = bench.call(*WORDS, *INLINE)
     assert outcome.code == 0, outcome.err
     return outcome.err
 
@@ -83,8 +85,14 @@ def test_killed_around_every_file_that_is_put_in_place_the_outcome_is_the_same(
 ) -> None:
     words = ("run", *TINY, *SMALL, "--models", "lrurec", "--epochs", "3")
     straight = Bench(bench.home, tmp_path / "straight", bench.capsys)
-    assert straight.call(*words).code == 0
-    names = ["checkpoint.safetensors"] * 3 + ["ranks.parquet", "samples.parquet", "record.json"]
+    assert straight.call(*words, *INLINE).code == 0
+    names = ["checkpoint.safetensors"] * 3 + [
+        "weights.safetensors",
+        "ranks.parquet",
+        "top.parquet",
+        "samples.parquet",
+        "record.json",
+    ]
     moments = [(when, name) for name in names for when in ("before", "after")][:-1]  # after the last it is finished
     replace = Path.replace
 
@@ -101,9 +109,9 @@ def test_killed_around_every_file_that_is_put_in_place_the_outcome_is_the_same(
     monkeypatch.setattr(Path, "replace", kill)
     while moments:
         with pytest.raises(Killed):
-            bench.call(*words)
+            bench.call(*words, *INLINE)
     assert list(bench.results.rglob("*.tmp"))
-    assert bench.call(*words).code == 0
+    assert bench.call(*words, *INLINE).code == 0
     assert outcome_of(bench) == outcome_of(straight)
 
 

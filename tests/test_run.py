@@ -1,17 +1,17 @@
 """Whole runs: what is stored, skipped, repeated, and what a failing cell leaves behind."""
 
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from seqbench import run
 from seqbench.evaluation.ranks import Ranks
-from seqbench.progress import CellProgress
+from seqbench.events import EpochEnded, Event
+from seqbench.execution import process
 from seqbench.results import read_record
-from tests.kit import SMALL, TINY, Bench
+from seqbench.show.progress import CellProgress
+from tests.kit import FILES, SMALL, TINY, Bench
 
 MODELS = ("--models", "lrurec,markov")
 DIVERGING = ("--set", "lrurec.learning_rate=1e30", "--set", "lrurec.clip_norm=0")
@@ -39,8 +39,8 @@ def stamps(results: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in results.rglob("*.*") if path.is_file()}
 
 
-def test_a_run_stores_record_ranks_and_samples_and_no_checkpoint(done: Bench) -> None:
-    assert done.files() == ["ranks.parquet"] * 2 + ["record.json"] * 2 + ["samples.parquet"] * 2
+def test_a_run_stores_record_weights_ranks_and_samples_and_no_checkpoint(done: Bench) -> None:
+    assert done.files() == sorted(FILES * 2)
     for model in ("lrurec", "markov"):
         folder = done.folder(model)
         record = read_record(folder / "record.json")
@@ -159,9 +159,9 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(bench: Bench) -> None:
 def test_a_worker_that_is_killed_is_recorded_and_resumed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     show = CellProgress.show
 
-    def kill_in_epoch_2(progress: CellProgress, event: dict[str, Any]) -> None:
+    def kill_in_epoch_2(progress: CellProgress, event: Event) -> None:
         show(progress, event)
-        if (event["event"], event.get("epoch")) == ("epoch", 2):
+        if isinstance(event, EpochEnded) and event.epoch == 2:
             (worker,) = psutil.Process().children()
             worker.kill()
 
@@ -186,7 +186,7 @@ def test_two_commands_on_one_store_do_not_get_in_each_others_way(bench: Bench) -
     words = ("run", *TINY, *SMALL, "--models", "lrurec", "--epochs", "40")
     first = bench.start(*words)
     assert first.saw("epoch 2/40")
-    second = bench.call(*words)
+    second = bench.call(*words, "--executor", "inline")
     assert second.code == 0
     assert "Waiting for another process: it is running synthetic / lrurec / seed 0" in second.words
     assert "epoch" not in second.words, "it finds the cell finished"
@@ -196,7 +196,7 @@ def test_two_commands_on_one_store_do_not_get_in_each_others_way(bench: Bench) -
     record = read_record(bench.folder("lrurec") / "record.json")
     assert record.finished
     assert Ranks.read(bench.folder("lrurec") / "ranks.parquet").metrics() == record.accuracy
-    assert bench.files() == ["ranks.parquet", "record.json", "samples.parquet"]
+    assert bench.files() == FILES
 
 
 def test_another_protocol_is_another_cell(bench: Bench) -> None:
@@ -217,7 +217,7 @@ def test_a_failure_never_replaces_what_was_finished(bench: Bench, monkeypatch: p
     assert bench.run("--models", "popularity").code == 0
     before = bench.record("popularity")
     # The worker of a forced rerun dies before it has done anything.
-    monkeypatch.setattr(run, "WORKER", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(process, "WORKER", "import os; os.kill(os.getpid(), 9)")
     outcome = bench.run("--models", "popularity", "--force", processes=True)
     assert outcome.code == 1
     assert "killed" in outcome.words

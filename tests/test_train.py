@@ -12,6 +12,7 @@ from torch import Tensor
 
 from seqbench import losses
 from seqbench.errors import Diverged
+from seqbench.events import EpochEnded, Event, Resumed
 from seqbench.losses import LOSSES, PROPOSALS, Negatives
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import SequenceModel, TrainingConfig, at_last
@@ -473,8 +474,9 @@ def test_training_stops_after_patience_and_restores_the_best_epoch(make: Make, m
     script(monkeypatch, [0.1, 0.3, 0.2, 0.3, 0.25, 0.9])  # an equal value is not better
     kept = {}
 
-    def keep(event: str, **fields: Any) -> None:
-        kept[fields["epoch"]] = copy_of(trainer)
+    def keep(event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            kept[event.epoch] = copy_of(trainer)
 
     trainer = make(epochs=50, patience=3, emit=keep)
     state = trainer.run()
@@ -507,7 +509,9 @@ def test_a_training_that_is_stopped_after_every_epoch_ends_bit_for_bit_the_same(
     (tmp_path / CHECKPOINT).unlink()
     resumed: list[int] = []
     for epochs in range(1, 5):
-        trainer = make(name, epochs=epochs, emit=lambda event, **f: event == "resumed" and resumed.append(f["epoch"]))
+        trainer = make(
+            name, epochs=epochs, emit=lambda event: resumed.append(event.epoch) if isinstance(event, Resumed) else None
+        )
         torch.manual_seed(epochs)  # what was drawn before must not matter
         trainer.resume()
         trainer.run()

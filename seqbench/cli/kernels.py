@@ -43,13 +43,13 @@ def kernels(
     quiet: Quiet = False,
 ) -> None:
     """Time the operators' backends, and peers if installed, next to a copy of as many bytes; check results first."""
+    from seqbench.device import resolve
     from seqbench.files import write_json
-    from seqbench.plan import resolve_device
     from seqbench.show import plotting
     from seqbench.speed import benchmark, plots, request, summary, table
 
     console.quiet(quiet)
-    wanted = request.parse(resolve_device(device), dtype, operators, shapes, backends, seconds)
+    wanted = request.parse(str(resolve(device)), dtype, operators, shapes, backends, seconds)
     if plot is not None:
         plotting.check(plot)
     for name, measured in zip(wanted.shapes, benchmark.run(wanted), strict=True):

@@ -5,9 +5,17 @@ from typing import Annotated
 
 import typer
 
-from seqbench import console, paths
+from seqbench import console
+from seqbench.api import PlanOptions
+from seqbench.cli import words
 from seqbench.cli.app import Home, Quiet, Results, app
-from seqbench.protocol import PROTOCOLS, choose
+from seqbench.execution import EXECUTORS
+from seqbench.measuring.grid import LatencyGrid
+from seqbench.protocol import PROTOCOLS
+
+
+def _joined(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
 
 
 @app.command(
@@ -25,7 +33,7 @@ def run(
     datasets: Annotated[
         str | None, typer.Option(help="Comma-separated data sets.", show_default="all that are prepared")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Comma-separated seeds; each is a run of its own.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds, or ranges such as 0-4; each is a run.")] = "0",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="per model")] = None,
     split: Annotated[
         str | None,
@@ -55,13 +63,32 @@ def run(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="MODEL.FIELD=VALUE", help="Change a model's setting; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="[MODEL.]FIELD=VALUE",
+            help="Change a setting of one model, or of all that have it; may be repeated.",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     backend: Annotated[
         str,
         typer.Option(help="Backend of the scans and the loss, or auto; see `seqbench env`.", envvar="SEQBENCH_BACKEND"),
     ] = "auto",
+    executor: Annotated[
+        str,
+        typer.Option(help=f"Where cells run: {EXECUTORS.words()} (inline: in this very process)."),
+    ] = "process",
+    lengths: Annotated[
+        str, typer.Option(metavar="N,...", help="Lengths of the histories whose latency is measured.")
+    ] = _joined(LatencyGrid.lengths),
+    batches: Annotated[str, typer.Option(metavar="N,...", help="How many histories are encoded at once.")] = _joined(
+        LatencyGrid.batches
+    ),
+    latency_seconds: Annotated[
+        float, typer.Option(min=0, help="Time for each point of latency, after three samples.")
+    ] = LatencyGrid.seconds,
+    no_latency: Annotated[bool, typer.Option("--no-latency", help="Measure no latency.")] = False,
+    no_weights: Annotated[bool, typer.Option("--no-weights", help="Do not keep the trained weights.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be run.")] = False,
     results: Results = Path("results"),
@@ -69,43 +96,43 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train, evaluate and measure: one cell for each data set, model and seed. Finished cells are skipped."""
-    from seqbench import plan
-    from seqbench.data.chosen import datasets_of_run
-    from seqbench.run import check_writable, failed_summary, run_cells
+    import seqbench
+    from seqbench.execution.schedule import failed_summary
+    from seqbench.show.plan import plan_table
+    from seqbench.signals import Stopped
 
     console.quiet(quiet)
-    names = plan.parse_models(models)
-    numbers = plan.parse_seeds(seeds)
-    overrides = plan.parse_overrides(settings or [], names)
-    root = paths.home(home)
-    if not dry_run:
-        check_writable(results)
-    cells = []
-    target = plan.resolve_device(device)
-    for prepared in datasets_of_run(plan.parse_datasets(datasets), root, dry_run=dry_run):
-        chosen_split = split or prepared.splits[0]
-        conditions = choose(protocol, split=chosen_split, max_len=max_len or prepared.max_len)
-        prepared.check_split(chosen_split)
-        definitions = plan.define(
-            prepared,
-            names,
-            numbers,
-            protocol=conditions,
-            preset=preset,
-            overrides=overrides,
-            epochs=epochs,
-            device=target,
-            backend=backend,
-        )
-        cells += [plan.look_up(definition, results, force=force) for definition in definitions]
+    options = PlanOptions(
+        seeds=words.seeds(seeds),
+        protocol=protocol,
+        split=split,
+        max_len=max_len,
+        preset=preset,
+        settings=words.settings(settings or []),
+        epochs=epochs,
+        device=device,
+        backend=backend,
+        force=force,
+        results=results,
+        home=home,
+    )
+    chosen = (
+        words.names(models, "--models", "seqbench list models"),
+        words.names(datasets, "--datasets", "seqbench list datasets"),
+    )
     if dry_run:
-        console.out.print(plan.plan_table(cells, results))
+        console.out.print(plan_table(seqbench.plan(*chosen, **options)))
         return
+    grid = LatencyGrid(
+        lengths=() if no_latency else words.numbers(lengths, "--lengths"),
+        batches=words.numbers(batches, "--batches"),
+        seconds=latency_seconds,
+    )
     try:
-        failures = run_cells(cells, models=names, home=root, results=results, device=target)
-    except KeyboardInterrupt:
+        records = seqbench.run(*chosen, executor=executor, keep_weights=not no_weights, latency=grid, **options)
+    except KeyboardInterrupt as stop:
         console.err.print("Interrupted. Finished runs are kept; repeat the command to resume.")
-        raise typer.Exit(130) from None
-    if failures:
-        raise failed_summary(failures, len(cells))
+        raise typer.Exit(stop.exit_code if isinstance(stop, Stopped) else 130) from None
+    if failed := [record for record in records if record.failure]:
+        raise failed_summary(failed, len(records))
     console.note("Done. `seqbench report` shows the tables.")

@@ -40,6 +40,10 @@ class Ranks:
     ties: Ints  # (U,)
     top: Ints | None = None  # (U, K) best items that may be recommended, best first; 0 where there are fewer
 
+    def __getitem__(self, metric: str) -> float:
+        """Return the mean over users of a metric such as "ndcg@10"."""
+        return float(self.per_user(metric).mean())
+
     def metrics(self) -> dict[str, float]:
         """Return the means over users of HR, NDCG and MRR at each cut-off."""
         return metrics.means(self.better, self.ties)

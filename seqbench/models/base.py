@@ -112,6 +112,7 @@ class Model(nn.Module, ABC):
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     training_defaults: ClassVar[TrainingConfig | None] = None  # None: nothing is trained by gradient
+    ragged_buffers: ClassVar[tuple[str, ...]] = ()  # buffers whose size only fitting decides
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # data set → field → value, where the paper tunes per data set
     summary: ClassVar[str]  # a few words
     paper: ClassVar[str]  # authors, venue, year

@@ -21,6 +21,7 @@ class Markov(CountingModel):
 
     summary: ClassVar[str] = "first-order transition counts"
     paper: ClassVar[str] = "(baseline)"
+    ragged_buffers: ClassVar[tuple[str, ...]] = ("successors", "weights")
 
     def __init__(self, items: int, max_len: int, config: ModelConfig) -> None:
         super().__init__(items, max_len, config)

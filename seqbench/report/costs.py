@@ -48,7 +48,7 @@ QUANTITIES = (
         "Time to best",
         "down",
         numbers.SECONDS,
-        lambda record: (record.training or {}).get("seconds_to_best"),
+        lambda record: record.training["seconds_to_best"] if record.training else None,
     ),
     _quantity("fit_seconds", "Fit", "down", numbers.SECONDS),
     _quantity("peak_memory_bytes", "Peak memory", "down", numbers.BYTES),
@@ -59,13 +59,13 @@ def hardware_words(record: Record) -> str:
     """Name what costs depend on: the GPU and its memory, or the CPU, its cores and threads and the memory beside it."""
     environment = record.environment
     if record.definition.device != "cpu":
-        device, memory = environment.get("device_name") or record.definition.device, "device_memory_bytes"
-        counted = []
+        device = environment.get("device_name") or record.definition.device
+        size, counted = environment.get("device_memory_bytes"), []
     else:
-        device, memory = environment.get("cpu") or "unknown CPU", "memory_bytes"
-        counted = [(environment.get(name), name.removesuffix("s")) for name in ("cores", "threads")]
+        device, size = environment.get("cpu") or "unknown CPU", environment.get("memory_bytes")
+        counted = [(environment.get("cores"), "core"), (environment.get("threads"), "thread")]
     words = [f"{number} {word}{'' if number == 1 else 's'}" for number, word in counted if number]
-    if size := environment.get(memory):
+    if size:
         words.append(f"{size / 2**30:.0f} GiB")
     return ", ".join([device, *words])
 
@@ -172,8 +172,8 @@ def _latency_cell(table: Table, values: dict[str, float], missing: dict[str, lis
     return TableCell(FAILED, notes=[table.note(reason) for reason in missing]) if missing else TableCell(NOT_APPLICABLE)
 
 
-def _entries(records: Iterable[Record], key: str) -> list[dict[str, Any]]:
-    return [entry for record in records for entry in record.cost.get(key) or []]
+def _entries(records: Iterable[Record], key: Literal["latency", "latency_skipped"]) -> list[dict[str, Any]]:
+    return [dict(entry) for record in records for entry in record.cost.get(key, [])]
 
 
 def _is_at(entry: dict[str, Any], point: tuple[str, int, int]) -> bool:

@@ -73,7 +73,7 @@ def _section(
     records = [run.record for run in runs]
     variants = group_variants(runs, model_order)
     trained = [record for variant in variants if variant.trained for record in variant.records]
-    facts = next((record.dataset for record in records if record.dataset), {})
+    facts = next((dict(record.dataset) for record in records if record.dataset), {})
     definition = records[0].definition
     section = Section(
         dataset=definition.dataset,
@@ -148,7 +148,8 @@ def _software(environment: Any) -> str:
         "driver": "driver",
         "python": "Python",
     }
-    return ", ".join(f"{name} {environment[key]}" for key, name in names.items() if environment.get(key))
+    values = dict(environment)
+    return ", ".join(f"{name} {values[key]}" for key, name in names.items() if values.get(key))
 
 
 def _distinct(values: Iterable[Any]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from seqbench.report.runs import StoredRun
 from seqbench.results import Definition, Record
+from seqbench.results.records import Failure
 
 MESSAGE_LENGTH = 100  # of a failure; the record has all of it
 
@@ -66,7 +67,7 @@ class Variant:
         """Say what a reader must know before comparing it with other variants, whose seeds are these."""
         remarks = [words] if (words := self.training_words()) else []
         remarks += self.seed_remarks(seeds)
-        if any((record.training or {}).get("stopped_early") is False for record in self.finished):
+        if any(record.training and not record.training["stopped_early"] for record in self.finished):
             remarks.append("ended at its limit of epochs: more may help")
         return remarks
 
@@ -163,9 +164,9 @@ def _text(settings: dict[str, Any], key: str) -> str:
 
 
 def _failure(record: Record) -> str:
-    failure = record.failure or {}
-    kind = failure.get("kind", "error")
-    lines = failure.get("message", "").strip().splitlines()
+    failure = record.failure or Failure(kind="error", message="")
+    kind = failure["kind"]
+    lines = failure["message"].strip().splitlines()
     if not lines:
         return kind
     first = lines[0].strip()

@@ -1,0 +1,1 @@
+"""Everything that is printed, one file per kind of table."""

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from seqbench.cli.words import split_words as words
 from seqbench.errors import UsageError, unknown_name
 from seqbench.ops.backends import BACKENDS
-from seqbench.plan import words
 from seqbench.speed.choices import HELP, WORKLOADS
 from seqbench.speed.peers import PEERS
 from seqbench.speed.workloads import Shape, Workload

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from seqbench.environment import cpu_name, describe
+from seqbench.device import title
+from seqbench.environment import describe
 from seqbench.show import numbers
 from seqbench.speed.benchmark import Benchmark, Case, Entry
 from seqbench.speed.peers import PEERS
@@ -30,12 +31,7 @@ def unsteady(entry: Entry) -> bool:
 
 def machine(request: Request) -> str:
     """Describe in a line what the figures were measured on."""
-    if request.device.type == "cuda":
-        name = torch.cuda.get_device_name(request.device)
-    else:
-        threads = torch.get_num_threads()
-        name = f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
-    return f"{name}; torch {torch.__version__}, {str(request.dtype).removeprefix('torch.')}"
+    return f"{title(request.device)}; torch {torch.__version__}, {str(request.dtype).removeprefix('torch.')}"
 
 
 def document(benchmark: Benchmark) -> dict[str, Any]:

@@ -14,48 +14,25 @@ left there, so that what fits them is timed there, copies too; on a GPU the cach
 
 import random
 import statistics
-import time
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 
 import torch
 
-Call = Callable[[], object]
+from seqbench import timing
+from seqbench.device import Call
+
 Sampler = Callable[[Call, int], float]
 
 MINIMUM_ROUNDS = 5
 TURN_SECONDS = 0.01
-CACHE_BYTES = 256 << 20  # more than any second-level cache of a GPU holds
 
 
 def sampler(device: torch.device) -> Sampler:
-    """Return a function from (call, number of calls) to the median seconds of a call on this device."""
-    return _cuda_sampler(device) if device.type == "cuda" else _cpu_sample
+    """Return a function from (call, number of calls) to the median seconds of a call on this device.
 
-
-def _cpu_sample(call: Call, calls: int) -> float:
-    times = [time.perf_counter()]
-    for _ in range(calls):
-        call()
-        times.append(time.perf_counter())
-    return statistics.median(ended - started for started, ended in pairwise(times))
-
-
-def _cuda_sampler(device: torch.device) -> Sampler:
-    """Time by events around each call on the current stream, overwriting the second-level cache before each."""
-    evicting = torch.empty(CACHE_BYTES, dtype=torch.int8, device=device)
-
-    def sample(call: Call, calls: int) -> float:
-        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
-        for started, ended in pairs:
-            evicting.zero_()
-            started.record()
-            call()
-            ended.record()
-        torch.cuda.synchronize(device)
-        return statistics.median(started.elapsed_time(ended) for started, ended in pairs) / 1000
-
-    return sample
+    The calls are queued, and a GPU's cache is overwritten before each.
+    """
+    return lambda call, calls: statistics.median(timing.sample(call, device, calls=calls, queue=True, evict=True))
 
 
 def compete(calls: Mapping[str, Call], baseline: str, sample: Sampler, seconds: float) -> dict[str, list[float]]:

@@ -9,7 +9,6 @@ Shapes: B batch, T time, D width, V items plus padding, N trained positions of a
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,10 @@ import torch
 from torch import Tensor
 
 from seqbench.data.sequences import Ints, Sequences
+from seqbench.device import now
 from seqbench.errors import Diverged
 from seqbench.evaluation.ranking import rank
+from seqbench.events import EpochEnded, Listener, Resumed, Step
 from seqbench.losses import LOSSES
 from seqbench.models.base import SequenceModel, TrainingConfig
 from seqbench.models.checks import check_causality, check_objective
@@ -35,10 +36,6 @@ WARMUP_STEPS = 3
 PROGRESS_SECONDS = 0.2
 
 
-def _say_nothing(event: str, **fields: object) -> None:
-    pass
-
-
 class Trainer:
     """Trains one model; `run` returns when it has stopped, with the best epoch's weights in place.
 
@@ -46,7 +43,7 @@ class Trainer:
         model: on the device that it is to be trained on.
         training: its paper's settings if not given.
         checkpoint: file to store the training in after every epoch; nothing is stored if not given.
-        emit: called with an event's name and its fields as things happen: "resumed", "step" and "epoch".
+        emit: called with `Resumed`, `Step` and `EpochEnded` as things happen.
         peak_memory: bytes that the process has held at most so far.
         clock: seconds since some moment.
 
@@ -63,7 +60,7 @@ class Trainer:
         protocol: Protocol | None = None,
         seed: int = 0,
         checkpoint: Path | None = None,
-        emit: Callable[..., None] = _say_nothing,
+        emit: Listener | None = None,
         peak_memory: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -73,7 +70,7 @@ class Trainer:
         self.protocol = protocol or Protocol()
         self.seed = seed
         self.checkpoint = checkpoint
-        self.emit = emit
+        self.emit = emit or (lambda event: None)
         self.peak_memory = peak_memory
         self.clock = clock
         check_objective(model.config, self.training)
@@ -95,7 +92,7 @@ class Trainer:
         """
         if self.checkpoint and self.checkpoint.exists():
             self.best_weights, self.state = checkpoint.load(self.checkpoint, self.model, self.optimizer)
-            self.emit("resumed", epoch=self.state.epoch)
+            self.emit(Resumed(self.state.epoch))
         return self.state.seconds
 
     def run(self) -> TrainingState:
@@ -126,9 +123,20 @@ class Trainer:
         self.state.peak_memory = max(self.state.peak_memory, self.peak_memory())
         if self.checkpoint:
             checkpoint.save(self.checkpoint, self.model, self.best_weights, self.optimizer, self.state)
-        rate = entry.timed_interactions / entry.timed_seconds if entry.timed_seconds else None
-        best = {"best": self.state.best, "best_epoch": self.state.best_epoch}
-        self.emit("epoch", **asdict(entry), **best, interactions_per_second=rate)
+        self.emit(
+            EpochEnded(
+                epoch=number,
+                loss=loss,
+                validation=value,
+                best=self.state.best,
+                best_epoch=self.state.best_epoch,
+                train_seconds=entry.train_seconds,
+                evaluate_seconds=entry.evaluate_seconds,
+                interactions_per_second=(
+                    entry.timed_interactions / entry.timed_seconds if entry.timed_seconds else None
+                ),
+            )
+        )
 
     def _pass(self, number: int) -> tuple[float, tuple[int, int, float]]:
         """Train all rows once; return the mean loss, and (interactions, sequences, seconds) of the timed steps."""
@@ -145,8 +153,7 @@ class Trainer:
         shown = self.clock()
         for index, rows in enumerate(steps):
             if timed_from is None and self.warm_steps >= WARMUP_STEPS:
-                synchronize(self.device)
-                timed_from = self.clock()
+                timed_from = now(self.device, self.clock)
             loss = self._step(starts[rows], lengths[rows])
             count = int(targets[rows].sum())
             total += loss.detach() * count
@@ -157,9 +164,8 @@ class Trainer:
                 sequences += len(rows)
             if self.clock() - shown > PROGRESS_SECONDS:
                 shown = self.clock()
-                self.emit("step", epoch=number, done=index + 1, total=len(steps))
-        synchronize(self.device)
-        seconds = self.clock() - timed_from if timed_from is not None else 0.0
+                self.emit(Step(number, index + 1, len(steps)))
+        seconds = now(self.device, self.clock) - timed_from if timed_from is not None else 0.0
         mean = float(total) / int(targets.sum())
         if not np.isfinite(mean):
             raise Diverged(f"The training loss of epoch {number}")
@@ -177,12 +183,6 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
         self.optimizer.step()
         return loss
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until everything that was started on the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def derived_seed(*parts: int) -> int:

@@ -1,13 +1,14 @@
 """Where a training stands, besides its tensors, and what follows from that."""
 
-import math
 import statistics
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
 
 from seqbench.models.base import TrainingConfig
+from seqbench.results.records import Cost, EpochEntry, Training
+from seqbench.typed import build
 
-T = TypeVar("T", bound="Epoch | TrainingState")
+LARGEST = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class TrainingState:
         """Return whether the validation metric has not improved for `patience` epochs."""
         return self.epoch - self.best_epoch >= training.patience
 
-    def summary(self, training: TrainingConfig) -> dict[str, Any]:
+    def summary(self, training: TrainingConfig) -> Training:
         """Return the record's `training` section."""
         return {
             "epochs": self.epoch,
@@ -58,10 +59,10 @@ class TrainingState:
             "seconds_to_best": sum(
                 entry.train_seconds + entry.evaluate_seconds for entry in self.history[: self.best_epoch]
             ),
-            "history": [asdict(entry) for entry in self.history],
+            "history": [cast(EpochEntry, asdict(entry)) for entry in self.history],
         }
 
-    def throughput(self) -> dict[str, float | None]:
+    def throughput(self) -> Cost:
         """Return medians over epochs: interactions/s and sequences/s of steady-state steps, and seconds per epoch."""
         timed = [entry for entry in self.history if entry.timed_seconds > 0]
 
@@ -81,25 +82,13 @@ class TrainingState:
         Raises:
             ValueError: fields are missing, unknown, of another type, not finite, or contradict each other.
         """
-        history = stored.get("history") if isinstance(stored, dict) else None
-        if not isinstance(history, list):
-            raise ValueError("there is no history of epochs")
-        state = _typed(cls, {**stored, "history": [_typed(Epoch, entry) for entry in history]})
+        state = build(cls, stored, "state")
+        counts = [state.seconds, state.peak_memory, state.best_epoch]
+        counts += [value for entry in state.history for name, value in asdict(entry).items() if name != "loss"]
+        if not all(0 <= count < LARGEST for count in counts):
+            raise ValueError("a number in it is negative, or too large")
         if [entry.epoch for entry in state.history] != list(range(1, state.epoch + 1)):
             raise ValueError("the history of epochs is not complete")
         if not 0 <= state.best_epoch <= state.epoch:
             raise ValueError("the best epoch is none of them")
         return state
-
-
-def _typed(cls: type[T], stored: Any) -> T:
-    """Make a dataclass of numbers from foreign JSON values."""
-    if not isinstance(stored, dict) or stored.keys() != {each.name for each in fields(cls)}:
-        raise ValueError(f"the fields of {cls.__name__} are others")
-    for each in fields(cls):
-        value = stored[each.name]
-        if each.type is float and not (isinstance(value, float) and math.isfinite(value)):
-            raise ValueError(f"{each.name} is no finite number")
-        if each.type is int and not (type(value) is int and 0 <= value < 1 << 63):
-            raise ValueError(f"{each.name} is no whole number")
-    return cls(**stored)

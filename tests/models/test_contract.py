@@ -97,7 +97,6 @@ def test_learns_that_item_i_is_followed_by_the_next(form: str, tmp_path: Path) -
             seed=0,
             device=torch.device("cpu"),
             checkpoint=tmp_path / "checkpoint.safetensors",
-            emit=lambda *_, **__: None,
             peak_memory=lambda: 0,
         ).run()
     ranks = rank(model, sequences, sequences.test(), protocol)

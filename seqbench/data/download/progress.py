@@ -17,7 +17,7 @@ from rich.progress import (
 
 from seqbench import console
 from seqbench.data.download.errors import Interrupted
-from seqbench.progress import duration
+from seqbench.show.progress import duration
 
 SAY_EVERY = 30.0  # seconds between two lines of progress where there is no terminal
 

@@ -1,7 +1,5 @@
 """Latency with a clock that the model itself turns, and peak memory."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqbench import measure
 from seqbench.data.sequences import Sequences
-from seqbench.measure import MAXIMUM_SAMPLES, MINIMUM_SAMPLES, POSITIONS, Latency, latency
+from seqbench.measuring.grid import LatencyGrid
+from seqbench.measuring.latency import MAXIMUM_SAMPLES, MINIMUM_SAMPLES, POSITIONS, Latency, latency
 from seqbench.models.base import CountingModel, IncrementalModel, Model, ModelConfig
 from tests.models.forms import FORMS
 
@@ -73,7 +71,7 @@ class Stepping(IncrementalModel):
 
 def measured(cost: Callable[[int, int], float], **options: Any) -> Latency:
     clock = Clock()
-    return latency(lambda length: Timed(clock, cost), CPU, clock=clock, **options)
+    return latency(lambda length: Timed(clock, cost), CPU, grid=LatencyGrid(**options), clock=clock)
 
 
 def points(result: Latency) -> list[tuple[str, int, int | None]]:
@@ -114,7 +112,7 @@ def test_a_point_takes_about_a_second_but_has_some_samples(seconds: float, repea
 
 
 def test_every_length_and_batch_has_a_point_or_a_reason() -> None:
-    lengths, batches = measure.LENGTHS, measure.BATCHES
+    lengths, batches = LatencyGrid.lengths, LatencyGrid.batches
     result = measured(lambda batch, length: batch * length * 1e-5, lengths=lengths, batches=batches)
     skipped = [(point["mode"], point["batch"], point["length"]) for point in result.skipped]
     expected = [("whole", batch, length) for batch in batches for length in lengths]
@@ -172,7 +170,7 @@ def test_another_error_is_not_swallowed() -> None:
 
 def test_only_incremental_models_have_steps() -> None:
     clock = Clock()
-    result = latency(lambda length: Stepping(clock), CPU, lengths=(8, 16), batches=(1, 4), clock=clock)
+    result = latency(lambda length: Stepping(clock), CPU, grid=LatencyGrid((8, 16), (1, 4)), clock=clock)
     assert points(result) == [
         *(("whole", 1, 8), ("step", 1, None), ("whole", 1, 16)),
         *(("whole", 4, 8), ("step", 4, None), ("whole", 4, 16)),
@@ -196,13 +194,13 @@ class Growing(Stepping):
 
 def test_steps_of_a_growing_state_are_timed_at_every_length() -> None:
     clock = Clock()
-    result = latency(lambda length: Growing(clock), CPU, lengths=(4, 8), batches=(1,), clock=clock)
+    result = latency(lambda length: Growing(clock), CPU, grid=LatencyGrid((4, 8), (1,)), clock=clock)
     assert {(p["length"], p["p50_ms"]) for p in result.points if p["mode"] == "step"} == {(4, 3000.0), (8, 7000.0)}
 
 
 def test_a_growing_state_that_does_not_fit_is_skipped_with_the_reason() -> None:
     clock = Clock()
-    result = latency(lambda length: Growing(clock), CPU, lengths=(4, 8, 16), batches=(4,), clock=clock)
+    result = latency(lambda length: Growing(clock), CPU, grid=LatencyGrid((4, 8, 16), (4,)), clock=clock)
     assert points(result) == [("whole", 4, 4), ("step", 4, 4), ("whole", 4, 8)]
     assert [(entry["mode"], entry["length"]) for entry in result.skipped] == [("step", 8), ("whole", 16), ("step", 16)]
     assert {entry["reason"] for entry in result.skipped} == {"out of memory at length 8"}
@@ -216,7 +214,7 @@ def test_the_model_is_built_for_the_length() -> None:
         return Timed(clock, lambda *_: 0.1)
 
     clock = Clock()
-    latency(build, CPU, lengths=(8, 16), batches=(1,), clock=clock)
+    latency(build, CPU, grid=LatencyGrid((8, 16), (1,)), clock=clock)
     assert asked == [8, 16]
 
 
@@ -227,11 +225,11 @@ def test_a_model_that_cannot_be_built_for_want_of_memory_is_skipped() -> None:
         return Timed(clock, lambda *_: 0.1)
 
     clock = Clock()
-    result = latency(build, CPU, lengths=(8, 16, 32), batches=(1,), clock=clock)
+    result = latency(build, CPU, grid=LatencyGrid((8, 16, 32), (1,)), clock=clock)
     assert points(result) == [("whole", 1, 8)]
     assert [entry["length"] for entry in result.skipped] == [16, 32]
     assert {entry["reason"] for entry in result.skipped} == {"out of memory at length 16"}
-    nothing = latency(build, CPU, lengths=(16,), batches=(1,), clock=clock)
+    nothing = latency(build, CPU, grid=LatencyGrid((16,), (1,)), clock=clock)
     assert (points(nothing), len(nothing.skipped)) == ([], 1)
 
 
@@ -240,16 +238,15 @@ def test_a_step_that_does_not_fit_is_skipped_even_if_it_is_the_same_at_every_len
         def step(self, items: Tensor, state: int) -> tuple[Tensor, int]:
             raise MemoryError
 
-    result = latency(lambda length: Failing(clock), CPU, lengths=(8,), batches=(1,), clock=(clock := Clock()))
+    result = latency(lambda length: Failing(clock), CPU, grid=LatencyGrid((8,), (1,)), clock=(clock := Clock()))
     assert points(result) == [("whole", 1, 8)]
     assert [(entry["mode"], entry["length"]) for entry in result.skipped] == [("step", None)]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_model_can_be_measured(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "SECONDS_PER_POINT", 0.0)
+def test_every_model_can_be_measured(form: str) -> None:
     cls, config = FORMS[form]
-    result = latency(lambda length: cls(20, length, config), CPU, lengths=(4, 32), batches=(1, 3))
+    result = latency(lambda length: cls(20, length, config), CPU, grid=LatencyGrid((4, 32), (1, 3), seconds=0.0))
     steps = []
     if issubclass(cls, IncrementalModel) and config.causal:
         steps = [("step", batch, length) for batch in (1, 3) for length in ((4, 32) if cls.state_grows else (None,))]
@@ -264,26 +261,3 @@ def test_raw_samples_are_stored(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "samples.parquet").to_pydict()
     assert table["series"] == ["latency/whole/1/8"] * 4 + ["latency/whole/1/16"] * 4
     assert table["value"] == pytest.approx([0.25] * 8)
-
-
-PEAK = """
-import sys
-import torch
-from seqbench.measure import PeakMemory
-if sys.platform == 'linux':
-    torch.ones(400 * 2**20 // 4)  # a peak from before
-peak = PeakMemory(torch.device("cpu"))
-before = peak()
-held = torch.ones(200 * 2**20 // 4)
-during = peak()
-del held
-print(before, during, peak())
-"""
-
-
-def test_peak_memory_is_what_was_held_at_once() -> None:
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=60, check=True)
-    before, during, after = (int(word) / 2**20 for word in done.stdout.split())
-    assert before < 100
-    assert 200 <= during - before < 230
-    assert after > during - 1  # a peak stays

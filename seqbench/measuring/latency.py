@@ -1,11 +1,9 @@
-"""What a model costs: inference latency against sequence length, peak memory.
+"""Inference latency against sequence length.
 
 Shapes: B batch, T time, V items plus padding.
 """
 
-import contextlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,41 +14,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqbench import columns
+from seqbench import columns, timing
+from seqbench.device import Clock
 from seqbench.errors import out_of_memory
 from seqbench.files import replacing
+from seqbench.measuring.grid import LatencyGrid
 from seqbench.models.base import IncrementalModel, Model
+from seqbench.results.records import LatencyPoint, SkippedPoint
 
-LENGTHS = (64, 256, 1024, 4096, 16384)
-BATCHES = (1, 32)
 POSITIONS = 1 << 18  # largest batch × length that is tried: beyond it memory, not the model, is what is tested
 TOP = 10
 
 WARMUP_CALLS = 2
 MINIMUM_SAMPLES = 3
 MAXIMUM_SAMPLES = 100
-SECONDS_PER_POINT = 1.0  # after the minimum number of samples
 SECONDS_PER_CALL = 4.0  # a point whose calls, or whose state, would take longer is skipped, and says so
-QUANTILES = {50: MINIMUM_SAMPLES, 95: 20, 99: 100}  # percentile → the samples that it takes: one in its tail
 STEPS_BEFORE = 8  # items that an incremental model has seen before its steps are timed
 
 
 @dataclass
 class Latency:
-    """Points (the record's `latency`), skipped points, and all raw samples in seconds."""
+    """Measured points (the record's `latency`), skipped points, and all raw samples in seconds."""
 
-    points: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[dict[str, Any]] = field(default_factory=list)
+    points: list[LatencyPoint] = field(default_factory=list)
+    skipped: list[SkippedPoint] = field(default_factory=list)
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, mode: str, batch: int, length: int | None, samples: list[float]) -> None:
         """Keep a measured point: quantiles, None where there are too few samples, and the samples they are made of."""
-        quantiles = {
-            f"p{percent}_ms": float(np.percentile(samples, percent)) * 1000 if len(samples) >= needed else None
-            for percent, needed in QUANTILES.items()
-        }
-        point = {"mode": mode, "batch": batch, "length": length}
-        self.points.append({**point, **quantiles, "repeats": len(samples)})
+        p95, p99 = (
+            float(np.percentile(samples, percent)) * 1000 if len(samples) >= needed else None
+            for percent, needed in ((95, 20), (99, 100))  # one sample in the tail
+        )
+        self.points.append(
+            LatencyPoint(
+                mode=mode,
+                batch=batch,
+                length=length,
+                p50_ms=float(np.percentile(samples, 50)) * 1000,
+                p95_ms=p95,
+                p99_ms=p99,
+                repeats=len(samples),
+            )
+        )
         self.samples[f"latency/{mode}/{batch}/{length}"] = samples
 
     def skip(self, mode: str, batch: int, length: int | None, reason: str) -> None:
@@ -74,11 +80,10 @@ def latency(
     build: Callable[[int], Model],
     device: torch.device,
     *,
-    lengths: tuple[int, ...] = LENGTHS,
-    batches: tuple[int, ...] = BATCHES,
-    clock: Callable[[], float] = time.perf_counter,
+    grid: LatencyGrid | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Latency:
-    """Time from item ids on the device to the best TOP items of the whole catalogue.
+    """Time the way from item ids on the device to the best TOP items of the whole catalogue.
 
     Mode `whole` encodes the whole history of the given length anew; mode `step` appends the last item of such a history
     to the state of an incremental model. If that state does not grow, neither its size nor its time depends on the
@@ -86,10 +91,13 @@ def latency(
 
     Args:
         build: makes a model that can take histories of the given length; weights do not matter for time.
+        grid: lengths and batches, by default those of `LatencyGrid`.
     """
+    grid = grid or LatencyGrid()
+    lengths = grid.lengths
     result = Latency()
     generator = torch.Generator().manual_seed(0)
-    for batch in batches:
+    for batch in grid.batches:
         medians: list[float] = []
         exhausted: str | None = None
         modes = ["whole"]  # that every length has a point in
@@ -106,7 +114,7 @@ def latency(
                 while waiting:
                     point = waiting[0]
                     items = torch.randint(1, model.items + 1, (batch, point.items), generator=generator).to(device)
-                    samples = _sample(CALLS[point.mode](model, items), device, clock)
+                    samples = _samples(CALLS[point.mode](model, items), device, grid.seconds, clock)
                     result.add(point.mode, batch, point.length, samples)
                     if point.mode == "whole":
                         medians.append(statistics.median(samples))
@@ -175,64 +183,12 @@ def _too_much(batch: int, length: int, medians: list[float]) -> str | None:
     return None
 
 
-def _sample(call: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> list[float]:
-    """Seconds of repeated calls, synchronised on both sides."""
-
-    def timed() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        started = clock()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return clock() - started
-
+def _samples(call: Callable[[], Any], device: torch.device, seconds: float, clock: Clock) -> list[float]:
+    """Time a call for about so many seconds, MINIMUM_SAMPLES to MAXIMUM_SAMPLES times, after a warm-up."""
     for _ in range(WARMUP_CALLS):
-        if timed() > SECONDS_PER_POINT:
+        if timing.sample(call, device, clock=clock)[0] > seconds:
             break
     samples: list[float] = []
-    while len(samples) < MAXIMUM_SAMPLES and (len(samples) < MINIMUM_SAMPLES or sum(samples) < SECONDS_PER_POINT):
-        samples.append(timed())
+    while len(samples) < MAXIMUM_SAMPLES and (len(samples) < MINIMUM_SAMPLES or sum(samples) < seconds):
+        samples += timing.sample(call, device, clock=clock)
     return samples
-
-
-def resident_memory() -> int:
-    """Bytes of physical memory that this process holds now."""
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
-
-
-def peak_resident_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-class PeakMemory:
-    """Peak memory since it was made: on a GPU the allocator's, else resident memory above what was held then.
-
-    There is one peak per process, which making another of these resets. Where the system has no way to reset it (only
-    Linux has), what the process held before takes part.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM; see proc(5)
-        self.before = resident_memory()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    def __call__(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return max(0, peak_resident_memory() - self.before)

@@ -1,18 +1,17 @@
 """What a running cell shows: three live lines on a terminal, a plain line per epoch elsewhere, nothing when quiet."""
 
-from typing import Any
-
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from seqbench import console
+from seqbench.events import EpochEnded, Event, Finished, Phase, Resumed, Step
 from seqbench.results import Definition
 
 
 class CellProgress:
-    """Turns the events of a worker into words. Use as a context manager around the worker's life."""
+    """Turns the events of a cell into words. Use as a context manager around the cell's run."""
 
     def __init__(self, label: str, definition: Definition) -> None:
         self.label = label
@@ -38,38 +37,39 @@ class CellProgress:
         if self.on_terminal:
             self.live.stop()
 
-    def show(self, event: dict[str, Any]) -> None:
-        """Show one event: resumed, step, epoch, phase or finished."""
-        kind = event["event"]
-        if kind == "resumed":
-            self._say(f"resumed after epoch {event['epoch']}")
-        elif kind == "step":
-            self._advance(event["epoch"], event["done"] / event["total"])
-        elif kind == "epoch":
-            self._advance(event["epoch"], 1.0)
-            quality, cost = self._epoch_words(event)
-            self.details.plain = f"  {quality}\n  {cost}"
-            if not self.on_terminal:
-                self._say(f"epoch {event['epoch']}/{self.epochs}: {quality}, {cost}")
-        elif kind == "phase":
-            self.details.plain = ""
-            self.bar.update(self.task, total=None, words=event["name"])
-        elif kind == "finished":
-            value = event["accuracy"][self.selection]
-            self._say(f"test {self.selection} {value:.4f} in {duration(event['seconds'])}")
+    def show(self, event: Event) -> None:
+        """Show what an event says."""
+        match event:
+            case Resumed():
+                self._say(f"resumed after epoch {event.epoch}")
+            case Step():
+                self._advance(event.epoch, event.done / event.total)
+            case EpochEnded():
+                self._advance(event.epoch, 1.0)
+                quality, cost = self._epoch_words(event)
+                self.details.plain = f"  {quality}\n  {cost}"
+                if not self.on_terminal:
+                    self._say(f"epoch {event.epoch}/{self.epochs}: {quality}, {cost}")
+            case Phase():
+                self.details.plain = ""
+                self.bar.update(self.task, total=None, words=event.name)
+            case Finished():
+                value = event.accuracy[self.selection]
+                self._say(f"test {self.selection} {value:.4f} in {duration(event.seconds)}")
 
     def _advance(self, epoch: int, share: float) -> None:
         done = (epoch - 1 + share) / self.epochs
         self.bar.update(self.task, total=1.0, completed=done, words=f"epoch {epoch} of at most {self.epochs}")
 
-    def _epoch_words(self, event: dict[str, Any]) -> tuple[str, str]:
-        """What the epoch gave, and what it took."""
-        self.epoch_seconds.append(event["train_seconds"] + event["evaluate_seconds"])
-        left = (self.epochs - event["epoch"]) * sum(self.epoch_seconds) / len(self.epoch_seconds)
-        rate = event["interactions_per_second"]
-        best = f"best {event['best']:.4f} in epoch {event['best_epoch']}"
-        quality = f"loss {event['loss']:.4f}, validation {self.selection} {event['validation']:.4f} ({best})"
+    def _epoch_words(self, event: EpochEnded) -> tuple[str, str]:
+        """Return what the epoch gave, and what it took."""
+        self.epoch_seconds.append(event.train_seconds + event.evaluate_seconds)
+        left = (self.epochs - event.epoch) * sum(self.epoch_seconds) / len(self.epoch_seconds)
+        best = f"best {event.best:.4f} in epoch {event.best_epoch}"
+        validation = "not validated" if event.validation is None else f"{event.validation:.4f}"
+        quality = f"loss {event.loss:.4f}, validation {self.selection} {validation} ({best})"
         cost = f"at most {duration(left)} left"
+        rate = event.interactions_per_second
         return quality, f"{rate:,.0f} interactions/s, {cost}" if rate else cost
 
     def _say(self, words: str) -> None:
@@ -77,7 +77,7 @@ class CellProgress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the units that people use: 8 s, 3 min 20 s, 2 h 5 min."""
+    """Return seconds in the units that people use: 8 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

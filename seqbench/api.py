@@ -1,0 +1,302 @@
+"""What seqbench does, as functions: the command line parses words and calls these.
+
+Imported as `seqbench.prepare`, `seqbench.run` and so on; nothing heavy is loaded before one of them is used.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+from seqbench import paths
+from seqbench.errors import SeqbenchError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from seqbench.data.prepared import PreparedDataset
+    from seqbench.data.sequences import Sequences
+    from seqbench.evaluation.ranks import Ranks
+    from seqbench.events import Listener
+    from seqbench.measuring.grid import LatencyGrid
+    from seqbench.models.base import Model
+    from seqbench.planning import Plan
+    from seqbench.protocol import Protocol
+    from seqbench.results import Record
+
+Folder = str | Path
+RESULTS = "results"
+
+
+class PlanOptions(TypedDict, total=False):
+    """What `plan` and `run` take besides models and data sets; each is optional."""
+
+    seeds: Sequence[int]  # each is a run of its own; (0,)
+    protocol: str  # a name of seqbench.protocol.PROTOCOLS; "fair"
+    split: str | None  # None: the data set's own split if it has one, else "leave-one-out"
+    max_len: int | None  # most recent items that a model sees; None: as the data set says
+    preset: str | None  # "paper" for what a model's paper sets for each data set
+    settings: Mapping[str, Any]  # "model.field" or "field" → value
+    epochs: int | None  # at most; None: as each model says
+    device: str  # "auto", "cpu", "cuda" or "cuda:1"
+    backend: str  # of the operators; "auto"
+    force: bool  # run finished cells again
+    results: Folder  # the results store; "results"
+    home: Folder | None  # downloads and prepared data sets; None: the user's cache folder
+
+
+def load_dataset(name: str, *, home: Folder | None = None) -> "PreparedDataset":
+    """Open a data set, which is prepared first if it is not yet.
+
+    Args:
+        name: of the catalogue (`seqbench list datasets`), or what a data set of yours was prepared as.
+        home: the folder for downloads and prepared data sets.
+
+    Raises:
+        UsageError: no data set has this name.
+        SeqbenchError: it cannot be prepared, or is damaged.
+    """
+    from seqbench.data.chosen import datasets_of_run
+
+    (found,) = datasets_of_run([name], _home(home), dry_run=False)
+    return found
+
+
+def train(
+    model: "str | type[Model]",
+    split: "Sequences",
+    *,
+    protocol: "str | Protocol" = "fair",
+    max_len: int = 50,
+    seed: int = 0,
+    device: str = "auto",
+    epochs: int | None = None,
+    on_event: "Listener | None" = None,
+    **settings: Any,
+) -> "Model":
+    """Train one model, and return it with the weights of its best epoch, in evaluation mode.
+
+    The same code, seed and settings give what a cell of `run` gives; nothing is stored.
+
+    Args:
+        model: a registered name, "path/to/file.py:ClassName", or a class.
+        split: what `PreparedDataset.split` returned.
+        protocol: how windows are cut and the epoch is chosen.
+        max_len: most recent items that the model sees.
+        seed: of initial weights, batches, dropout and negatives.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        epochs: at most; by default as the model says.
+        on_event: called with `seqbench.events` as training goes on.
+        settings: fields of the model's config or of its training config.
+
+    Raises:
+        UsageError: no such model, setting or device.
+        Diverged: the loss or a score is not finite.
+    """
+    import torch
+
+    from seqbench import device as devices
+    from seqbench.models import load_model
+    from seqbench.models.base import CountingModel, SequenceModel, TrainingConfig
+    from seqbench.settings import configure
+    from seqbench.training.loop import Trainer, derived_seed
+
+    cls = load_model(model) if isinstance(model, str) else model
+    config, training = configure(cls, cls.__name__, settings, epochs)
+    target = devices.resolve(device)
+    torch.manual_seed(derived_seed(seed, 0))
+    built = cls(split.items, max_len, cls.Config(**config)).to(target)
+    if isinstance(built, CountingModel):
+        built.fit(split)
+        return built.eval()
+    assert isinstance(built, SequenceModel)
+    assert training is not None
+    trainer = Trainer(
+        built,
+        split,
+        training=TrainingConfig(**training),
+        protocol=_protocol(protocol, max_len),
+        seed=seed,
+        emit=on_event,
+    )
+    trainer.run()
+    return built.eval()
+
+
+def evaluate(
+    model: "Model", split: "Sequences", *, on: Literal["test", "valid"] = "test", protocol: "str | Protocol" = "fair"
+) -> "Ranks":
+    """Rank the held-out item of every user among the whole catalogue.
+
+    Args:
+        model: a trained model.
+        split: what `PreparedDataset.split` returned.
+        on: which held-out items.
+        protocol: what cannot be recommended.
+
+    Returns:
+        Ranks, of which `ranks["ndcg@10"]` is a metric's mean over users, and `ranks.per_user("ndcg@10")` its values.
+    """
+    from seqbench.evaluation.ranking import rank
+
+    examples = split.test() if on == "test" else split.valid()
+    return rank(model, split, examples, _protocol(protocol, model.max_len))
+
+
+def plan(
+    models: str | Sequence[str] | None = None,
+    datasets: str | Sequence[str] | None = None,
+    *,
+    dry_run: bool = True,
+    **options: Unpack[PlanOptions],
+) -> "Plan":
+    """Return the cells that `run` would run with the same arguments, and what the store holds of each.
+
+    Args:
+        models: names or references; None for all that are registered.
+        datasets: names; None for all that are prepared.
+        dry_run: only say which data sets would have to be prepared first.
+        options: see `PlanOptions`.
+
+    Raises:
+        UsageError: something that is named does not exist.
+    """
+    from seqbench import device as devices
+    from seqbench import planning
+    from seqbench.data.chosen import datasets_of_run
+    from seqbench.protocol import choose
+    from seqbench.settings import parse_settings
+
+    references = planning.parse_models(_list(models))
+    home, results = _home(options.get("home")), Path(options.get("results", RESULTS))
+    device = str(devices.resolve(options.get("device", "auto")))
+    overrides = parse_settings(options.get("settings", {}), references)
+    cells = []
+    for prepared in datasets_of_run(_list(datasets), home, dry_run=dry_run):
+        split = options.get("split") or prepared.splits[0]
+        protocol = choose(
+            options.get("protocol", "fair"), split=split, max_len=options.get("max_len") or prepared.max_len
+        )
+        prepared.check_split(split)
+        definitions = planning.define(
+            prepared,
+            references,
+            options.get("seeds", (0,)),
+            protocol=protocol,
+            preset=options.get("preset"),
+            overrides=overrides,
+            epochs=options.get("epochs"),
+            device=device,
+            backend=options.get("backend", "auto"),
+        )
+        cells += [planning.look_up(each, results, force=options.get("force", False)) for each in definitions]
+    return planning.Plan(cells, references, home, results, device)
+
+
+def run(
+    models: str | Sequence[str] | None = None,
+    datasets: str | Sequence[str] | None = None,
+    *,
+    executor: str = "process",
+    keep_weights: bool = True,
+    latency: "LatencyGrid | None" = None,
+    **options: Unpack[PlanOptions],
+) -> "list[Record]":
+    """Train, evaluate and measure: one cell for each data set, model and seed. Finished cells are skipped.
+
+    Args:
+        models: names or references; None for all that are registered.
+        datasets: names; None for all that are prepared. What is not prepared yet is prepared first.
+        executor: "process" for a process per cell, or "inline" for this one.
+        keep_weights: store the best epoch's weights.
+        latency: the points that are measured; `LatencyGrid(lengths=())` for none.
+        options: see `PlanOptions`.
+
+    Returns:
+        The records of all cells, in order, of those that failed as well (`record.finished`).
+
+    Raises:
+        UsageError: something that is named does not exist.
+        StorageError: results cannot be stored.
+    """
+    from seqbench.execution.schedule import check_writable, run_plan
+
+    check_writable(Path(options.get("results", RESULTS)))
+    planned = plan(models, datasets, dry_run=False, **options)
+    return run_plan(planned, executor=executor, keep_weights=keep_weights, latency=latency)
+
+
+def load_results(results: Folder = RESULTS) -> "pd.DataFrame":
+    """Return stored results as a table, one row per cell.
+
+    Raises:
+        SeqbenchError: there are none.
+    """
+    from seqbench.results.frames import cells_frame
+
+    return cells_frame(_records(results))
+
+
+def load_ranks(results: Folder = RESULTS) -> "pd.DataFrame":
+    """Return the ranks of all stored results as a table, one row per cell and test user.
+
+    Columns: dataset, model, seed, key, user_id, better (items with a higher score), ties (other items with the same).
+
+    Raises:
+        SeqbenchError: there are none, or a file of them is damaged.
+    """
+    from seqbench.evaluation.ranks import Ranks
+    from seqbench.results import RANKS
+    from seqbench.results.frames import ranks_frame
+
+    finished = [(record, folder) for record, folder in _records(results) if record.finished]
+    return ranks_frame((record, folder, Ranks.read(folder / RANKS)) for record, folder in finished)
+
+
+def load(cell: Folder, *, model: str | None = None, device: str = "cpu") -> "Model":
+    """Return the trained model of a finished cell.
+
+    Args:
+        cell: its folder, results/<data set>/<model>/<key>; `load_results` has it in the column "path".
+        model: where the class is, for a model in a file of yours; weights alone never execute one.
+        device: where to put it.
+
+    Raises:
+        SeqbenchError: it is not finished, has no weights, or is damaged.
+        UsageError: the model's code cannot be found, or has changed.
+    """
+    from seqbench.results.weights import load_weights
+
+    return load_weights(Path(cell), model=model, device=device)[0]
+
+
+def _records(results: Folder) -> "list[tuple[Record, Path]]":
+    """Return records and their folders; those that cannot be used are warned of."""
+    from seqbench import console
+    from seqbench.report.runs import load_runs
+
+    runs, errors = load_runs(Path(results))
+    found = [(run.record, run.folder) for run in runs if run.folder is not None]
+    for error in errors:
+        console.warn(error.message)
+    if not found:
+        raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
+    return found
+
+
+def _protocol(protocol: "str | Protocol", max_len: int) -> "Protocol":
+    from seqbench.protocol import choose
+
+    return choose(protocol, split="leave-one-out", max_len=max_len) if isinstance(protocol, str) else protocol
+
+
+def _home(home: Folder | None) -> Path:
+    return paths.home(None if home is None else Path(home))
+
+
+def _list(names: str | Sequence[str] | None) -> list[str] | None:
+    if names is None:
+        return None
+    found = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    if not found:
+        raise UsageError("Nothing is named.", hint="Leave it out for all.")
+    return found

@@ -1,0 +1,76 @@
+"""Reading the words of a command line."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from seqbench.errors import UsageError
+
+
+def split_words(text: str) -> list[str]:
+    """Return comma-separated words, each once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def names(text: str | None, option: str, listing: str) -> list[str] | None:
+    """Return comma-separated names, each once; None if the option was not given.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = None if text is None else split_words(text)
+    if found == []:
+        raise UsageError(f"{option} names nothing: '{text}'.", hint=f"See `{listing}`.")
+    return found
+
+
+def seeds(text: str) -> list[int]:
+    """Return comma-separated non-negative integers and ranges of them, such as 0,1 or 0-4.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    found: list[int] = []
+    try:
+        for word in split_words(text):
+            first, dash, last = word.partition("-")
+            found += range(int(first), int(last if dash else first) + 1)
+    except ValueError:
+        found = []
+    if not found:
+        raise UsageError(
+            f"--seeds takes numbers such as 0,1,2 or 0-4, not '{text}'.", hint="See `seqbench run --help`."
+        )
+    return list(dict.fromkeys(found))
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Return comma-separated integers of at least one, in increasing order.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        found = sorted({int(word) for word in split_words(text)})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        raise UsageError(f"{option} takes whole numbers such as 64,256, not '{text}'.", hint="They start at 1.")
+    return tuple(found)
+
+
+def settings(words: Sequence[str]) -> dict[str, Any]:
+    """Return `model.field=value` and `field=value` words as "model.field" or "field" → text.
+
+    Raises:
+        UsageError: a word is not of that form.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        target, equals, value = word.partition("=")
+        if not equals or not target.strip():
+            raise UsageError(
+                f"--set takes model.field=value or field=value, not '{word}'.",
+                hint="For example --set lrurec.dropout=0.5",
+            )
+        found[target.strip()] = value.strip()
+    return found

@@ -1,0 +1,228 @@
+"""Devices: everything that differs between a CPU and a GPU and is not arithmetic.
+
+A kind of device ("cpu", "cuda") is one class and one line of `DEVICES`: which of its devices there are, what they are
+called, how to wait for them, how to time work on them, how to measure their memory and energy.
+"""
+
+import contextlib
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import TypedDict
+
+import psutil
+import torch
+
+from seqbench.environment import cpu_name
+from seqbench.errors import UsageError
+from seqbench.registry import Registry
+
+Call = Callable[[], object]
+Clock = Callable[[], float]
+PeakMemory = Callable[[], int]  # bytes
+
+# More than any second-level cache of a GPU holds.
+CACHE_BYTES = 256 << 20
+
+
+class Facts(TypedDict):
+    """What a record keeps of a device."""
+
+    device_name: str
+    device_memory_bytes: int | None  # None where the device has no memory of its own
+    tf32_matmul: bool | None  # single precision computed with fewer bits: other numbers, and other times
+    tf32_cudnn: bool | None
+
+
+class DeviceKind(ABC):
+    """One kind of device, by torch's name for it."""
+
+    name: str
+    block_bytes: int  # what operators in Python gather at once: caches of a CPU, enough to fill a GPU
+
+    @abstractmethod
+    def available(self) -> list[str]:
+        """Return the names of the devices of this kind that this process can use."""
+
+    @abstractmethod
+    def facts(self, device: torch.device) -> Facts:
+        """Return what identifies the device in a record."""
+
+    @abstractmethod
+    def synchronize(self, device: torch.device) -> None:
+        """Wait until everything that was submitted to the device is done."""
+
+    @abstractmethod
+    def peak_memory(self, device: torch.device) -> PeakMemory:
+        """Return a function that gives the peak of memory, in bytes, since this call."""
+
+    @abstractmethod
+    def seconds(self, call: Call, calls: int, device: torch.device, *, evict: bool, clock: Clock) -> list[float]:
+        """Time each of several calls, in seconds; see `seqbench.timing.sample`."""
+
+    def energy(self, device: torch.device) -> float | None:
+        """Return the device's energy counter in joules, or None if it has none."""
+        return None
+
+
+class Cpu(DeviceKind):
+    """The processor, and the memory of this process."""
+
+    name = "cpu"
+    block_bytes = 2 << 20
+
+    def available(self) -> list[str]:
+        return ["cpu"]
+
+    def facts(self, device: torch.device) -> Facts:
+        return {"device_name": cpu_name(), "device_memory_bytes": None, "tf32_matmul": None, "tf32_cudnn": None}
+
+    def synchronize(self, device: torch.device) -> None:
+        pass
+
+    def peak_memory(self, device: torch.device) -> PeakMemory:
+        """Return a function that gives resident memory above what is held now.
+
+        There is one peak per process, which this resets. Where the system has no way to reset it (only Linux has), what
+        the process held before takes part.
+        """
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM; see proc(5)
+        before = resident_memory()
+        return lambda: max(0, peak_resident_memory() - before)
+
+    def seconds(self, call: Call, calls: int, device: torch.device, *, evict: bool, clock: Clock) -> list[float]:
+        times = [clock()]
+        for _ in range(calls):
+            call()
+            times.append(clock())
+        return [ended - started for started, ended in pairwise(times)]
+
+
+class Cuda(DeviceKind):
+    """NVIDIA GPUs. Times are those of events on the current stream; memory is that of torch's allocator."""
+
+    name = "cuda"
+    block_bytes = 256 << 20
+
+    def available(self) -> list[str]:
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+
+    def facts(self, device: torch.device) -> Facts:
+        properties = torch.cuda.get_device_properties(device)
+        return {
+            "device_name": properties.name,
+            "device_memory_bytes": properties.total_memory,
+            "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+            "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+        }
+
+    def synchronize(self, device: torch.device) -> None:
+        torch.cuda.synchronize(device)
+
+    def peak_memory(self, device: torch.device) -> PeakMemory:
+        torch.cuda.reset_peak_memory_stats(device)
+        return lambda: torch.cuda.max_memory_allocated(device)
+
+    def seconds(self, call: Call, calls: int, device: torch.device, *, evict: bool, clock: Clock) -> list[float]:
+        cache = torch.empty(CACHE_BYTES, dtype=torch.int8, device=device) if evict else None
+        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
+        for started, ended in pairs:
+            if cache is not None:
+                cache.zero_()
+            started.record()
+            call()
+            ended.record()
+        torch.cuda.synchronize(device)
+        return [started.elapsed_time(ended) / 1000 for started, ended in pairs]
+
+    def energy(self, device: torch.device) -> float | None:
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+            try:
+                uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+                handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+                return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+            finally:
+                pynvml.nvmlShutdown()
+        except pynvml.NVMLError:
+            return None
+
+
+DEVICES: Registry[DeviceKind] = Registry("Device", {"cpu": Cpu(), "cuda": Cuda()}, "seqbench env")
+
+
+def kind(device: torch.device) -> DeviceKind:
+    """Return the kind of a device."""
+    return DEVICES[device.type]
+
+
+def available() -> list[str]:
+    """Return the names of all devices that this process can use, the CPU first."""
+    return [name for _, each in DEVICES.items() for name in each.available()]
+
+
+def resolve(text: str) -> torch.device:
+    """Return the device that a word such as "auto", "cpu", "cuda" or "cuda:1" means here.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    names = available()
+    if text == "auto":
+        return torch.device(names[1] if len(names) > 1 else "cpu")
+    chosen = next((name for name in names if name in (text, f"{text}:0")), None)
+    if chosen is None:
+        raise UsageError(
+            f"Device '{text}' is not available; this machine has {', '.join(names)}.", hint="See `seqbench env`."
+        )
+    return torch.device(chosen)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until everything that was submitted to the device is done."""
+    kind(device).synchronize(device)
+
+
+def now(device: torch.device, clock: Clock = time.perf_counter) -> float:
+    """Return the clock's seconds once the device has done all that was submitted to it."""
+    synchronize(device)
+    return clock()
+
+
+def resident_memory() -> int:
+    """Return the bytes of physical memory that this process holds now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_resident_memory() -> int:
+    """Return the largest resident memory of this process so far, in bytes."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def facts(device: torch.device) -> Facts:
+    """Return what identifies the device in a record."""
+    return kind(device).facts(device)
+
+
+def title(device: torch.device) -> str:
+    """Return the device's name for people, with the threads that a CPU works with."""
+    name = facts(device)["device_name"]
+    if device.type != "cpu":
+        return name
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"

@@ -1,0 +1,97 @@
+"""What happens while a cell is run. Events travel as JSON lines, between processes and machines."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from seqbench.results.records import Changes, Environment
+from seqbench.typed import build
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The cell is being run here."""
+
+    environment: Environment
+    changes: Changes
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """An earlier training goes on."""
+
+    epoch: int  # finished epochs
+
+
+@dataclass(frozen=True)
+class Step:
+    """Some steps of an epoch are done."""
+
+    epoch: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """An epoch was trained, and validated."""
+
+    epoch: int
+    loss: float
+    validation: float | None
+    best: float
+    best_epoch: int
+    train_seconds: float
+    evaluate_seconds: float
+    interactions_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Something other than training has begun."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The record is stored."""
+
+    accuracy: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The cell ended without a record that is finished."""
+
+    kind: str  # results.records.FailureKind
+    message: str
+    hint: str | None
+
+
+Event = Begun | Resumed | Step | EpochEnded | Phase | Finished | Failed
+
+Listener = Callable[[Event], None]
+
+EVENTS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (Begun, Resumed, Step, EpochEnded, Phase, Finished, Failed)
+}
+
+
+def to_json(event: Event) -> str:
+    """Return an event as one line."""
+    return json.dumps({"event": type(event).__name__, **asdict(event)})
+
+
+def from_json(line: str) -> Event:
+    """Return the event of a line.
+
+    Raises:
+        ValueError: it is none.
+    """
+    fields: Any = json.loads(line)
+    if not isinstance(fields, dict) or fields.get("event") not in EVENTS:
+        raise ValueError(f"not an event: {line[:100]!r}")
+    return build(EVENTS[fields.pop("event")], fields, "event")

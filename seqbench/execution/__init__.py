@@ -1,0 +1,32 @@
+"""Running cells: what is ordered, what happens, and who does it.
+
+`orders.py` has the order for a cell, `cell.py` carries it out and reports events (seqbench/events.py), an executor
+decides where (`process.py`, `inline.py`), `schedule.py` goes through many.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+from seqbench.registry import Registry
+
+if TYPE_CHECKING:
+    from seqbench.events import Failed, Finished, Listener
+    from seqbench.execution.orders import Order
+
+
+class Executor(Protocol):
+    """A way to run one cell."""
+
+    def __call__(self, order: "Order", on_event: "Listener") -> "Finished | Failed":
+        """Run a cell to its end, and return how it ended.
+
+        Args:
+            order: which cell, and how.
+            on_event: called with everything that happens on the way, in order.
+        """
+
+
+EXECUTORS: Registry[Executor] = Registry(
+    "Executor",
+    {"process": "seqbench.execution.process:run", "inline": "seqbench.execution.inline:run"},
+    "seqbench run --help",
+)

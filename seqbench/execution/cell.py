@@ -1,0 +1,158 @@
+"""One cell from definition to record: load, fit, evaluate, measure, record."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from seqbench import environment
+from seqbench.data.prepared import PreparedDataset
+from seqbench.data.sequences import Sequences
+from seqbench.device import PeakMemory, kind
+from seqbench.evaluation.ranking import rank
+from seqbench.evaluation.ranks import Ranks
+from seqbench.events import Begun, Listener, Phase
+from seqbench.execution.orders import Order
+from seqbench.measuring.latency import latency
+from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
+from seqbench.ops import backends
+from seqbench.results import CHECKPOINT, RANKS, SAMPLES, TOP, WEIGHTS, Definition, Record, write_record
+from seqbench.results.records import Cost, DatasetFacts, Environment, Training
+from seqbench.results.weights import blueprint, save_weights
+from seqbench.settings import changes
+from seqbench.training.loop import Trainer, derived_seed
+
+# The best items of each test user that are kept: for what a list is worth besides its target.
+TOP_ITEMS = 20
+
+
+def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Listener) -> Record:
+    """Run one cell, and store its record, weights, ranks, best items and samples.
+
+    Args:
+        cls: the class of the definition's model.
+        emit: called with everything that happens.
+
+    Raises:
+        SeqbenchError: what failed, in words; the checkpoint of the last finished epoch stays.
+    """
+    began = time.perf_counter()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    definition, folder = order.definition, order.definition.folder(order.results)
+    machine, changed = environment.describe(order.device), changes(cls, definition.config, definition.training)
+    emit(Begun(machine, changed))
+
+    device = torch.device(order.device)
+    sequences = prepared.split(definition.protocol.split)
+    peak = kind(device).peak_memory(device)
+    build = _builder(cls, sequences, definition)
+    model = build(definition.protocol.max_len).to(device)
+
+    fitted = _fit(model, sequences, definition, folder / CHECKPOINT, device, peak, emit)
+    emit(Phase("evaluating"))
+    valid = rank(model, sequences, sequences.valid(), definition.protocol)
+    test = rank(model, sequences, sequences.test(), definition.protocol, top=TOP_ITEMS)
+    fitted.cost.setdefault("peak_memory_bytes", peak())
+    if order.keep_weights:
+        save_weights(folder / WEIGHTS, model, blueprint(definition, order.model, sequences.items))
+    counted = model if isinstance(model, CountingModel) else None
+    del model  # so that there is more room for measuring
+    emit(Phase("measuring latency"))
+    timings = latency(
+        lambda length: counted or build(length), device, grid=order.latency
+    )  # weights do not matter for time
+
+    test.write(folder / RANKS)
+    test.write_top(folder / TOP)
+    timings.write_samples(folder / SAMPLES)
+    record = Record(
+        definition=definition,
+        status="finished",
+        started=started,
+        seconds=fitted.earlier_seconds + time.perf_counter() - began,
+        environment=machine | Environment(operators=backends.used()),
+        dataset=_facts(prepared, sequences, test, definition),
+        accuracy=test.metrics(),
+        validation=valid.metrics(),
+        training=fitted.training,
+        cost=fitted.cost | Cost(latency=timings.points, latency_skipped=timings.skipped),
+        changes=changed,
+    )
+    write_record(order.results, record)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return record
+
+
+@dataclass
+class _Fitted:
+    """What fitting a model gave besides the model."""
+
+    cost: Cost
+    training: Training | None = None
+    earlier_seconds: float = 0.0  # of the processes before this one
+
+
+def _builder(cls: type[Model], sequences: Sequences, definition: Definition) -> Callable[[int], Model]:
+    """Return a function from a maximum length to a model with its initial weights."""
+    config = cls.Config(**definition.config)
+
+    def build(max_len: int) -> Model:
+        torch.manual_seed(derived_seed(definition.seed, 0))
+        return cls(sequences.items, max_len, config)
+
+    return build
+
+
+def _fit(
+    model: Model,
+    sequences: Sequences,
+    definition: Definition,
+    checkpoint: Path,
+    device: torch.device,
+    peak: PeakMemory,
+    emit: Listener,
+) -> _Fitted:
+    """Train the model by gradient, or count; it has its best weights afterwards."""
+    cost = Cost(parameters=sum(parameter.numel() for parameter in model.parameters()))
+    if isinstance(model, CountingModel):
+        began = time.perf_counter()
+        model.fit(sequences)
+        return _Fitted(cost | Cost(fit_seconds=time.perf_counter() - began))
+    assert isinstance(model, SequenceModel)
+    assert definition.training is not None
+    limits = TrainingConfig(**definition.training)
+    trainer = Trainer(
+        model,
+        sequences,
+        training=limits,
+        protocol=definition.protocol,
+        seed=definition.seed,
+        checkpoint=checkpoint,
+        emit=emit,
+        peak_memory=peak,
+    )
+    earlier = trainer.resume()
+    state = trainer.run()
+    cost |= state.throughput()
+    cost["fit_seconds"] = sum(entry.train_seconds for entry in state.history)
+    cost["peak_memory_bytes"] = max(state.peak_memory, peak())
+    return _Fitted(cost, state.summary(limits), earlier)
+
+
+def _facts(prepared: PreparedDataset, sequences: Sequences, test: Ranks, definition: Definition) -> DatasetFacts:
+    """Return the record's `dataset` section."""
+    meta, protocol = prepared.meta, definition.protocol
+    return {
+        "title": meta["title"],
+        "users": prepared.users,
+        "items": prepared.items,
+        "interactions": prepared.interactions,
+        "filters": prepared.filters.words(),
+        "evaluated_users": len(test.users),
+        "training_pairs": len(sequences.training_pairs()[0]),
+        "count_mismatch": meta["count_mismatch"],
+        "ceiling": meta.get("ceiling") if (protocol.split, protocol.removed) == ("leave-one-out", "history") else None,
+    }

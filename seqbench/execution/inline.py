@@ -1,0 +1,17 @@
+"""The executor that runs a cell in this very process: for notebooks, debuggers and tests.
+
+Peak memory is then that of everything the process did, and a cell that is killed takes the caller along.
+"""
+
+from seqbench.events import Failed, Finished, Listener
+from seqbench.execution.failures import failed
+from seqbench.execution.orders import Order
+from seqbench.execution.work import carry_out
+
+
+def run(order: Order, on_event: Listener) -> Finished | Failed:
+    """Run a cell here; see `seqbench.execution.Executor`."""
+    try:
+        return carry_out(order, on_event)
+    except Exception as error:
+        return failed(error, order.model)

@@ -1,0 +1,43 @@
+"""What is asked of an executor. Orders travel as JSON, between processes and machines."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from seqbench.measuring.grid import LatencyGrid
+from seqbench.results.records import Definition
+from seqbench.typed import build
+
+
+@dataclass(frozen=True)
+class Order:
+    """One cell to be run."""
+
+    definition: Definition
+    model: str  # the reference that its class is loaded from
+    home: Path
+    results: Path
+    device: str  # such as "cpu" or "cuda:1"
+    force: bool = False  # run it even if it is finished, and from the start
+    keep_weights: bool = True
+    latency: LatencyGrid = field(default_factory=LatencyGrid)
+
+    def to_json(self) -> str:
+        """Return the order as one line."""
+        return json.dumps(asdict(self) | {"home": str(self.home), "results": str(self.results)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Order":
+        """Return the order that `to_json` wrote.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        fields = json.loads(text)
+        return cls(
+            definition=Definition.from_dict(fields.pop("definition")),
+            latency=build(LatencyGrid, fields.pop("latency"), "latency"),
+            home=Path(fields.pop("home")),
+            results=Path(fields.pop("results")),
+            **fields,
+        )

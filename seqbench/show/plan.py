@@ -1,0 +1,25 @@
+"""The plan of a run, as `seqbench run --dry-run` shows it."""
+
+from rich.table import Table
+
+from seqbench.planning import Plan
+
+WORDS = {
+    "finished": "finished, skipped",
+    "resumable": "to be resumed",
+    "new": "to be run",
+    "forced": "to be run again",
+}
+
+
+def plan_table(plan: Plan) -> Table:
+    """Return what a run would do, one line per cell."""
+    table = Table(title=f"Plan for {plan.results}", title_justify="left", box=None, pad_edge=False)
+    for title in ("Data set", "Model", "Seed", "Device", "Backend", "Key", "State"):
+        table.add_column(title)
+    for cell in plan.cells:
+        d = cell.definition
+        table.add_row(d.dataset, d.model, str(d.seed), d.device, d.backend or "", d.key[:7], WORDS[cell.state])
+    table.caption = f"{len(plan.cells)} cells, {len(plan.todo)} of them not finished."
+    table.caption_justify = "left"
+    return table
