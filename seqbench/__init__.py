@@ -8,7 +8,7 @@
     print(seqbench.evaluate(model, split)["ndcg@10"])
 
     seqbench.run(["lrurec", "sasrec"], "ml-100k", seeds=[0, 1, 2])
-    print(seqbench.load_results())
+    print(seqbench.report())
 
 Importing this costs nothing: what a name needs is loaded when the name is first used.
 """
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         load_ranks,
         load_results,
         plan,
+        prepare,
+        report,
         run,
         train,
     )
@@ -39,6 +41,8 @@ __all__ = [
     "load_ranks",
     "load_results",
     "plan",
+    "prepare",
+    "report",
     "run",
     "train",
 ]

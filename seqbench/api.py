@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seqbench.models.base import Model
     from seqbench.planning import Plan
     from seqbench.protocol import Protocol
+    from seqbench.reporting.runs import StoredRun
     from seqbench.results import Record
 
 Folder = str | Path
@@ -42,6 +43,51 @@ class PlanOptions(TypedDict, total=False):
     force: bool  # run finished cells again
     results: Folder  # the results store; "results"
     home: Folder | None  # downloads and prepared data sets; None: the user's cache folder
+
+
+def prepare(
+    dataset: str,
+    *,
+    name: str | None = None,
+    raw: Folder | None = None,
+    columns: Mapping[str, str] | None = None,
+    synthetic: Mapping[str, int] | None = None,
+    force: bool = False,
+    offline: bool = False,
+    home: Folder | None = None,
+    **filters: Any,
+) -> "PreparedDataset":
+    """Fetch, filter and index a data set, and store it in the home folder.
+
+    Args:
+        dataset: a name of the catalogue (`seqbench list datasets`), or, with `raw`, a new name for a file of yours.
+        name: store it under this name instead.
+        raw: read this archive, folder or file instead of downloading.
+        columns: role ("user", "item", "time", "rating", "position", "split") → column of a file of yours.
+        synthetic: users, items, length and seed of generated data.
+        force: prepare it again even if nothing changed.
+        offline: fetch nothing.
+        home: the folder for downloads and prepared data sets; by default the user's cache folder.
+        filters: fields of `seqbench.data.filters.Filters`, such as min_user=5 or rule="k-core".
+
+    Raises:
+        UsageError: a name is unknown or taken, or options do not fit the data set.
+        SeqbenchError: no source works, a file is malformed, or nothing passes the filters.
+    """
+    from seqbench.data.prepare import prepare as prepare_one
+    from seqbench.data.synthetic import SyntheticOptions
+
+    return prepare_one(
+        dataset,
+        home=_home(home),
+        name=name,
+        raw=None if raw is None else Path(raw),
+        columns=None if columns is None else dict(columns),
+        synthetic=None if synthetic is None else SyntheticOptions(**synthetic),
+        force=force,
+        offline=offline,
+        **filters,
+    )
 
 
 def load_dataset(name: str, *, home: Folder | None = None) -> "PreparedDataset":
@@ -66,9 +112,10 @@ def train(
     split: "Sequences",
     *,
     protocol: "str | Protocol" = "fair",
-    max_len: int = 50,
+    max_len: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    backend: str = "auto",
     epochs: int | None = None,
     on_event: "Listener | None" = None,
     **settings: Any,
@@ -81,9 +128,10 @@ def train(
         model: a registered name, "path/to/file.py:ClassName", or a class.
         split: what `PreparedDataset.split` returned.
         protocol: how windows are cut and the epoch is chosen.
-        max_len: most recent items that the model sees.
+        max_len: most recent items that the model sees; by default as many as the data set says.
         seed: of initial weights, batches, dropout and negatives.
         device: "auto", "cpu", "cuda" or "cuda:1".
+        backend: of the operators; see `seqbench env`.
         epochs: at most; by default as the model says.
         on_event: called with `seqbench.events` as training goes on.
         settings: fields of the model's config or of its training config.
@@ -97,6 +145,7 @@ def train(
     from seqbench import device as devices
     from seqbench.models import load_model
     from seqbench.models.base import CountingModel, SequenceModel, TrainingConfig
+    from seqbench.ops.backends import resolve, use
     from seqbench.settings import configure
     from seqbench.training.loop import Trainer, derived_seed
 
@@ -104,12 +153,14 @@ def train(
     config, training = configure(cls, cls.__name__, settings, epochs)
     target = devices.resolve(device)
     torch.manual_seed(derived_seed(seed, 0))
+    max_len = max_len or split.max_len
     built = cls(split.items, max_len, cls.Config(**config)).to(target)
     if isinstance(built, CountingModel):
         built.fit(split)
         return built.eval()
     assert isinstance(built, SequenceModel)
     assert training is not None
+    resolve("linear_scan", backend, target.type)  # an unknown one is said before anything is trained
     trainer = Trainer(
         built,
         split,
@@ -118,7 +169,8 @@ def train(
         seed=seed,
         emit=on_event,
     )
-    trainer.run()
+    with use(backend):
+        trainer.run()
     return built.eval()
 
 
@@ -233,7 +285,7 @@ def load_results(results: Folder = RESULTS) -> "pd.DataFrame":
     """
     from seqbench.results.frames import cells_frame
 
-    return cells_frame(_records(results))
+    return cells_frame(_runs(results))
 
 
 def load_ranks(results: Folder = RESULTS) -> "pd.DataFrame":
@@ -241,15 +293,36 @@ def load_ranks(results: Folder = RESULTS) -> "pd.DataFrame":
 
     Columns: dataset, model, seed, key, user_id, better (items with a higher score), ties (other items with the same).
 
+    A cell whose ranks are missing or damaged is warned of and left out.
+
     Raises:
-        SeqbenchError: there are none, or a file of them is damaged.
+        SeqbenchError: there are no results.
     """
-    from seqbench.evaluation.ranks import Ranks
-    from seqbench.results import RANKS
     from seqbench.results.frames import ranks_frame
 
-    finished = [(record, folder) for record, folder in _records(results) if record.finished]
-    return ranks_frame((record, folder, Ranks.read(folder / RANKS)) for record, folder in finished)
+    return ranks_frame(run for run in _runs(results) if run.record.finished)
+
+
+def report(
+    results: Folder = RESULTS, format: str = "terminal", *, metrics: Sequence[str] = ("hr@10", "ndcg@10", "mrr@10")
+) -> str:
+    """Return tables of accuracy and cost of the stored results, as text.
+
+    Args:
+        results: the results store.
+        format: "terminal", "latex", "markdown", "csv" or "json"; a name of seqbench.reporting.formats.FORMATS.
+        metrics: such as "ndcg@10", "recall@50" or "mrr"; computed from the stored ranks.
+
+    Raises:
+        UsageError: no such format or metric.
+        SeqbenchError: there are no results.
+    """
+    from seqbench.models import MODELS
+    from seqbench.reporting.formats import FORMATS, as_text
+    from seqbench.reporting.tables import build_report
+
+    render = FORMATS[format]
+    return as_text(render(build_report(_runs(results), metrics, list(MODELS))))
 
 
 def load(cell: Folder, *, model: str | None = None, device: str = "cpu") -> "Model":
@@ -269,18 +342,17 @@ def load(cell: Folder, *, model: str | None = None, device: str = "cpu") -> "Mod
     return load_weights(Path(cell), model=model, device=device)[0]
 
 
-def _records(results: Folder) -> "list[tuple[Record, Path]]":
-    """Return records and their folders; those that cannot be used are warned of."""
+def _runs(results: Folder) -> "list[StoredRun]":
+    """Return stored runs; those that cannot be used are warned of."""
     from seqbench import console
-    from seqbench.report.runs import load_runs
+    from seqbench.reporting.runs import load_runs
 
     runs, errors = load_runs(Path(results))
-    found = [(run.record, run.folder) for run in runs if run.folder is not None]
     for error in errors:
         console.warn(error.message)
-    if not found:
+    if not runs:
         raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
-    return found
+    return runs
 
 
 def _protocol(protocol: "str | Protocol", max_len: int) -> "Protocol":

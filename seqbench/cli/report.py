@@ -10,7 +10,7 @@ from seqbench.cli.app import Results, app
 from seqbench.errors import SeqbenchError, UsageError
 from seqbench.evaluation.metrics import METRICS
 from seqbench.models import MODELS
-from seqbench.report.formats import FORMATS
+from seqbench.reporting.formats import FORMATS
 
 
 @app.command(
@@ -42,10 +42,10 @@ def report(
     results: Results = Path("results"),
 ) -> None:
     """Show tables of accuracy and cost from the stored results."""
-    from seqbench.report.formats import as_text
-    from seqbench.report.runs import load_runs
-    from seqbench.report.significance import BASELINES
-    from seqbench.report.tables import build_report
+    from seqbench.reporting.formats import as_text
+    from seqbench.reporting.runs import load_runs
+    from seqbench.reporting.significance import BASELINES
+    from seqbench.reporting.tables import build_report
 
     shorthands = {"latex": latex, "markdown": markdown, "csv": csv, "json": json}
     chosen = [name for name, wanted in shorthands.items() if wanted] + ([format] if format else [])

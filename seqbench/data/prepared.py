@@ -1,5 +1,6 @@
 """Prepared data sets as training reads them. Importing this is cheap; pyarrow is imported on `load`."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import fields
@@ -102,7 +103,8 @@ class PreparedDataset:
         name = name or self.splits[0]
         self.check_split(name)
         log = self.load()
-        return split_sequences(log[USER], log[ITEM], log[TIMESTAMP], log.get(SPLIT), split=name)
+        sequences = split_sequences(log[USER], log[ITEM], log[TIMESTAMP], log.get(SPLIT), split=name)
+        return dataclasses.replace(sequences, max_len=self.max_len)
 
     def check_split(self, split: str) -> None:
         """Check that the data set can be split so.

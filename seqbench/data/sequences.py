@@ -48,6 +48,7 @@ class Sequences:
     valid_positions: Ints  # (U,)
     test_positions: Ints  # (U,)
     items: int  # size of the catalogue; ids run from 1 to `items`
+    max_len: int = 50  # most recent items that a model sees if nothing else is said
 
     def training_items(self) -> NDArray[np.int32]:
         """Items of all training interactions."""

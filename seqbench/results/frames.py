@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqbench import columns
+from seqbench import columns, console
 from seqbench.results.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from seqbench.reporting.runs import StoredRun
 
 # Of a record's `cost`: what is one number.
 COSTS = (
@@ -21,7 +23,7 @@ COSTS = (
 )
 
 
-def cells_frame(cells: Iterable[tuple[Record, Path]]) -> "pd.DataFrame":
+def cells_frame(runs: Iterable["StoredRun"]) -> "pd.DataFrame":
     """Return one row per cell: definition, accuracy, costs and where it lies.
 
     Columns: dataset, model, seed, status, protocol, split, max_len, device, backend; every stored metric
@@ -29,31 +31,26 @@ def cells_frame(cells: Iterable[tuple[Record, Path]]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    return pd.DataFrame([_row(record, folder) for record, folder in cells])
+    return pd.DataFrame([_row(run.record, run.folder) for run in runs])
 
 
-def ranks_frame(cells: Iterable[tuple[Record, Path, Any]]) -> "pd.DataFrame":
+def ranks_frame(runs: Iterable["StoredRun"]) -> "pd.DataFrame":
     """Return one row per cell and test user: dataset, model, seed, key, user_id, better, ties."""
     import pandas as pd
 
-    frames = [
-        pd.DataFrame(
-            {
-                "dataset": record.definition.dataset,
-                "model": record.definition.model,
-                "seed": record.definition.seed,
-                "key": folder.name,
-                columns.USER: ranks.users,
-                columns.BETTER: ranks.better,
-                columns.TIES: ranks.ties,
-            }
-        )
-        for record, folder, ranks in cells
-    ]
+    frames = []
+    for run in runs:
+        definition, ranks = run.record.definition, run.ranks()
+        if ranks is None:
+            console.warn(run.problem or f"{definition.label()}: its ranks were not kept.")
+            continue
+        values = {columns.USER: ranks.users, columns.BETTER: ranks.better, columns.TIES: ranks.ties}
+        about = {"dataset": definition.dataset, "model": definition.model, "seed": definition.seed}
+        frames.append(pd.DataFrame({**about, "key": run.folder.name if run.folder else None, **values}))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _row(record: Record, folder: Path) -> dict[str, Any]:
+def _row(record: Record, folder: Path | None) -> dict[str, Any]:
     definition, training = record.definition, record.training
     return {
         "dataset": definition.dataset,
@@ -75,6 +72,6 @@ def _row(record: Record, folder: Path) -> dict[str, Any]:
         "failure": record.failure["message"] if record.failure else None,
         "started": record.started,
         "seconds": record.seconds,
-        "key": folder.name,
-        "path": str(folder),
+        "key": folder.name if folder else None,
+        "path": str(folder) if folder else None,
     }

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from seqbench.report.document import Report
-from seqbench.report.runs import StoredRun
-from seqbench.report.tables import build_report
+from seqbench.reporting.document import Report
+from seqbench.reporting.runs import StoredRun
+from seqbench.reporting.tables import build_report
 from seqbench.results import Record
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reportkit import report_of
 
-from seqbench.report.latex import escape, render_latex
+from seqbench.reporting.latex import escape, render_latex
 
 GOLDEN = Path(__file__).parent / "golden" / "report.tex"
 ORDER = ["popularity", "lrurec", "recblr", "linrec", "sigma", "sasrec", "gru4rec"]

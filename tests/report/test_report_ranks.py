@@ -8,10 +8,10 @@ from seqbench.errors import UsageError
 from seqbench.evaluation import metrics
 from seqbench.evaluation.metrics import METRICS, STANDARD, Metric
 from seqbench.evaluation.ranks import Ranks
-from seqbench.report.document import Report
-from seqbench.report.formats import FORMATS, as_text
-from seqbench.report.runs import StoredRun, load_runs
-from seqbench.report.tables import build_report
+from seqbench.reporting.document import Report
+from seqbench.reporting.formats import FORMATS, as_text
+from seqbench.reporting.runs import StoredRun, load_runs
+from seqbench.reporting.tables import build_report
 from seqbench.results import RANKS, write_record
 
 USERS, ITEMS = 943, 1349

@@ -9,10 +9,10 @@ from reportkit import report_of
 
 from seqbench.errors import SeqbenchError, UsageError
 from seqbench.protocol import PROTOCOLS, Protocol
-from seqbench.report.csv_json import render_csv
-from seqbench.report.document import Table
-from seqbench.report.latex import render_latex
-from seqbench.report.markdown import render_markdown
+from seqbench.reporting.csv_json import render_csv
+from seqbench.reporting.document import Table
+from seqbench.reporting.latex import render_latex
+from seqbench.reporting.markdown import render_markdown
 
 
 def accuracy(report, section=0) -> Table:
@@ -363,5 +363,5 @@ def test_figures_that_are_no_numbers_are_left_out(make_record):
 
 def test_reports_do_not_import_torch():
     modules = "tables, terminal, latex, markdown, csv_json"
-    code = f"import sys; from seqbench.report import {modules}; sys.exit('torch' in sys.modules)"
+    code = f"import sys; from seqbench.reporting import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,9 +8,9 @@ import pytest
 from reportkit import printed, report_of
 
 from seqbench.errors import SeqbenchError
-from seqbench.report.csv_json import render_csv, render_json
-from seqbench.report.markdown import escape, render_markdown
-from seqbench.report.terminal import render_terminal
+from seqbench.reporting.csv_json import render_csv, render_json
+from seqbench.reporting.markdown import escape, render_markdown
+from seqbench.reporting.terminal import render_terminal
 from seqbench.show.numbers import BYTES, PLAIN, choose_unit, decimals_for, fixed
 from seqbench.show.runs import runs_table
 

@@ -10,9 +10,9 @@ from reportkit import printed, report_of
 from seqbench.evaluation.metrics import parse
 from seqbench.evaluation.ranks import Ranks
 from seqbench.evaluation.statistics import compare, holm
-from seqbench.report.formats import FORMATS
-from seqbench.report.runs import StoredRun
-from seqbench.report.tables import build_report
+from seqbench.reporting.formats import FORMATS
+from seqbench.reporting.runs import StoredRun
+from seqbench.reporting.tables import build_report
 
 USERS = 943
 

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from seqbench.report.document import FAILED, Column, Report, Row, Section, Table, TableCell
+from seqbench.reporting.document import FAILED, Column, Report, Row, Section, Table, TableCell
 from seqbench.show.numbers import split_at_point
 
 PACKAGES = ("booktabs", "graphicx")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from seqbench.report.runs import StoredRun
+from seqbench.reporting.runs import StoredRun
 from seqbench.results import Definition, Record
 from seqbench.results.records import Failure
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from seqbench.report.cells import cost_cell
-from seqbench.report.document import FAILED, MODES, NOT_APPLICABLE, Column, Row, Table, TableCell
-from seqbench.report.variants import Variant, seed_list
+from seqbench.reporting.cells import cost_cell
+from seqbench.reporting.document import FAILED, MODES, NOT_APPLICABLE, Column, Row, Table, TableCell
+from seqbench.reporting.variants import Variant, seed_list
 from seqbench.results import Record
 from seqbench.show import numbers
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from seqbench.evaluation.statistics import summarise
-from seqbench.report.document import TableCell
+from seqbench.reporting.document import TableCell
 from seqbench.show.numbers import METRIC_DECIMALS, decimals_for, fixed
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from seqbench.evaluation.metrics import Measure
 from seqbench.evaluation.statistics import Comparison, Floats, compare, holm
-from seqbench.report.document import Difference, Row, Table
-from seqbench.report.variants import Variant
+from seqbench.reporting.document import Difference, Row, Table
+from seqbench.reporting.variants import Variant
 
 LEVEL = 0.05
 DAGGERS = ((0.01, "‡"), (LEVEL, "†"))  # adjusted p below → mark; the smallest first

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 
-from seqbench.report.document import Column, Report, Row, Table, TableCell
+from seqbench.reporting.document import Column, Report, Row, Table, TableCell
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#~|])")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from seqbench.report.document import Difference, Report, Row, Section, Table, TableCell
+from seqbench.reporting.document import Difference, Report, Row, Section, Table, TableCell
 
 CSV_COLUMNS = (
     "dataset",

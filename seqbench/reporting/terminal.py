@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from seqbench.report.document import Column, Report, Row, Section, Table, TableCell
+from seqbench.reporting.document import Column, Report, Row, Section, Table, TableCell
 from seqbench.show.numbers import split_at_point
 
 GAP = 2  # blanks between columns

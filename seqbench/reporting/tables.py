@@ -6,12 +6,12 @@ from typing import Any
 from seqbench.errors import SeqbenchError
 from seqbench.evaluation.metrics import STANDARD, Measure, parse
 from seqbench.protocol import Protocol
-from seqbench.report.cells import metric_cell
-from seqbench.report.costs import cost_tables, hardware_words
-from seqbench.report.document import CEILING, FAILED, Column, Report, Row, Section, Table, TableCell
-from seqbench.report.runs import StoredRun
-from seqbench.report.significance import BASELINES, mark_accuracy
-from seqbench.report.variants import Variant, group_variants, order_models, seed_list
+from seqbench.reporting.cells import metric_cell
+from seqbench.reporting.costs import cost_tables, hardware_words
+from seqbench.reporting.document import CEILING, FAILED, Column, Report, Row, Section, Table, TableCell
+from seqbench.reporting.runs import StoredRun
+from seqbench.reporting.significance import BASELINES, mark_accuracy
+from seqbench.reporting.variants import Variant, group_variants, order_models, seed_list
 from seqbench.show.numbers import fixed, number
 from seqbench.show.text import printable
 

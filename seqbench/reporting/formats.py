@@ -12,7 +12,7 @@ from seqbench.registry import Registry
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from seqbench.report.document import Report
+    from seqbench.reporting.document import Report
 
 FILE_WIDTH = 120  # characters of a line, of what rich lays out for a file
 
@@ -22,11 +22,11 @@ Format = Callable[["Report"], "str | RenderableType"]
 FORMATS: Registry[Format] = Registry(
     "Format",
     {
-        "terminal": "seqbench.report.terminal:render_terminal",
-        "latex": "seqbench.report.latex:render_latex",
-        "markdown": "seqbench.report.markdown:render_markdown",
-        "csv": "seqbench.report.csv_json:render_csv",
-        "json": "seqbench.report.csv_json:render_json",
+        "terminal": "seqbench.reporting.terminal:render_terminal",
+        "latex": "seqbench.reporting.latex:render_latex",
+        "markdown": "seqbench.reporting.markdown:render_markdown",
+        "csv": "seqbench.reporting.csv_json:render_csv",
+        "json": "seqbench.reporting.csv_json:render_json",
     },
     "seqbench report --help",
 )
