@@ -106,19 +106,20 @@ DEVICE void backward(const E* gates, int64 gates_b, int64 gates_t, const E* stat
     P total{}, later = One<P>::value();
     if (entering) total = entering[share.index];
     Sum<E> sum{};
+    const auto step = [&](int64 t, const Operands& now) {
+        total = multiply_add(later, total, now.grad);
+        later = now.gate;
+        grad_inputs[offset + t * D] = narrow<E>(total);
+        const P product = multiply(total, conjugate(now.before));
+        if (partial)
+            add(sum, product);
+        else
+            grad_gates[offset + t * D] = narrow<E>(product);
+    };
     walk<STEPS<E, 3>, true>(
-        share.start, share.end,
-        [&](int64 t) { return Operands{conjugate(gate[t]), grad[t], t ? state[t - 1] : before_all}; },
-        [&](int64 t, const Operands& now) {
-            total = multiply_add(later, total, now.grad);
-            later = now.gate;
-            grad_inputs[offset + t * D] = narrow<E>(total);
-            const P product = multiply(total, conjugate(now.before));
-            if (partial)
-                add(sum, product);
-            else
-                grad_gates[offset + t * D] = narrow<E>(product);
-        });
+        share.after_first(), share.end,
+        [&](int64 t) { return Operands{conjugate(gate[t]), grad[t], state[t - 1]}; }, step);
+    if (share.has_first()) step(0, Operands{conjugate(gate[0]), grad[0], before_all});
     clear(grad_inputs + offset, D, share.end, share.stop);
     if (partial)
         partial[share.index] = sum;

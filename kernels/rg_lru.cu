@@ -12,18 +12,20 @@
 namespace {
 
 // One step's coefficients, and what their gradients need.
-template <class P>
+template <class E>
 struct Coefficients {
+    using P = Precise<E>;
+    using F = Function<E>;
     P alpha, root;  // h ← alpha · h + root · open · x
     P open;         // σ(g)
     P rate;         // σ(r)
 
     DEVICE Coefficients(P softplus_decay, P r, P g) {
-        rate = sigmoid(r);
-        open = sigmoid(g);
+        rate = F::sigmoid(r);
+        open = F::sigmoid(g);
         const P exponent = -softplus_decay * rate;
-        alpha = exp(exponent);
-        root = sqrt(-expm1(2 * exponent) + static_cast<P>(1e-8));  // 1 - α², also where α is next to 1
+        alpha = F::exponential(exponent);
+        root = F::root(-F::exponential_minus_1(2 * exponent) + static_cast<P>(1e-8));  // 1 - α², also where α is next to 1
     }
 };
 
@@ -46,7 +48,7 @@ DEVICE void forward_reduce(const E* inputs, int64 inputs_b, int64 inputs_t, cons
     const Share share(nullptr, B, T, D, chunks, chunk);
     if (!share.exists) return;
     const Pointers<E> at(inputs, inputs_b, inputs_t, gates, gates_b, gates_t, share.b, share.d, D);
-    const P rate = softplus(widen(decay[share.d]));
+    const P rate = Function<P>::softplus(widen(decay[share.d]));
     struct Operands {
         P r, g, x;
     };
@@ -54,7 +56,7 @@ DEVICE void forward_reduce(const E* inputs, int64 inputs_b, int64 inputs_t, cons
     walk<STEPS<E, 3>, false>(
         share.start, share.end, [&](int64 t) { return Operands{at.r(t), at.g(t), at.x(t)}; },
         [&](int64, const Operands& now) {
-            const Coefficients<P> step(rate, now.r, now.g);
+            const Coefficients<E> step(rate, now.r, now.g);
             local = fma(step.alpha, local, step.root * step.open * now.x);
             product *= step.alpha;
         });
@@ -69,7 +71,7 @@ DEVICE void forward(const E* inputs, int64 inputs_b, int64 inputs_t, const E* ga
     const Share share(nullptr, B, T, D, chunks, chunk);
     if (!share.exists) return;
     const Pointers<E> at(inputs, inputs_b, inputs_t, gates, gates_b, gates_t, share.b, share.d, D);
-    const P rate = softplus(widen(decay[share.d]));
+    const P rate = Function<P>::softplus(widen(decay[share.d]));
     E* out = states + share.b * T * D + share.d;
     struct Operands {
         P r, g, x;
@@ -78,7 +80,7 @@ DEVICE void forward(const E* inputs, int64 inputs_b, int64 inputs_t, const E* ga
     walk<STEPS<E, 3>, false>(
         share.start, share.end, [&](int64 t) { return Operands{at.r(t), at.g(t), at.x(t)}; },
         [&](int64 t, const Operands& now) {
-            const Coefficients<P> step(rate, now.r, now.g);
+            const Coefficients<E> step(rate, now.r, now.g);
             state = fma(step.alpha, state, step.root * step.open * now.x);
             out[t * D] = narrow<E>(state);
         });
@@ -92,7 +94,7 @@ DEVICE void backward_reduce(const E* gates, int64 gates_b, int64 gates_t, const 
     if (!share.exists) return;
     const Channel<E> r{gates + share.b * gates_b + share.d, gates_t};
     const Channel<E> grad{grads + share.b * grads_b + share.d, grads_t};
-    const P rate = softplus(widen(decay[share.d]));
+    const P rate = Function<P>::softplus(widen(decay[share.d]));
     struct Operands {
         P r, grad;
     };
@@ -100,7 +102,7 @@ DEVICE void backward_reduce(const E* gates, int64 gates_b, int64 gates_t, const 
     walk<STEPS<E, 2>, true>(
         share.start, share.end, [&](int64 t) { return Operands{r[t], grad[t]}; },
         [&](int64, const Operands& now) {
-            const P alpha = exp(-rate * sigmoid(now.r));
+            const P alpha = Function<E>::exponential(-rate * Function<E>::sigmoid(now.r));
             passed = alpha * (now.grad + passed);
             product *= alpha;
         });
@@ -119,8 +121,8 @@ DEVICE void backward(const E* inputs, int64 inputs_b, int64 inputs_t, const E* g
     const Pointers<E> at(inputs, inputs_b, inputs_t, gates, gates_b, gates_t, share.b, share.d, D);
     const Channel<E> state{states + share.b * states_b + share.d, states_t};
     const Channel<E> grad{grads + share.b * grads_b + share.d, grads_t};
-    const P lambda = widen(decay[share.d]), rate = softplus(lambda);
-    const P rate_by_decay = lambda > 20 ? 1 : sigmoid(lambda);
+    const P lambda = widen(decay[share.d]), rate = Function<P>::softplus(lambda);
+    const P rate_by_decay = lambda > 20 ? 1 : Function<P>::sigmoid(lambda);
     const P before_all = widen(initial[share.b * D + share.d]);
     E* out_inputs = grad_inputs + share.b * T * D + share.d;
     E* out_gates = grad_gates + share.b * T * 2 * D + share.d;
@@ -129,21 +131,22 @@ DEVICE void backward(const E* inputs, int64 inputs_b, int64 inputs_t, const E* g
     };
     P passed = entering ? entering[share.index] : 0;
     double sum = 0;
+    const auto step = [&](int64 t, const Operands& now) {
+        const Coefficients<E> of(rate, now.r, now.g);
+        const P total = now.grad + passed;
+        passed = of.alpha * total;
+        const P driven = of.open * now.x;
+        // dα = total · (h[t-1] - α / √… · σ(g) · x), and dα/d(exponent) = α.
+        const P by_exponent = passed * (now.before - Function<E>::ratio(of.alpha, of.root) * driven);
+        sum -= by_exponent * of.rate;
+        out_inputs[t * D] = narrow<E>(total * of.root * of.open);
+        out_gates[t * 2 * D] = narrow<E>(-by_exponent * rate * of.rate * (1 - of.rate));
+        out_gates[t * 2 * D + D] = narrow<E>(total * of.root * driven * (1 - of.open));
+    };
     walk<STEPS<E, 5>, true>(
-        share.start, share.end,
-        [&](int64 t) { return Operands{at.r(t), at.g(t), at.x(t), grad[t], t ? state[t - 1] : before_all}; },
-        [&](int64 t, const Operands& now) {
-            const Coefficients<P> step(rate, now.r, now.g);
-            const P total = now.grad + passed;
-            passed = step.alpha * total;
-            const P driven = step.open * now.x;
-            // dα = total · (h[t-1] - α / √… · σ(g) · x), and dα/d(exponent) = α.
-            const P by_exponent = passed * (now.before - step.alpha / step.root * driven);
-            sum -= by_exponent * step.rate;
-            out_inputs[t * D] = narrow<E>(total * step.root * step.open);
-            out_gates[t * 2 * D] = narrow<E>(-by_exponent * rate * step.rate * (1 - step.rate));
-            out_gates[t * 2 * D + D] = narrow<E>(total * step.root * driven * (1 - step.open));
-        });
+        share.after_first(), share.end,
+        [&](int64 t) { return Operands{at.r(t), at.g(t), at.x(t), grad[t], state[t - 1]}; }, step);
+    if (share.has_first()) step(0, Operands{at.r(0), at.g(0), at.x(0), grad[0], before_all});
     partial[share.index] = sum * rate_by_decay;
     if (share.first()) grad_initial[share.b * D + share.d] = narrow<E>(passed);
 }

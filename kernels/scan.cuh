@@ -145,16 +145,64 @@ struct One<complex<R>> {
     static DEVICE complex<R> value() { return {1, 0}; }
 };
 
-template <class P>
-DEVICE P sigmoid(P x) {
-    return 1 / (1 + exp(-x));
+// Approximations of the hardware, off by two units in the last place or so. Subnormal numbers count as zero.
+DEVICE float exp2_approximate(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+DEVICE float log2_approximate(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+DEVICE float reciprocal_approximate(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+DEVICE float root_approximate(float x) {
+    float y;
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
-// As torch has it: beyond 20 the function is its argument.
-template <class P>
-DEVICE P softplus(P x) {
-    return x > 20 ? x : log1p(exp(x));
-}
+constexpr double LOG2_E = 1.4426950408889634, LN_2 = 0.6931471805599453;
+
+// What gates are made of, for elements E. Where results are rounded to half precision, a few units in the last place of a
+// float are lost in that, and the approximations take a third of the instructions; but what follows from a difference,
+// and is small, still comes from a series.
+template <class E, bool Half = sizeof(E) < sizeof(Precise<E>)>
+struct Function {
+    using P = Precise<E>;
+    static DEVICE P exponential(P x) { return exp(x); }
+    static DEVICE P sigmoid(P x) { return 1 / (1 + exp(-x)); }
+    static DEVICE P exponential_minus_1(P x) { return expm1(x); }
+    static DEVICE P root(P x) { return sqrt(x); }
+    static DEVICE P ratio(P x, P y) { return x / y; }
+    // As torch has it: beyond 20 the function is its argument.
+    static DEVICE P softplus(P x) { return x > 20 ? x : log1p(exp(x)); }
+};
+template <class E>
+struct Function<E, true> {
+    static DEVICE float exponential(float x) { return exp2_approximate(static_cast<float>(LOG2_E) * x); }
+    static DEVICE float sigmoid(float x) { return reciprocal_approximate(1 + exponential(-x)); }
+    static DEVICE float exponential_minus_1(float x) {
+        return fabsf(x) < 0.01f ? x * fma(x, fma(x, 1 / 6.f, 0.5f), 1.f) : exponential(x) - 1;
+    }
+    static DEVICE float root(float x) { return root_approximate(x); }
+    static DEVICE float ratio(float x, float y) { return x * reciprocal_approximate(y); }
+    static DEVICE float softplus(float x) {
+        const float y = exponential(x);
+        const float log = y < 0.01f ? y * fma(y, fma(y, 1 / 3.f, -0.5f), 1.f)
+                                    : static_cast<float>(LN_2) * log2_approximate(1 + y);
+        return x > 20 ? x : log;
+    }
+};
+
+// 2^x of an exponent that makes a decay: below 2^-126 it is zero.
+DEVICE float decay_exp2(float x) { return exp2_approximate(x); }
+DEVICE double decay_exp2(double x) { return exp2(x); }
 
 DEVICE void add(double& sum, double x) { sum += x; }
 template <class R>
@@ -201,6 +249,9 @@ struct Share {
         if (end < start) end = start;
     }
     DEVICE bool first() const { return c == 0; }
+    // The first step of a row, which nothing precedes, is taken on its own.
+    DEVICE bool has_first() const { return start == 0 && end > 0; }
+    DEVICE int64 after_first() const { return start == 0 ? 1 : start; }
 };
 
 // Steps whose operands are asked for before the first of them is used: what one thread has in flight.
@@ -208,29 +259,41 @@ struct Share {
 template <class E, int Operands>
 constexpr int STEPS = (sizeof(E) < 4 ? 32 : 128 / sizeof(E)) / Operands;
 
-// For t = start … end-1, or in the opposite order: step(t, read(t)), with Steps reads at a time. At the end the last
-// step is read again and again, since a branch around every read would cost more.
+// For t = start … end-1, or in the opposite order: step(t, read(t)), with Steps reads at a time.
+//
+// Where fewer than Steps are left, the last Steps are read, some of them again, and only the new ones are used. So the
+// operands of a pass have two uses, in the loop and behind it, and ptxas must load them where it says so; with a single
+// use it puts each load right before that, behind the branches of earlier steps, and one is in flight instead of all.
 template <int Steps, bool Backwards, class Read, class Step>
 DEVICE void walk(int64 start, int64 end, const Read& read, const Step& step) {
     using Operands = decltype(read(start));
-    for (int64 done = 0; done < end - start; done += Steps) {
-        const int64 left = end - start - done;
-        const int count = left < Steps ? static_cast<int>(left) : Steps;
-        const int64 t = Backwards ? end - 1 - done : start + done;
-        Operands operands[Steps];
+    constexpr int64 way = Backwards ? -1 : 1;
+    int64 t = Backwards ? end - 1 : start, left = end - start;
+    if (left < Steps) {
+#pragma unroll 1
+        for (; left > 0; --left, t += way) step(t, read(t));
+        return;
+    }
+    Operands operands[Steps];
+    for (;;) {
+        if (left == 0) return;
+        if (left < Steps) t = Backwards ? start + Steps - 1 : end - Steps;
 #pragma unroll
-        for (int k = 0; k < Steps; ++k) {
-            const int ahead = k < count ? k : count - 1;
-            operands[k] = read(Backwards ? t - ahead : t + ahead);
-        }
-        if (count == Steps) {
+        for (int k = 0; k < Steps; ++k) operands[k] = read(t + way * k);
+        if (left < Steps) break;
 #pragma unroll
-            for (int k = 0; k < Steps; ++k) step(Backwards ? t - k : t + k, operands[k]);
-        } else {
+        for (int k = 0; k < Steps; ++k) step(t + way * k, operands[k]);
+        left -= Steps;
+        t += way * Steps;
+    }
+    if constexpr (Steps > 1) {
+        // Opaque, or the compiler would see that the first operand has no second use.
+        int seen = Steps - static_cast<int>(left);
+        asm("mov.b32 %0, %0;" : "+r"(seen));
+        if (seen == 0) operands[1] = operands[0];
 #pragma unroll
-            for (int k = 0; k < Steps; ++k)
-                if (k < count) step(Backwards ? t - k : t + k, operands[k]);
-        }
+        for (int k = 1; k < Steps; ++k)
+            if (k >= seen) step(t + way * k, operands[k]);
     }
 }
 

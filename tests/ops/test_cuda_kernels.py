@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from seqbench.ops import rg_lru, selective_scan
-from seqbench.ops.cuda import selective_scan as launching
 from seqbench.ops.precision import HALF
 from tests.ops.opskit import LENGTHS, assert_close
 from tests.ptx.gpu import emulated
@@ -111,12 +110,10 @@ def test_rg_lru_of_nothing(shape: tuple[int, int, int], form: str) -> None:
         assert not result.any()
 
 
-@pytest.fixture(params=["few warps", "many warps"])
-def warps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The backward pass takes groups of channels one after the other, or all of them at once."""
-    monkeypatch.setattr(launching, "WARPS", 0 if request.param == "few warps" else 1 << 20)
-    monkeypatch.setattr(launching, "WORKSPACE", 1 << 20)
-    with emulated():
+@pytest.fixture(params=["channels", "channels, shared", "chunked"])
+def sharing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The backward pass takes groups of channels one after the other, or all at once, and time whole or in chunks."""
+    with emulated(request.param):
         yield
 
 
@@ -139,21 +136,21 @@ def selective_cotangents(problem: dict[str, Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("T", "dtype"), LENGTHS_AND_DTYPES, ids=str)
-def test_selective_scan_equals_the_reference_at_awkward_lengths(T: int, dtype: torch.dtype, warps: None) -> None:
+def test_selective_scan_equals_the_reference_at_awkward_lengths(T: int, dtype: torch.dtype, sharing: None) -> None:
     problem = selective_problem(3 if T < 100 else 1, T, 5, 3, dtype)
     compare(selective_scan, problem, selective_cotangents(problem))
 
 
 @pytest.mark.parametrize("N", [1, 3, 8, 9, 16, 17, 32, 50, 64, 100, 128, 129, 256])
 @pytest.mark.parametrize("D", [1, 7, 33, 70])
-def test_selective_scan_equals_the_reference_at_awkward_widths(D: int, N: int, warps: None) -> None:
+def test_selective_scan_equals_the_reference_at_awkward_widths(D: int, N: int, sharing: None) -> None:
     problem = selective_problem(2, 3, D, N, torch.float64)
     compare(selective_scan, problem, selective_cotangents(problem))
 
 
 @pytest.mark.parametrize("softplus", [False, True], ids=["deltas", "softplus"])
 @pytest.mark.parametrize("left_out", ["skip", "gate", "initial_state", "all three"])
-def test_selective_scan_without_optional_arguments(left_out: str, softplus: bool, warps: None) -> None:
+def test_selective_scan_without_optional_arguments(left_out: str, softplus: bool, sharing: None) -> None:
     problem = selective_problem(2, 21, 4, 5, torch.float64)
     for name in ("skip", "gate", "initial_state") if left_out == "all three" else (left_out,):
         del problem[name]
@@ -162,7 +159,7 @@ def test_selective_scan_without_optional_arguments(left_out: str, softplus: bool
     compare(selective_scan, problem, selective_cotangents(problem), delta_softplus=softplus)
 
 
-def test_selective_scan_takes_strided_tensors(warps: None) -> None:
+def test_selective_scan_takes_strided_tensors(sharing: None) -> None:
     problem = selective_problem(3, 20, 4, 5, torch.float64)
     wide = torch.randn(3, 20, 30, dtype=torch.float64)
     problem["inputs"], problem["gate"] = (
@@ -176,7 +173,7 @@ def test_selective_scan_takes_strided_tensors(warps: None) -> None:
 
 
 @pytest.mark.parametrize("optional", [False, True], ids=["without", "with everything"])
-def test_selective_scan_gradcheck(optional: bool, warps: None) -> None:
+def test_selective_scan_gradcheck(optional: bool, sharing: None) -> None:
     problem = selective_problem(2, 10, 3, 2, torch.float64, optional)
     names, leaves = list(problem), [tensor.requires_grad_() for tensor in problem.values()]
 
@@ -187,7 +184,7 @@ def test_selective_scan_gradcheck(optional: bool, warps: None) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (2, 5, 0)])
-def test_selective_scan_of_nothing_keeps_the_state(shape: tuple[int, int, int], warps: None) -> None:
+def test_selective_scan_of_nothing_keeps_the_state(shape: tuple[int, int, int], sharing: None) -> None:
     problem = selective_problem(*shape, 4, torch.float32)
     cotangents = selective_cotangents(problem)
     outputs, final, *gradients = differentiated(selective_scan, problem, cotangents, backend="cuda")
@@ -200,16 +197,14 @@ def test_selective_scan_of_nothing_keeps_the_state(shape: tuple[int, int, int], 
 
 
 @pytest.mark.parametrize("N", [0, 257])
-def test_selective_scan_without_states_or_with_more_than_a_warp_holds(N: int, warps: None) -> None:
+def test_selective_scan_without_states_or_with_more_than_a_warp_holds(N: int, sharing: None) -> None:
     problem = selective_problem(2, 3, 4, N, torch.float64)
     compare(selective_scan, problem, selective_cotangents(problem))
 
 
-def test_gradients_of_selective_scan_need_little_memory(warps: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_selective_scan_need_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is as large as the states of all steps."""
-    monkeypatch.setattr(launching, "WARPS", 12)
-    monkeypatch.setattr(launching, "WORKSPACE", 4)
-    B, T, D, N = 4, 64, 32, 16
+    B, T, D, N = 4, 256, 32, 16
     largest, empty = 0, torch.empty
 
     def watch(*shape: Any, **options: Any) -> Tensor:
@@ -220,5 +215,6 @@ def test_gradients_of_selective_scan_need_little_memory(warps: None, monkeypatch
 
     problem = selective_problem(B, T, D, N, torch.float32)
     monkeypatch.setattr(torch, "empty", watch)
-    differentiated(selective_scan, problem, selective_cotangents(problem), backend="cuda")
+    with emulated():
+        differentiated(selective_scan, problem, selective_cotangents(problem), backend="cuda")
     assert 0 < largest <= 2 * B * T * D < B * T * D * N

@@ -1,6 +1,5 @@
 """What surrounds the CUDA kernels: reasons why there are none, the cache, and how time is cut. No GPU is needed."""
 
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from seqbench import paths
 from seqbench.errors import UsageError
 from seqbench.ops.backends import BACKENDS, resolve
-from seqbench.ops.cuda import cutting, nvrtc
+from seqbench.ops.cuda import cutting, nvrtc, selective_scan
 from seqbench.paths import KERNEL_CACHE_VARIABLE
 from tests.kit import Bench
 
@@ -138,12 +137,52 @@ def test_what_is_compiled_is_used_again_until_something_changes(kernels: Path, m
     assert compiler.compiled[3:] == [("float32", "sm_90")] * 2
 
 
-@pytest.mark.parametrize("T", [1, 511, 512, 1000, 4097, 10**6])
-@pytest.mark.parametrize("channels", [1, 64, 1000, 8447, 8448, 10**6])
-def test_time_is_cut_only_if_it_is_long_and_channels_are_few(channels: int, T: int) -> None:
-    cut = cutting.cut(channels, T, 132)
-    assert (cut.chunks - 1) * cut.size < T <= cut.chunks * cut.size
-    assert (cut.chunks > 1) == (T >= 512 and channels < 64 * 132)
-    assert cut.chunks <= math.isqrt(2 * T)
-    if cut.chunks > 1:
-        assert cut.size % cutting.STEPS == 0
+WHOLE = cutting.Pass(bytes=384, in_flight=4096, instructions=13, resident=28)
+REDUCED = cutting.Pass(bytes=256, in_flight=4096, instructions=10, resident=32)
+CARRIED = cutting.Pass(bytes=384, in_flight=4096, instructions=17, resident=24)
+
+
+def cut(warps: int, T: int, whole: cutting.Pass = WHOLE, reduced: cutting.Pass = REDUCED) -> cutting.Cut:
+    return cutting.cut(warps, T, 132, whole, reduced, CARRIED)
+
+
+@pytest.mark.parametrize("T", [1, 64, 65, 1000, 4097, 10**6])
+@pytest.mark.parametrize("warps", [1, 4, 264, 10**6])
+def test_chunks_cover_time_once(warps: int, T: int) -> None:
+    pieces = cut(warps, T)
+    assert (pieces.chunks - 1) * pieces.size < T <= pieces.chunks * pieces.size
+    if pieces.chunks > 1:
+        assert pieces.size % cutting.STEPS == 0
+
+
+def test_time_is_cut_only_if_it_is_long_and_warps_are_few() -> None:
+    assert cut(4, 16384).chunks > 1
+    assert cut(4, 50).chunks == 1
+    assert cut(132 * 28, 16384).chunks == 1
+
+
+def test_less_in_flight_is_cut_sooner() -> None:
+    """As half precision, which asks for half as many bytes at a time."""
+    whole = cutting.Pass(bytes=192, in_flight=2048, instructions=22, resident=28)
+    reduced = cutting.Pass(bytes=128, in_flight=2048, instructions=12, resident=32)
+    most = max(warps for warps in range(32, 3000, 32) if cut(warps, 8192).chunks > 1)
+    assert cut(int(1.3 * most), 8192, whole, reduced).chunks > 1
+
+
+def test_more_warps_take_less_time_each_until_they_do_not_fit() -> None:
+    fitting = 132 * WHOLE.resident
+    one, ten, full, over = (WHOLE.cycles(warps, 1000, 132) for warps in (132, 1320, fitting, fitting + 1))
+    assert ten / 10 < one
+    assert full / WHOLE.resident < ten / 10
+    assert over - full > 0.5 * one / 132
+
+
+def test_the_gradient_of_the_selective_scan_is_shared_out() -> None:
+    """Among warps that share the channels of a row, where rows alone are a full round and a part of one."""
+    whole = cutting.Pass(bytes=760, in_flight=640, instructions=620, resident=12)
+    others = (REDUCED, REDUCED, CARRIED, CARRIED)
+    many = selective_scan.share_out(2048, 200, 8, 4, 256, 132, whole, *others)
+    assert many.cut.chunks == 1
+    assert many.slabs > 1
+    few = selective_scan.share_out(1, 16384, 8, 4, 256, 132, whole, *others)
+    assert few.cut.chunks > 16

@@ -1,5 +1,6 @@
 """A GPU for tests: the backend "cuda" on CPU tensors, its kernels run from their PTX."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,12 +11,13 @@ import pytest
 from torch import Tensor
 
 from seqbench.ops import cuda
-from seqbench.ops.cuda import cutting
+from seqbench.ops.cuda import cutting, selective_scan
 from seqbench.ops.cuda import launch as gpu
 from tests.ptx import machine
 from tests.ptx.program import Kernel
 
 PROCESSORS = 4  # multiprocessors
+RESIDENT = 16  # warps that one of them holds
 
 
 @dataclass
@@ -68,15 +70,29 @@ def emulated(form: str | None = None, emulation: Emulation | None = None) -> Ite
         patch.setattr(cuda, "unavailable", lambda operator, device: None)
         patch.setattr(gpu, "launch", emulation.launch)
         patch.setattr(gpu, "processors", lambda device: PROCESSORS)
+        patch.setattr(gpu, "resident", lambda *kernel: RESIDENT)
         force(form, patch)
         yield emulation
 
 
 def force(form: str | None, patch: pytest.MonkeyPatch) -> None:
-    """Make the scans use the form "channels" or "chunked", whatever the shape; None is the rule."""
-    if form == "channels":
-        patch.setattr(cutting, "CHANNEL_PARALLEL_FROM", 0)
-    elif form == "chunked":
-        patch.setattr(cutting, "CHANNEL_PARALLEL_FROM", 1 << 40)
-        patch.setattr(cutting, "CHUNKED_FROM", 0)
-        patch.setattr(cutting, "STEPS", 1)
+    """Make the scans use the form "channels" or "chunked", whatever the shape; None is the rule.
+
+    The selective scan's backward pass can share a row's channels among warps, too: "channels, shared".
+    """
+    if form is None:
+        return
+    form, _, shared = form.partition(", ")
+
+    def cut(T: int) -> cutting.Cut:
+        if form == "channels" or T == 1:
+            return cutting.Cut(1, T)
+        size = -(-T // max(2, math.isqrt(2 * T)))
+        return cutting.Cut(-(-T // size), size)
+
+    patch.setattr(cutting, "cut", lambda warps, T, *rest: cut(T))
+    patch.setattr(
+        selective_scan,
+        "share_out",
+        lambda B, T, groups, *rest: selective_scan.Shares(cut(T), max(1, groups - 1) if shared else 1),
+    )

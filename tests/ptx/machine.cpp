@@ -160,16 +160,22 @@ f32 off_by(f32 y, s32 ulps) {
     for (; ulps > 0; --ulps) y = nextafterf(y, towards);
     return y;
 }
-template <bool Flush>
-void exp2_approximate(Warp& warp, const Instruction& now, u32 lanes) {  // 9.7.3.22: 2 ulp over the full range
+template <auto F, bool Flush>
+void approximate(Warp& warp, const Instruction& now, u32 lanes) {
     f32* out = warp.row<f32>(now.operands[0]);
     const f32* in = warp.row<f32>(now.operands[1]);
     each(lanes, [&](int lane) {
         const f32 x = Flush ? flush(in[lane]) : in[lane];
-        const f32 y = x == 0 ? 1 : off_by(static_cast<f32>(exp2(static_cast<f64>(x))), warp.launch.ulps);
+        const f32 exact = static_cast<f32>(F(static_cast<f64>(x)));
+        // What the manual lists as exact results, of zero and of one, are.
+        const f32 y = x == 0 || x == 1 ? exact : off_by(exact, warp.launch.ulps);
         out[lane] = Flush ? flush(y) : y;
     });
 }
+constexpr auto EXP2 = [](f64 x) { return exp2(x); };  // 9.7.3.22: 2 ulp over the full range
+constexpr auto LOG2 = [](f64 x) { return log2(x); };  // 9.7.3.21: 2^-22 absolute or 2 ulp
+constexpr auto ROOT = [](f64 x) { return sqrt(x); };  // 9.7.3.16: 2^-23 relative
+constexpr auto RECIPROCAL = [](f64 x) { return 1 / x; };  // 9.7.3.13: 1 ulp
 void reciprocal_approximate(Warp& warp, const Instruction& now, u32 lanes) {  // 9.7.3.14: upper half of the bits only
     const u64 upper = 0xffffffff00000000ull;
     const auto flushed = [](f64 x) { return fabs(x) < 2.2250738585072014e-308 ? copysign(0., x) : x; };
@@ -373,8 +379,11 @@ const Operation OPERATIONS[] = {
     FLOATING(32), FLOATING(64),
     OP("add.rz.f32", f32, (f32 a, f32 b), rounding(FE_TOWARDZERO, [=] { volatile f32 x = a; return x + b; })),
     OP("fma.rm.f32", f32, (f32 a, f32 b, f32 c), rounding(FE_DOWNWARD, [=] { volatile f32 x = a; return std::fma(x, b, c); })),
-    {"ex2.approx.f32", "44", exp2_approximate<false>},
-    {"ex2.approx.ftz.f32", "44", exp2_approximate<true>},
+    {"ex2.approx.f32", "44", approximate<EXP2, false>},
+    {"ex2.approx.ftz.f32", "44", approximate<EXP2, true>},
+    {"lg2.approx.ftz.f32", "44", approximate<LOG2, true>},
+    {"sqrt.approx.ftz.f32", "44", approximate<ROOT, true>},
+    {"rcp.approx.ftz.f32", "44", approximate<RECIPROCAL, true>},
     {"rcp.approx.ftz.f64", "88", reciprocal_approximate},
     OP("cvt.f32.f16", f32, (u16 a), half_to_float(a)), OP("cvt.rn.f16.f32", u16, (f32 a), float_to_half(a)),
     OP("cvt.f64.f32", f64, (f32 a), a), OP("cvt.rn.f32.f64", f32, (f64 a), static_cast<f32>(a)),

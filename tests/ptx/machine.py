@@ -81,14 +81,21 @@ def _bindings() -> ModuleType:
     return bindings
 
 
-def _cached(name: str, *texts: str) -> Path:
+def nvrtc_version() -> str:
+    """Return NVRTC's version."""
+    return str(_bindings().nvrtcVersion()[1:])
+
+
+def cached(name: str, *texts: str) -> Path:
+    """Return where something is kept that follows from the texts."""
     key = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:20]
     CACHE.mkdir(parents=True, exist_ok=True)
     stem, suffix = name.rsplit(".", 1)
     return CACHE / f"{stem}-{key}.{suffix}"
 
 
-def _keep(target: Path, data: bytes) -> None:
+def keep(target: Path, data: bytes) -> None:
+    """Write a file of the cache, whole or not at all."""
     temporary = target.with_suffix(f".{os.getpid()}")
     temporary.write_bytes(data)
     temporary.replace(target)
@@ -98,12 +105,10 @@ def ptx(source: str, element: str, arch: str = "sm_90") -> str:
     """Return the PTX of kernels/<source>.cu for one element type, as NVRTC makes it on the way to machine code."""
     path = paths.shipped("kernels") / f"{source}.cu"
     texts = [part.read_text(encoding="utf-8") for part in (path, *sorted(path.parent.glob("*.cuh")))]
-    bindings = _bindings()
-    version = str(bindings.nvrtcVersion()[1:])
-    target = _cached(f"{source}-{element}-{arch}.ptx", *texts, element, arch, version)
+    target = cached(f"{source}-{element}-{arch}.ptx", *texts, element, arch, nvrtc_version())
     if not target.exists():
         options = nvrtc.options(path, element, arch.replace("sm_", "compute_"))
-        _keep(target, _compiled(texts[0], path.name, options.as_bytes("nvrtc")))
+        keep(target, _compiled(texts[0], path.name, options.as_bytes("nvrtc")))
     return target.read_text(encoding="utf-8")
 
 
@@ -126,7 +131,7 @@ def _compiled(text: str, name: str, options: Sequence[bytes]) -> bytes:
 @cache
 def library() -> ctypes.CDLL:
     """Compile and load machine.cpp."""
-    target = _cached("machine.so", SOURCE.read_text(encoding="utf-8"), *FLAGS)
+    target = cached("machine.so", SOURCE.read_text(encoding="utf-8"), *FLAGS)
     if not target.exists():
         temporary = target.with_suffix(f".{os.getpid()}.so")
         done = subprocess.run(

@@ -1,11 +1,8 @@
 """What NVRTC makes of the CUDA sources computes what the reference does, in every form, type and layout of memory."""
 
-from contextlib import ExitStack
-
 import pytest
 import torch
 
-from seqbench.ops.cuda import selective_scan as launching
 from tests.ops.opskit import assert_close
 from tests.ops.test_cuda_kernels import differentiated
 from tests.ptx.cases import DTYPES, LAYOUTS, PAIRS, cases
@@ -14,7 +11,7 @@ from tests.ptx.gpu import Emulation, emulated
 FORMS = {
     "linear_scan": ("channels", "chunked"),
     "rg_lru": ("channels", "chunked"),
-    "selective_scan": ("few warps", "many warps"),
+    "selective_scan": ("channels", "channels, shared", "chunked", "chunked, shared"),
 }
 FORMS_AND_TYPES = [(operator, form, dtype) for operator, dtype in PAIRS for form in FORMS[operator]]
 # Approximate instructions are documented to be off by up to two units in the last place ("Parallel Thread Execution
@@ -32,14 +29,7 @@ def agree(
 ) -> None:
     """Results and gradients are the reference's in double precision, with the strides of tensors kept to the kernel."""
     double = torch.complex128 if dtype.is_complex else torch.float64
-    with ExitStack() as stack:
-        if operator == "selective_scan":
-            patch = stack.enter_context(pytest.MonkeyPatch.context())
-            patch.setattr(launching, "WARPS", 0 if form == "few warps" else 1 << 20)
-            patch.setattr(launching, "WORKSPACE", 1 << 20)
-            stack.enter_context(emulated(None, emulation))
-        else:
-            stack.enter_context(emulated(form, emulation))
+    with emulated(form, emulation):
         for T in lengths:
             for case in cases(operator, dtype, T, layouts):
                 wide = {name: tensor.to(double) for name, tensor in case.tensors.items()}

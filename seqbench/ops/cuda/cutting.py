@@ -1,19 +1,17 @@
-"""How a scan's time is cut into chunks: the one rule that chooses between its two forms.
+"""How a scan is cut so that a GPU is busy: into chunks of time, where there are too few channels.
 
-*Channel-parallel* is a thread per channel that walks through all of time; every byte moves once. A thread has 128
-bytes of two operands in flight (kernels/scan.cuh), and memory needs about 2 MB in flight to be busy (bandwidth times
-latency: 3.3 TB/s times 0.6 µs on an H100), so it takes about 128 such threads per multiprocessor.
+*Channel-parallel* is one walk through all of time; every byte moves once. *Chunked* cuts time, reads some inputs twice
+and needs two launches more, and has as many times the threads as there are chunks. One small model says what either
+takes, and the least is chosen. It knows a kernel by what a warp does in a step (`Pass`), and by how many warps of it a
+multiprocessor holds, which the compiled kernel says.
 
-*Chunked* cuts time and reads the inputs twice, 5/3 of the traffic: worth it with fewer than about 60% of those threads,
-and only if time is long enough for its three launches to be hidden.
-
-These numbers are derived, not measured.
-
-Shapes: B batch, T time, D channels.
+The constants are derived from data sheets and from the machine code, not measured.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -21,10 +19,73 @@ from torch import Tensor
 from seqbench.ops.precision import HALF
 
 BLOCK = 64  # threads of a block, as in kernels/scan.cuh
-CHANNEL_PARALLEL_FROM = 64  # threads per multiprocessor
-CHUNKED_FROM = 512  # steps
-THREADS = 384  # per multiprocessor, which the chunked form aims at: all that fit
+WARP = 32
 STEPS = 16  # chunks are multiples of the steps that a thread reads at a time
+FEWEST_STEPS = 4 * STEPS  # of a chunk: less would be spent on filling and emptying the pipeline
+
+# Of one multiprocessor. An H100 moves 3.0 TB/s with 132 of them at 1.98 GHz, an A100 and a B200 within a factor of 2.5.
+BYTES_PER_CYCLE = 11.5
+# Bytes in flight at which 63 % of that is reached: by Little's law, a latency of 700 cycles and three quarters more.
+SATURATION = 14e3
+# Instructions per cycle: of its four schedulers when they have warps to choose from, and of one warp alone.
+ISSUE = 3.0
+ISSUE_OF_A_WARP = 0.4
+# From the end of a kernel to the work of the next, in cycles.
+LAUNCH = 4000
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a warp does in a step of a kernel, and how many warps a multiprocessor holds.
+
+    Attributes:
+        bytes: that it reads and writes.
+        in_flight: bytes that it has asked for when it first waits for one.
+        instructions: that it issues.
+        resident: warps of this kernel that fit on a multiprocessor.
+    """
+
+    bytes: float
+    in_flight: float
+    instructions: float
+    resident: int
+
+    def cycles(self, warps: int, steps: float, processors: int) -> float:
+        """Predict the cycles of a launch of so many warps, each with so many steps."""
+        rounds, rest = divmod(warps, processors * self.resident)
+        return steps * (rounds * self._step(self.resident) + (self._step(rest / processors) if rest else 0))
+
+    def _step(self, warps: float) -> float:
+        """Predict the cycles that a multiprocessor with so many warps takes for a step of each."""
+        moving = self.bytes / BYTES_PER_CYCLE / -math.expm1(-warps * self.in_flight / SATURATION)
+        issuing = self.instructions / min(ISSUE, ISSUE_OF_A_WARP * warps)
+        return warps * max(moving, issuing)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a thread does in a step of a kernel of kernels/scan.cuh's kind, in elements; instructions are a warp's.
+
+    The instructions are those of the compiled kernel for sm_90, which tests/ptx/test_machine_code.py holds them to: in
+    single precision and better, and in half precision.
+    """
+
+    reads: int
+    writes: int
+    instructions: int
+    half: int
+
+    def of(self, like: Tensor, resident: int) -> Pass:
+        """Return the same for elements such as those of `like`."""
+        moved = WARP * (self.reads + self.writes) * like.element_size()
+        half = like.dtype in HALF
+        return Pass(moved, WARP * (64 if half else 128), self.half if half else self.instructions, resident)
+
+
+def carrying(like: Tensor, resident: int) -> Pass:
+    """Return what a warp does in `carry` of kernels/scan.cuh: product and local state in, entering state out."""
+    size = 4 if like.dtype in HALF else like.element_size()
+    return Pass(3 * WARP * size, WARP * 128, 17, resident)
 
 
 @dataclass(frozen=True)
@@ -35,7 +96,7 @@ class Cut:
     size: int
 
     def buffers(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """What each chunk does to a state that enters it, for sequences (B, T, D) such as `like`.
+        """Return memory for what each chunk does to a state that enters it, for sequences (B, T, D) such as `like`.
 
         Returns:
             (B, chunks, D) products of the gates, and (B, chunks, D) states that the chunks make of zero, which the
@@ -48,19 +109,34 @@ class Cut:
         return products, torch.empty(shape, dtype=dtype, device=like.device)
 
 
-def cut(channels: int, T: int, processors: int) -> Cut:
-    """How to cut T steps.
+def cuts(T: int) -> Iterator[Cut]:
+    """Yield the cuts of T steps that are considered: none, then chunks of 2^n times the fewest steps."""
+    yield Cut(1, T)
+    size = FEWEST_STEPS
+    while size < T:
+        yield Cut(-(-T // size), size)
+        size *= 2
+
+
+@cache
+def cut(warps: int, T: int, processors: int, whole: Pass, reduced: Pass, carried: Pass, carriers: int = 1) -> Cut:
+    """Choose how to cut T steps of a scan.
 
     Args:
-        channels: B·D.
+        warps: that the scan has without chunks.
         T: time steps, at least 1.
         processors: multiprocessors of the GPU.
+        whole: what the kernel does that makes the results.
+        reduced: what the kernel does that finds out what a chunk does to a state.
+        carried: what the kernel does that takes states through the chunks.
+        carriers: warps of that one for each warp of the others.
     """
-    if T < CHUNKED_FROM or channels >= CHANNEL_PARALLEL_FROM * processors:
-        return Cut(1, T)
-    # Between the passes the states that enter the chunks are found chunk by chunk: with K steps a chunk the three take
-    # 2·K + T/K steps one after the other, least at K = √(T/2).
-    wanted = min(-(-THREADS * processors // channels), math.isqrt(2 * T))
-    size = -(-T // wanted)
-    size = -(-size // STEPS) * STEPS
-    return Cut(-(-T // size), size)
+
+    def cycles(cut: Cut) -> float:
+        main = whole.cycles(warps * cut.chunks, cut.size, processors)
+        if cut.chunks == 1:
+            return main
+        before = reduced.cycles(warps * cut.chunks, cut.size, processors)
+        return main + before + carried.cycles(warps * carriers, cut.chunks, processors) + 2 * LAUNCH
+
+    return min(cuts(T), key=cycles)

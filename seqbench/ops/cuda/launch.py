@@ -50,6 +50,15 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+@cache
+def resident(source: str, kernel: str, element: str, device: torch.device, block: int) -> int:
+    """Return how many warps of a kernel a multiprocessor holds, in blocks of so many threads."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    compiled = _kernel(source, kernel, element, index)
+    blocks: int = compiled.occupancy.max_active_blocks_per_multiprocessor(block, 0)
+    return max(blocks, 1) * block // 32
+
+
 def strided(tensor: Tensor) -> tuple[Tensor, int, int]:
     """Return the tensor, its batch stride and time stride in elements; a (D,) tensor has strides of zero."""
     if tensor.dim() == 1:

@@ -6,12 +6,24 @@ Shapes: B batch, T time, D channels, C chunks of time.
 import torch
 from torch import Tensor
 
+from seqbench.ops.cuda import cutting
 from seqbench.ops.cuda import launch as gpu
-from seqbench.ops.cuda.cutting import BLOCK, cut
+from seqbench.ops.cuda.cutting import BLOCK, WARP, Cut, Work
 from seqbench.ops.cuda.launch import Argument, strided
 from seqbench.ops.layout import plain, rows
 
 SOURCE = "linear_scan"
+# By kernel, and whether gates are constant.
+WORK = {
+    ("forward", False): Work(reads=2, writes=1, instructions=13, half=22),
+    ("forward", True): Work(reads=1, writes=1, instructions=9, half=16),
+    ("forward_reduce", False): Work(reads=2, writes=0, instructions=10, half=12),
+    ("forward_reduce", True): Work(reads=1, writes=0, instructions=7, half=8),
+    ("backward", False): Work(reads=3, writes=2, instructions=26, half=39),
+    ("backward", True): Work(reads=2, writes=1, instructions=26, half=39),
+    ("backward_reduce", False): Work(reads=2, writes=0, instructions=10, half=12),
+    ("backward_reduce", True): Work(reads=1, writes=0, instructions=7, half=8),
+}
 
 
 def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tensor | None) -> Tensor:
@@ -32,7 +44,7 @@ def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tenso
         return states
     gates, inputs, initial_state = rows(gates), rows(inputs), plain(initial_state)
     lengths = None if lengths is None else lengths.contiguous()
-    pieces = cut(B * D, T, gpu.processors(inputs.device))
+    pieces = _cut("forward", inputs, gates.dim() == 1)
     sizes = (B, T, D, pieces.chunks, pieces.size)
     entering = None
     if pieces.chunks > 1:
@@ -74,7 +86,7 @@ def backward(
     if states.numel() == 0:
         return gates.new_zeros(gates.shape), grad_inputs, initial_state.new_zeros(initial_state.shape)
     grad_initial = torch.empty(initial_state.shape, dtype=dtype, device=device)
-    pieces = cut(B * D, T, gpu.processors(device))
+    pieces = _cut("backward", states, gates.dim() == 1)
     sizes = (B, T, D, pieces.chunks, pieces.size)
     constant = gates.dim() == 1
     wide = torch.complex128 if dtype.is_complex else torch.float64
@@ -101,6 +113,21 @@ def backward(
         assert partial is not None
         grad_gates = partial.sum(dim=(0, 1)).to(dtype)
     return grad_gates, grad_inputs, grad_initial
+
+
+def _cut(direction: str, like: Tensor, constant: bool) -> Cut:
+    B, T, D = like.shape
+
+    def passing(kernel: str) -> cutting.Pass:
+        return WORK[kernel, constant].of(like, _resident(kernel, like))
+
+    carried = cutting.carrying(like, _resident(f"{direction}_carry", like))
+    whole, reduced = passing(direction), passing(f"{direction}_reduce")
+    return cutting.cut(-(-B * D // WARP), T, gpu.processors(like.device), whole, reduced, carried)
+
+
+def _resident(kernel: str, like: Tensor) -> int:
+    return gpu.resident(SOURCE, f"{SOURCE}_{kernel}", gpu.element(like), like.device, BLOCK)
 
 
 def _launch(kernel: str, like: Tensor, threads: int, *arguments: Argument) -> None:

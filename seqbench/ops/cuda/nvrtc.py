@@ -71,7 +71,7 @@ def build(source: Path, element: str, arch: str) -> Path:
     """Return the path of the compiled `source`."""
 
     def compile(output: Path) -> None:
-        output.write_bytes(_compile(source, element, arch))
+        output.write_bytes(compile_source(source, element, arch))
 
     name, parts = f"{source.stem}-{element}-{arch}.cubin", (element, arch, STANDARD, _version())
     return cached(source, "*.cuh", name, parts, compile)
@@ -88,7 +88,7 @@ def options(source: Path, element: str, arch: str) -> Any:
     )
 
 
-def _compile(source: Path, element: str, arch: str) -> bytes:
+def compile_source(source: Path, element: str, arch: str) -> bytes:
     try:
         program = core().Program(source.read_text(encoding="utf-8"), "c++", options(source, element, arch))
         return bytes(program.compile("cubin").code)

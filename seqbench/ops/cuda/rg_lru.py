@@ -6,12 +6,19 @@ Shapes: B batch, T time, D channels, C chunks of time.
 import torch
 from torch import Tensor
 
+from seqbench.ops.cuda import cutting
 from seqbench.ops.cuda import launch as gpu
-from seqbench.ops.cuda.cutting import BLOCK, cut
+from seqbench.ops.cuda.cutting import BLOCK, WARP, Cut, Work
 from seqbench.ops.cuda.launch import Argument, strided
 from seqbench.ops.layout import plain, rows
 
 SOURCE = "rg_lru"
+WORK = {
+    "forward": Work(reads=3, writes=1, instructions=106, half=51),
+    "forward_reduce": Work(reads=3, writes=0, instructions=104, half=42),
+    "backward": Work(reads=5, writes=3, instructions=155, half=100),
+    "backward_reduce": Work(reads=2, writes=0, instructions=39, half=19),
+}
 
 
 def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor) -> Tensor:
@@ -31,7 +38,7 @@ def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor)
     if states.numel() == 0:
         return states
     inputs, gates, decay, initial_state = rows(inputs), rows(gates), plain(decay), plain(initial_state)
-    pieces = cut(B * D, T, gpu.processors(inputs.device))
+    pieces = _cut("forward", inputs)
     sizes = (B, T, D, pieces.chunks, pieces.size)
     entering = None
     if pieces.chunks > 1:
@@ -78,7 +85,7 @@ def backward(
     grad_initial = torch.empty(initial_state.shape, dtype=dtype, device=device)
     inputs, gates, decay, initial_state = rows(inputs), rows(gates), plain(decay), plain(initial_state)
     states, grad_states = rows(states), rows(grad_states)
-    pieces = cut(B * D, T, gpu.processors(device))
+    pieces = _cut("backward", inputs)
     sizes = (B, T, D, pieces.chunks, pieces.size)
     # Sums over a chunk. Torch adds them up in one order, so the result does not depend on timing.
     partial = torch.empty((B, pieces.chunks, D), dtype=torch.float64, device=device)
@@ -98,6 +105,17 @@ def backward(
         *sizes,
     )
     return grad_inputs, grad_gates, partial.sum(dim=(0, 1)).to(dtype), grad_initial
+
+
+def _cut(direction: str, like: Tensor) -> Cut:
+    B, T, D = like.shape
+    whole, reduced = (WORK[kernel].of(like, _resident(kernel, like)) for kernel in (direction, f"{direction}_reduce"))
+    carried = cutting.carrying(like, _resident(f"{direction}_carry", like))
+    return cutting.cut(-(-B * D // WARP), T, gpu.processors(like.device), whole, reduced, carried)
+
+
+def _resident(kernel: str, like: Tensor) -> int:
+    return gpu.resident(SOURCE, f"{SOURCE}_{kernel}", gpu.element(like), like.device, BLOCK)
 
 
 def _launch(kernel: str, like: Tensor, threads: int, *arguments: Argument) -> None:

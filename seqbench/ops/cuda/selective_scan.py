@@ -3,10 +3,16 @@
 Shapes: B batch, T time, D channels, N states per channel.
 """
 
+from dataclasses import dataclass
+from functools import cache
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from seqbench.ops.cuda import cutting
 from seqbench.ops.cuda import launch as gpu
+from seqbench.ops.cuda.cutting import Cut, Pass
 from seqbench.ops.cuda.launch import strided
 from seqbench.ops.functions.selective_scan import Arguments
 from seqbench.ops.layout import plain, rows
@@ -20,11 +26,30 @@ STATES = 8  # of a channel in one thread
 FORWARD_BLOCK = 4 * WARP
 LARGEST_N = STATES * WARP
 KEPT_BYTES = 64  # of one state over the steps between two kept ones
+ALIGNMENT = 16  # bytes at whose multiples the rows of B and C begin
 
-# Warps per multiprocessor that the backward pass aims at: about as many as fit. More make the sums over channels in a
-# workspace, which is no larger than this many times the inputs, rather than one after the other.
-WARPS = 12
-WORKSPACE = 4
+# Instructions of a warp in a step, of the compiled kernels for sm_90 with 16 states a channel.
+INSTRUCTIONS = {
+    **{"forward": 165, "forward_reduce": 105, "backward": 620, "backward_reduce": 155},
+    **{"forward_carry": 23, "backward_carry": 25},
+}
+# Sequences (B, T, D) and (B, T, N) that a kernel reads or writes.
+TRAFFIC = {
+    "forward": (4, 2),
+    "forward_reduce": (2, 1),
+    "backward": (11, 6),
+    "backward_reduce": (3, 1),
+}
+# The sums over channels that warps of one row keep apart are no larger than this many times the inputs.
+WORKSPACE = 1
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the backward pass is shared out: chunks of time, and warps that share the channels of a chunk."""
+
+    cut: Cut
+    slabs: int
 
 
 def forward(scan: Arguments) -> tuple[Tensor, Tensor]:
@@ -37,13 +62,10 @@ def forward(scan: Arguments) -> tuple[Tensor, Tensor]:
     if inputs.numel() == 0:
         return outputs, initial_state.clone(memory_format=torch.contiguous_format)
     problem = _Problem(scan)
+    pieces = _cut(problem)
     final_state = torch.empty(initial_state.shape, dtype=inputs.dtype, device=inputs.device)
-    gpu.launch(
-        *(SOURCE, f"{SOURCE}_forward", inputs),
-        threads=problem.B * problem.groups * WARP,
-        block=FORWARD_BLOCK,
-        arguments=(*problem.arguments, outputs, final_state),
-    )
+    entering, _ = problem.entering(pieces)
+    problem.launch("forward", pieces, entering, outputs, final_state)
     return outputs, final_state
 
 
@@ -71,61 +93,165 @@ def backward(scan: Arguments, grad_outputs: Tensor, grad_final: Tensor) -> tuple
     def empty(*shape: int, dtype: torch.dtype = precise) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
-    blocks = -(-WARPS * gpu.processors(device) // B)
-    slabs = max(1, min(blocks, problem.groups, WORKSPACE * D // (2 * N)))
-    stretches = -(-T // (KEPT_BYTES // precise.itemsize))
-    kept = empty(B * slabs, stretches - 1, STATES, WARP)
+    shares = _shares(problem)
+    pieces, slabs = shares.cut, shares.slabs
+    grad_outputs, grad_final = rows(grad_outputs), plain(grad_final)
+    entering, sums = problem.entering(pieces)
+    leaving = None
+    if sums is not None:
+        leaving = problem.locals(pieces)
+        problem.launch("backward_reduce", pieces, *strided(grad_outputs), leaving)
+        problem.launch("backward_carry", pieces, sums, leaving, grad_final)
+    stretches = -(-pieces.size // (KEPT_BYTES // precise.itemsize))
+    kept = empty(B * pieces.chunks * slabs, stretches - 1, STATES, WARP)
     # What is added up further below, by torch, in one order: the result does not depend on timing.
-    by_decay, by_skip = empty(B, D, N), None if skip is None else empty(B, D, dtype=torch.float64)
+    by_decay = empty(B, pieces.chunks, D, N)
+    by_skip = None if skip is None else empty(B, pieces.chunks, D, dtype=torch.float64)
     by_drive, by_readout = empty(slabs, B, T, N), empty(slabs, B, T, N)
     grad_inputs, grad_deltas = empty(B, T, D, dtype=dtype), empty(B, T, D, dtype=dtype)
     grad_gate = None if gate is None else empty(B, T, D, dtype=dtype)
     grad_initial = empty(B, D, N, dtype=dtype)
-    grad_outputs, grad_final = rows(grad_outputs), plain(grad_final)
-    results = (grad_inputs, grad_deltas, grad_gate, grad_initial, by_decay, by_drive, by_readout, by_skip, kept)
-    gpu.launch(
-        *(SOURCE, f"{SOURCE}_backward", inputs),
-        threads=B * slabs * WARP,
-        block=WARP,
-        arguments=(
-            *(*problem.arguments, *strided(grad_outputs), grad_final),
-            *results,
-            slabs,
-        ),
+    problem.launch(
+        *("backward", pieces, *strided(grad_outputs), grad_final, entering, leaving),
+        *(grad_inputs, grad_deltas, grad_gate, grad_initial, by_decay, by_drive, by_readout, by_skip, kept, slabs),
+        warps=B * pieces.chunks * slabs,
     )
     return (
         grad_inputs,
         grad_deltas,
-        by_decay.sum(dim=0, dtype=torch.float64).to(dtype),
+        by_decay.sum(dim=(0, 1), dtype=torch.float64).to(dtype),
         by_drive.sum(dim=0).to(dtype),
         by_readout.sum(dim=0).to(dtype),
-        inputs.new_empty(0) if by_skip is None else by_skip.sum(dim=0).to(dtype),
+        inputs.new_empty(0) if by_skip is None else by_skip.sum(dim=(0, 1)).to(dtype),
         inputs.new_empty(0) if grad_gate is None else grad_gate,
         grad_initial,
     )
 
 
 def _has_kernel(decay: Tensor) -> bool:
-    """Whether the kernels take this many states per channel; torch's operations take any number."""
+    """Return whether the kernels take this many states per channel; torch's operations take any number."""
     return 1 <= decay.shape[1] <= LARGEST_N
 
 
 class _Problem:
-    """Sizes, and the arguments that both directions begin with. Keeps the tensors whose addresses they are."""
+    """Sizes, and the arguments that all kernels begin with."""
 
     def __init__(self, scan: Arguments) -> None:
         (self.B, self.T, self.D), self.N = scan.inputs.shape, scan.decay.shape[1]
-        lanes = 1
-        while lanes * STATES < self.N:
-            lanes *= 2
-        self.groups = -(-self.D // (WARP // lanes))  # of channels, one group a warp
-        self.sequences = tuple(rows(tensor) for tensor in (scan.inputs, scan.deltas, scan.drive, scan.readout))
-        self.gate = None if scan.gate is None else rows(scan.gate)
-        skip = None if scan.skip is None else plain(scan.skip)
-        self.parameters = (plain(scan.decay), skip, plain(scan.initial_state))
-        self.arguments = (
-            *(number for tensor in self.sequences for number in strided(tensor)),
-            *((0, 0, 0) if self.gate is None else strided(self.gate)),
-            *self.parameters,
-            *(self.B, self.T, self.D, self.N, lanes, int(scan.delta_softplus)),
+        self.like = scan.inputs
+        self.precise = torch.float32 if scan.inputs.dtype in HALF else scan.inputs.dtype
+        self.lanes = 1
+        while self.lanes * STATES < self.N:
+            self.lanes *= 2
+        self.groups = -(-self.D // (WARP // self.lanes))  # of channels, one group a warp
+        sequences = (rows(scan.inputs), rows(scan.deltas), *(self.aligned(t) for t in (scan.drive, scan.readout)))
+        self.arguments: tuple[gpu.Argument, ...] = (
+            *(number for tensor in sequences for number in strided(tensor)),
+            *((None, 0, 0) if scan.gate is None else strided(rows(scan.gate))),
+            *(plain(scan.decay), None if scan.skip is None else plain(scan.skip), plain(scan.initial_state)),
+            *(self.B, self.T, self.D, self.N, self.lanes, int(scan.delta_softplus)),
         )
+
+    def aligned(self, tensor: Tensor) -> Tensor:
+        """Return (B, T, N) with rows that are padded to the states of all lanes, and aligned: a copy if need be."""
+        tensor, missing = rows(tensor), self.lanes * STATES - self.N
+        if missing:
+            return pad(tensor, (0, missing))
+        strides = (tensor.element_size() * stride for stride in tensor.stride()[:2])
+        if any(number % ALIGNMENT for number in (tensor.data_ptr(), *strides)):
+            return tensor.clone(memory_format=torch.contiguous_format)
+        return tensor
+
+    def locals(self, pieces: Cut) -> Tensor:
+        """Return memory for a state, or its gradient, of every channel and chunk."""
+        shape = (self.B, pieces.chunks, self.groups, STATES, WARP)
+        return torch.empty(shape, dtype=self.precise, device=self.like.device)
+
+    def entering(self, pieces: Cut) -> tuple[Tensor | None, Tensor | None]:
+        """Return the states that enter the chunks, and the sum of Δ in each; None if there is one chunk."""
+        if pieces.chunks == 1:
+            return None, None
+        states = self.locals(pieces)
+        sums = torch.empty((*states.shape[:3], WARP), dtype=self.precise, device=self.like.device)
+        self.launch("forward_reduce", pieces, states, sums)
+        self.launch("forward_carry", pieces, sums, states)
+        return states, sums
+
+    def launch(self, kernel: str, pieces: Cut, *arguments: gpu.Argument, warps: int = 0) -> None:
+        """Queue one of the kernels, with a warp for every group and chunk unless a number is given."""
+        if kernel.endswith("carry"):
+            threads = self.B * self.groups * STATES * WARP
+        else:
+            threads = (warps or self.B * self.groups * pieces.chunks) * WARP
+        gpu.launch(
+            *(SOURCE, f"{SOURCE}_{kernel}", self.like),
+            threads=threads,
+            block=_block(kernel),
+            arguments=(*self.arguments, pieces.chunks, pieces.size, *arguments),
+        )
+
+    def work(self, kernel: str) -> Pass:
+        """Return what a warp does in a step of a kernel."""
+        resident = gpu.resident(SOURCE, f"{SOURCE}_{kernel}", gpu.element(self.like), self.like.device, _block(kernel))
+        size, channels = self.like.element_size(), WARP // self.lanes
+        if kernel.endswith("carry"):
+            # A local state in, the entering state out, and a sum of Δ that eight threads share.
+            moved = (2 + 1 / STATES) * WARP * self.precise.itemsize
+            return Pass(moved, WARP * 128, INSTRUCTIONS[kernel], resident)
+        of_channels, of_states = TRAFFIC[kernel]
+        # The groups of a row read the same B and C, which come from the cache but for the first of them.
+        moved = size * (of_channels * channels + of_states * self.N / self.groups)
+        ahead = 8 // self.precise.itemsize * size * (of_channels * channels + of_states * self.N)
+        return Pass(moved, ahead, INSTRUCTIONS[kernel], resident)
+
+
+def _block(kernel: str) -> int:
+    return WARP if kernel == "backward" else FORWARD_BLOCK
+
+
+def _cut(problem: _Problem) -> Cut:
+    kernels = (problem.work(kernel) for kernel in ("forward", "forward_reduce", "forward_carry"))
+    processors = gpu.processors(problem.like.device)
+    return cutting.cut(problem.B * problem.groups, problem.T, processors, *kernels, carriers=STATES)
+
+
+def _shares(problem: _Problem) -> Shares:
+    most = max(1, min(problem.groups, WORKSPACE * problem.D // (2 * problem.N)))
+    names = ("backward", "forward_reduce", "backward_reduce", "forward_carry", "backward_carry")
+    slab_bytes = 4 * problem.N * problem.precise.itemsize  # of a step: written, read and added up, twice
+    processors = gpu.processors(problem.like.device)
+    sizes = (problem.B, problem.T, problem.groups)
+    return share_out(*sizes, most, slab_bytes, processors, *(problem.work(name) for name in names))
+
+
+@cache
+def share_out(
+    B: int, T: int, groups: int, most: int, slab_bytes: int, processors: int, whole: Pass, *others: Pass
+) -> Shares:
+    """Choose how to share out the backward pass.
+
+    Args:
+        B: rows.
+        T: time steps.
+        groups: of channels, each a warp's.
+        most: warps that may share a row's groups.
+        slab_bytes: that each of these moves per step for sums of its own.
+        processors: multiprocessors of the GPU.
+        whole: what the kernel does that makes the gradients.
+        others: what the two do that reduce chunks, and the two that carry through them.
+    """
+    reduces, carries = others[:2], others[2:]
+
+    def cycles(shares: Shares) -> float:
+        cut, slabs = shares.cut, shares.slabs
+        rounds = -(-groups // slabs)
+        total = whole.cycles(B * cut.chunks * slabs, cut.size * rounds, processors)
+        total += B * T * slabs * slab_bytes / processors / cutting.BYTES_PER_CYCLE
+        if cut.chunks > 1:
+            total += sum(work.cycles(B * groups * cut.chunks, cut.size, processors) for work in reduces)
+            total += (
+                sum(work.cycles(B * groups * STATES, cut.chunks, processors) for work in carries) + 4 * cutting.LAUNCH
+            )
+        return total
+
+    return min((Shares(cut, slabs) for cut in cutting.cuts(T) for slabs in range(1, most + 1)), key=cycles)
