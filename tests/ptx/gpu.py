@@ -90,7 +90,7 @@ def force(form: str | None, patch: pytest.MonkeyPatch) -> None:
         size = -(-T // max(2, math.isqrt(2 * T)))
         return cutting.Cut(-(-T // size), size)
 
-    patch.setattr(cutting, "cut", lambda warps, T, *rest: cut(T))
+    patch.setattr(cutting, "cut", lambda warps, T, *rest, **options: cut(T))
     patch.setattr(
         selective_scan,
         "share_out",
