@@ -17,6 +17,7 @@ from seqbench.evaluation.ranks import Ranks
 from seqbench.events import Begun, Listener, Phase
 from seqbench.execution.orders import Order
 from seqbench.measuring.latency import latency
+from seqbench.measuring.sharing import sharing
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
 from seqbench.ops import backends
 from seqbench.results import CHECKPOINT, RANKS, SAMPLES, TOP, WEIGHTS, Definition, Record, write_record
@@ -51,19 +52,20 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
     build = _builder(cls, sequences, definition)
     model = build(definition.protocol.max_len).to(device)
 
-    fitted = _fit(model, sequences, definition, folder / CHECKPOINT, device, peak, emit)
-    emit(Phase("evaluating"))
-    valid = rank(model, sequences, sequences.valid(), definition.protocol)
-    test = rank(model, sequences, sequences.test(), definition.protocol, top=TOP_ITEMS)
-    fitted.cost.setdefault("peak_memory_bytes", peak())
-    if order.keep_weights:
-        save_weights(folder / WEIGHTS, model, blueprint(definition, order.model, sequences.items))
-    counted = model if isinstance(model, CountingModel) else None
-    del model  # so that there is more room for measuring
-    emit(Phase("measuring latency"))
-    timings = latency(
-        lambda length: counted or build(length), device, grid=order.latency
-    )  # weights do not matter for time
+    with sharing(device) as shared:
+        fitted = _fit(model, sequences, definition, folder / CHECKPOINT, device, peak, emit)
+        emit(Phase("evaluating"))
+        valid = rank(model, sequences, sequences.valid(), definition.protocol)
+        test = rank(model, sequences, sequences.test(), definition.protocol, top=TOP_ITEMS)
+        fitted.cost.setdefault("peak_memory_bytes", peak())
+        if order.keep_weights:
+            save_weights(folder / WEIGHTS, model, blueprint(definition, order.model, sequences.items))
+        counted = model if isinstance(model, CountingModel) else None
+        del model  # so that there is more room for measuring
+        emit(Phase("measuring latency"))
+        timings = latency(
+            lambda length: counted or build(length), device, grid=order.latency
+        )  # weights do not matter for time
 
     test.write(folder / RANKS)
     test.write_top(folder / TOP)
@@ -78,7 +80,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         accuracy=test.metrics(),
         validation=valid.metrics(),
         training=fitted.training,
-        cost=fitted.cost | Cost(latency=timings.points, latency_skipped=timings.skipped),
+        cost=fitted.cost | Cost(sharing=shared, latency=timings.points, latency_skipped=timings.skipped),
         changes=changed,
     )
     write_record(order.results, record)

@@ -53,6 +53,13 @@ class SkippedPoint(TypedDict):
     reason: str
 
 
+class Sharing(TypedDict):
+    """What was done so that other programs on the same cores did not stop the threads (seqbench.measuring.sharing)."""
+
+    watched: bool  # false: one thread, another thread pool than libgomp, or the user's own OMP settings
+    seconds: float  # in which threads were kept on the cores that others left, and slept instead of spinning
+
+
 class Cost(TypedDict, total=False):
     """What a cell cost. Rates and times of training are medians over epochs, None for models that only count."""
 
@@ -62,6 +69,7 @@ class Cost(TypedDict, total=False):
     epoch_seconds: float | None
     fit_seconds: float
     peak_memory_bytes: int
+    sharing: Sharing
     latency: list[LatencyPoint]
     latency_skipped: list[SkippedPoint]
 
