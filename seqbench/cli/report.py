@@ -1,12 +1,13 @@
 """`seqbench report`: tables of the stored results."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from seqbench import console
 from seqbench.cli.app import Results, app
+from seqbench.cli.selecting import Datasets, Models, Protocols, Seeds, Splits
 from seqbench.errors import SeqbenchError, UsageError
 from seqbench.evaluation.metrics import METRICS
 from seqbench.models import MODELS
@@ -38,14 +39,29 @@ def report(
             show_default="popularity, markov, gru4rec, sasrec, mamba4rec",
         ),
     ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated kinds: accuracy, cost, latency, published.", show_default="accuracy,cost,latency"
+        ),
+    ] = None,
+    on: Annotated[
+        Literal["test", "valid"], typer.Option(help="Whose accuracy: of the test or the validation targets.")
+    ] = "test",
+    datasets: Datasets = None,
+    models: Models = None,
+    protocol: Protocols = None,
+    split: Splits = None,
+    seeds: Seeds = None,
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write to this file instead of stdout.")] = None,
     results: Results = Path("results"),
 ) -> None:
     """Show tables of accuracy and cost from the stored results."""
     from seqbench.reporting.formats import as_text
     from seqbench.reporting.runs import load_runs
+    from seqbench.reporting.selection import Selection
     from seqbench.reporting.significance import BASELINES
-    from seqbench.reporting.tables import build_report
+    from seqbench.reporting.tables import DEFAULT_TABLES, build_report
 
     shorthands = {"latex": latex, "markdown": markdown, "csv": csv, "json": json}
     chosen = [name for name, wanted in shorthands.items() if wanted] + ([format] if format else [])
@@ -60,7 +76,16 @@ def report(
     if not runs:
         raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
     yardsticks = baselines.split(",") if baselines else BASELINES
-    rendered = render(build_report(runs, metric.split(","), list(MODELS), yardsticks))
+    selection = Selection.parse(datasets=datasets, models=models, protocols=protocol, splits=split, seeds=seeds)
+    document = build_report(
+        selection.apply(runs),
+        metric.split(","),
+        list(MODELS),
+        yardsticks,
+        [name.strip() for name in table.split(",")] if table else DEFAULT_TABLES,
+        on,
+    )
+    rendered = render(document)
     if output is not None:
         _write(as_text(rendered), output)
     elif isinstance(rendered, str):

@@ -1,6 +1,6 @@
 """Cost tables: what training took, and latency against length. One table per hardware, never a mixture."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from seqbench.show import numbers
 
 STATISTICS = ("p50", "p95", "p99")
 THROUGHPUT = "train_interactions_per_second"
+CLOCKED = ("epoch_seconds", "seconds_to_best", "fit_seconds")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ def _quantity(
     return _Quantity(column, scale, read or _cost(key), with_spread)
 
 
+def _seconds_to_best(record: Record) -> float | None:
+    """Return the seconds of training up to the end of the best epoch, on the clock of Epoch and Fit: no validation."""
+    training = record.training
+    if training is None or not training["history"]:
+        return None
+    return float(sum(entry["train_seconds"] for entry in training["history"][: training["best_epoch"]]))
+
+
 QUANTITIES = (
     # More parameters are neither better nor worse: no direction, and the same for every seed.
     _quantity("parameters", "Parameters", None, numbers.PLAIN, with_spread=False),
@@ -48,7 +57,7 @@ QUANTITIES = (
         "Time to best",
         "down",
         numbers.SECONDS,
-        lambda record: record.training["seconds_to_best"] if record.training else None,
+        _seconds_to_best,
     ),
     _quantity("fit_seconds", "Fit", "down", numbers.SECONDS),
     _quantity("peak_memory_bytes", "Peak memory", "down", numbers.BYTES),
@@ -71,23 +80,36 @@ def hardware_words(record: Record) -> str:
 
 
 def cost_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table]:
-    """Make training cost and latency tables, per hardware; `seeds` are those of the whole section."""
-    tables = []
+    """Make tables of what training took, per hardware; `seeds` are those of the whole section."""
+    return _shown(_training_table(here, seeds, hardware) for hardware, here in _by_hardware(variants))
+
+
+def latency_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table]:
+    """Make tables of latency against length, per hardware and statistic."""
+    return _shown(
+        _latency_table(here, seeds, hardware, statistic)
+        for hardware, here in _by_hardware(variants)
+        for statistic in STATISTICS
+    )
+
+
+def _by_hardware(variants: Sequence[Variant]) -> Iterator[tuple[str, list[Variant]]]:
     for hardware in sorted({hardware_words(record) for variant in variants for record in variant.records}):
-        here = [
+        here = (
             Variant(variant.model, variant.configuration, runs)
             for variant in variants
             if (runs := tuple(run for run in variant.runs if hardware_words(run.record) == hardware))
-        ]
-        tables += [_training_table(here, seeds, hardware)]
-        tables += [_latency_table(here, seeds, hardware, statistic) for statistic in STATISTICS]
+        )
+        # Counting is cheaper than any training, and stands apart: else it would have all marks.
+        yield hardware, sorted(here, key=lambda variant: not variant.trained)
+
+
+def _shown(tables: Iterable[Table]) -> list[Table]:
     return [table for table in tables if table.rows and table.columns]
 
 
 def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: str) -> Table:
-    variants = sorted(variants, key=lambda variant: not variant.trained)
     table = Table("cost", "Training cost", [], hardware=hardware)
-    # Counting is cheaper than any training: among the models that are trained, the best would not show.
     table.rows = [Row(variant.model, variant.configuration, {}, ranked=variant.trained) for variant in variants]
 
     for quantity in QUANTITIES:
@@ -109,12 +131,13 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
             row.cells[column.key] = cell
     for row, variant in zip(table.rows, variants, strict=True):
         row.notes = [table.note(words) for words in variant.remarks(seeds)]
+    if any(column.key in CLOCKED for column in table.columns):
+        table.remarks.append("Epoch, Time to best and Fit count the steps of training only, without validation.")
     table.mark()
     return table
 
 
 def _latency_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: str, statistic: str) -> Table:
-    variants = sorted(variants, key=lambda variant: not variant.trained)
     measured = [(variant, entry) for variant in variants for entry in _entries(variant.finished, "latency")]
     skipped = [(variant, entry) for variant in variants for entry in _entries(variant.finished, "latency_skipped")]
     lengths = sorted({entry["length"] for _, entry in [*measured, *skipped]} - {None})
@@ -141,6 +164,8 @@ def _latency_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: 
                         if values
                     ]
                     table.rows.append(row)
+    if any(cell.n > 1 for row in table.rows for cell in row.cells.values()):
+        table.remarks.append(f"Each figure is the mean of the {statistic} of every seed.")
     table.mark()
     return table
 

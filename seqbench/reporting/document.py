@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from seqbench.protocol import Protocol
+from seqbench.reporting.names import display_name
+from seqbench.show.footnotes import note
 
 FAILED = "--"  # should have been measured and was not; a footnote says why
 NOT_APPLICABLE = "n/a"  # the model has no such quantity
@@ -27,7 +29,7 @@ class Column:
 
     @property
     def header(self) -> str:
-        """The title with an arrow that says which way is better."""
+        """Return the title with an arrow that says which way is better."""
         return f"{self.title} {ARROWS[self.direction]}" if self.direction else self.title
 
 
@@ -77,12 +79,13 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The row's name."""
-        return f"{self.model} ({self.configuration})" if self.configuration else self.model
+        """Return the row's name as papers print it."""
+        name = display_name(self.model)
+        return f"{name} ({self.configuration})" if self.configuration else name
 
     @property
     def block(self) -> str:
-        """Rows of one block stand under one heading and compete with each other."""
+        """Return the heading of the block of rows that the row is in and competes with."""
         return f"batch {self.batch}, {MODES.get(self.mode, self.mode)}" if self.mode else ""
 
 
@@ -90,7 +93,7 @@ class Row:
 class Table:
     """Rows that may be compared: same data, same protocol and, for costs, same hardware."""
 
-    kind: Literal["accuracy", "cost", "latency"]
+    kind: str  # "accuracy", "cost", "latency", or another name of tables.TABLES
     title: str
     columns: list[Column]
     rows: list[Row] = field(default_factory=list)
@@ -102,21 +105,19 @@ class Table:
 
     @property
     def spanner(self) -> str:
-        """What all columns have in common, so that their own headers need not repeat it."""
+        """Say what all columns have in common, so that their own headers need not repeat it."""
         return f"{self.statistic} in ms ↓ at sequence length" if self.kind == "latency" else ""
 
     @property
     def heading(self) -> str:
-        """What the table shows, and on what hardware."""
+        """Say what the table shows, and on what hardware."""
         if self.kind == "latency":
             return f"Latency on {self.hardware}: {self.spanner}"
         return f"{self.title} on {self.hardware}" if self.hardware else self.title
 
     def note(self, text: str) -> int:
-        """The index of a footnote; equal footnotes are printed once."""
-        if text not in self.footnotes:
-            self.footnotes.append(text)
-        return self.footnotes.index(text)
+        """Return the index of a footnote; equal footnotes are printed once."""
+        return note(self.footnotes, text)
 
     def mark(self) -> None:
         """Flag the best and the second-best cells of every column, within each block.
@@ -134,7 +135,7 @@ class Table:
                     cell.second = float(cell.text) == order[1]
 
     def blocks(self) -> list[tuple[str, list[Row]]]:
-        """The rows by block, in order."""
+        """Return the rows by block, in order."""
         grouped: dict[str, list[Row]] = {}
         for row in self.rows:
             grouped.setdefault(row.block, []).append(row)
@@ -153,22 +154,23 @@ class Section:
     hardware: list[str]
     software: list[str]
     warnings: list[str]
+    common: str = ""  # settings of all trained models that differ from their defaults
     deterministic: bool = False  # some models have nothing random in them and ran once
     ambiguous: bool = False  # another section has this data set under another fingerprint
     tables: list[Table] = field(default_factory=list)
 
     @property
     def title(self) -> str:
-        """The data set, told apart from another one of the same name."""
+        """Return the data set, told apart from another one of the same name."""
         return f"{self.dataset} [{self.fingerprint[:8]}]" if self.ambiguous else self.dataset
 
     @property
     def shown(self) -> list[Table]:
-        """The tables that go on a page."""
+        """Return the tables that go on a page."""
         return [table for table in self.tables if not table.data_only]
 
     def description(self) -> list[str]:
-        """Sentences that say what the figures mean and where they come from."""
+        """Return sentences that say what the figures mean and where they come from."""
         return [
             f"{words}."
             for words in (
@@ -176,13 +178,14 @@ class Section:
                 self.protocol_words(),
                 f"Measured on {'; '.join(self.hardware)}",
                 "; ".join(self.software),
+                self.common_words(),
                 self.seed_words(),
             )
             if words
         ]
 
     def data_words(self) -> str:
-        """The data set in words."""
+        """Describe the data set."""
         counted = [("users", "users"), ("items", "items"), ("interactions", "interactions")]
         counted.append(("evaluated_users", "test users"))
         words = [f"{self.facts[key]:,} {name}" for key, name in counted if isinstance(self.facts.get(key), int)]
@@ -191,11 +194,15 @@ class Section:
         return ", ".join(words)
 
     def protocol_words(self) -> str:
-        """The protocol in words."""
+        """Describe the protocol."""
         return self.protocol.words()
 
+    def common_words(self) -> str:
+        """Name the settings that all trained models share and that are not their defaults."""
+        return f"All trained models with {self.common}" if self.common else ""
+
     def seed_words(self) -> str:
-        """The seeds in words."""
+        """Describe the seeds."""
         if len(self.seeds) == 1:
             return f"One seed ({self.seeds[0]})"
         listed = ", ".join(str(seed) for seed in self.seeds)

@@ -1,13 +1,16 @@
 """Runs → tables. Everything a report says is decided here; renderers only write it down."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 from seqbench.errors import SeqbenchError
 from seqbench.evaluation.metrics import STANDARD, Measure, parse
 from seqbench.protocol import Protocol
+from seqbench.registry import Registry
 from seqbench.reporting.cells import metric_cell
-from seqbench.reporting.costs import cost_tables, hardware_words
+from seqbench.reporting.costs import cost_tables, hardware_words, latency_tables
 from seqbench.reporting.document import CEILING, FAILED, Column, Report, Row, Section, Table, TableCell
 from seqbench.reporting.runs import StoredRun
 from seqbench.reporting.significance import BASELINES, mark_accuracy
@@ -16,6 +19,40 @@ from seqbench.show.numbers import fixed, number
 from seqbench.show.text import printable
 
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "mrr@10")
+FEW_USERS = 100  # a test set of fewer says little
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the tables of one section are made of.
+
+    Args:
+        variants: runs grouped over seeds, in the order of the rows.
+        measures: the metrics that were asked for.
+        seeds: those of the section.
+        baselines: models that the others are tested against.
+        on: "test" or "valid", the part whose accuracy is shown.
+    """
+
+    variants: Sequence[Variant]
+    measures: Sequence[Measure]
+    seeds: Sequence[int]
+    baselines: Sequence[str]
+    on: Literal["test", "valid"]
+
+
+# Kinds of tables, in the order in which they are shown; each makes any number of them. DEFAULT_TABLES are shown unless
+# others are asked for.
+TABLES: Registry[Callable[[Material], list[Table]]] = Registry(
+    "Table",
+    {
+        "accuracy": lambda material: [accuracy_table(material)],
+        "cost": lambda material: cost_tables(material.variants, material.seeds),
+        "latency": lambda material: latency_tables(material.variants, material.seeds),
+    },
+    "seqbench report --help",
+)
+DEFAULT_TABLES = ("accuracy", "cost", "latency")
 
 
 def build_report(
@@ -23,6 +60,8 @@ def build_report(
     metrics: Sequence[str] = DEFAULT_METRICS,
     model_order: Sequence[str] = (),
     baselines: Sequence[str] = BASELINES,
+    tables: Sequence[str] = DEFAULT_TABLES,
+    on: Literal["test", "valid"] = "test",
 ) -> Report:
     """Group runs into sections and tables.
 
@@ -34,23 +73,30 @@ def build_report(
         metrics: such as "hr@10", "recall@50", "mrr", "rank"; see seqbench/evaluation/metrics.py.
         model_order: the order of the rows; models that it does not list follow alphabetically.
         baselines: models that the others are tested against.
+        tables: names of TABLES.
+        on: whose accuracy is shown, that of the test or of the validation targets.
 
     Raises:
         SeqbenchError: there are no runs.
-        UsageError: there is no such metric.
+        UsageError: there is no such metric or table.
     """
     if not runs:
         raise SeqbenchError("There are no results to report.", hint="Measure something first: `seqbench run`.")
     measures = list({measure.key: measure for measure in map(parse, metrics or DEFAULT_METRICS)}.values())
+
+    for name in tables:
+        _ = TABLES[name]  # or say which there are
+    wanted = [name for name in TABLES if name in tables]
 
     groups: dict[tuple[str, str, Protocol], list[StoredRun]] = {}
     for run in runs:
         definition = run.record.definition
         groups.setdefault((definition.dataset, definition.fingerprint, definition.protocol), []).append(run)
     fingerprints = {(dataset, fingerprint) for dataset, fingerprint, _ in groups}
+    material = partial(Material, measures=measures, baselines=baselines, on=on)
     sections = []
     for key in sorted(groups, key=lambda group: (group[0], group[1], repr(group[2]))):
-        section = _section(groups[key], measures, model_order, baselines)
+        section = _section(groups[key], model_order, material, wanted)
         section.ambiguous = sum(dataset == key[0] for dataset, _ in fingerprints) > 1
         sections.append(section)
 
@@ -68,10 +114,10 @@ def build_report(
 
 
 def _section(
-    runs: Sequence[StoredRun], measures: Sequence[Measure], model_order: Sequence[str], baselines: Sequence[str]
+    runs: Sequence[StoredRun], model_order: Sequence[str], material: Callable[..., Material], tables: Sequence[str]
 ) -> Section:
     records = [run.record for run in runs]
-    variants = group_variants(runs, model_order)
+    variants, common = group_variants(runs, model_order)
     trained = [record for variant in variants if variant.trained for record in variant.records]
     facts = next((dict(record.dataset) for record in records if record.dataset), {})
     definition = records[0].definition
@@ -84,41 +130,43 @@ def _section(
         hardware=_distinct(hardware_words(record) for record in records),
         software=_distinct(_software(record.environment) for record in records),
         warnings=_distinct(record.dataset.get("count_mismatch") for record in records),
+        common=common,
         deterministic=any(not variant.trained for variant in variants),
     )
-    ceiling = next((c for record in records if (c := record.dataset.get("ceiling"))), None)
-    section.tables = [
-        _accuracy_table(variants, measures, section.seeds, baselines, ceiling),
-        *cost_tables(variants, section.seeds),
-    ]
+    made = material(variants=variants, seeds=section.seeds)
+    section.tables = [table for name in tables for table in TABLES[name](made)]
     section.warnings += [f"{run.problem} The means of its record are shown." for run in runs if run.problem]
+    users = section.facts.get("evaluated_users")
+    if isinstance(users, int) and users < FEW_USERS:
+        section.warnings.append(f"Only {users} users are tested: differences are mostly chance.")
     return section
 
 
-def _accuracy_table(
-    variants: Sequence[Variant],
-    measures: Sequence[Measure],
-    seeds: Sequence[int],
-    baselines: Sequence[str],
-    ceiling: dict[str, Any] | None,
-) -> Table:
+def accuracy_table(material: Material) -> Table:
+    """Make the table of metrics, one row for each variant, with marks and tests."""
+    variants, measures = material.variants, material.measures
     columns = [Column(measure.key, measure.title, measure.metric.direction) for measure in measures]
-    table = Table("accuracy", "Accuracy", columns)
+    table = Table("accuracy", "Accuracy" if material.on == "test" else "Accuracy on validation targets", columns)
     for variant in variants:
         row = Row(variant.model, variant.configuration, {})
-        row.notes = [table.note(text) for text in variant.remarks(seeds)]
+        row.notes = [table.note(text) for text in variant.remarks(material.seeds)]
         for measure in measures:
-            row.cells[measure.key] = _accuracy_cell(table, row, variant, measure)
+            row.cells[measure.key] = _accuracy_cell(table, row, variant, measure, material.on)
         table.rows.append(row)
-    if ceiling:
+    if material.on == "valid":
+        table.mark()
+        return table
+    records = [record for variant in variants for record in variant.records]
+    if ceiling := next((found for record in records if (found := record.dataset.get("ceiling"))), None):
         cells = {measure.key: _ceiling_cell(ceiling.get(measure.key), measure) for measure in measures}
         table.rows.append(Row(CEILING, "generating process", cells, ranked=False))
-    mark_accuracy(table, variants, measures, baselines)
+    mark_accuracy(table, variants, measures, material.baselines)
     return table
 
 
-def _accuracy_cell(table: Table, row: Row, variant: Variant, measure: Measure) -> TableCell:
-    found = {run.seed: run.test_value(measure) for run in variant.runs if run.record.finished}
+def _accuracy_cell(table: Table, row: Row, variant: Variant, measure: Measure, on: str) -> TableCell:
+    value_of = StoredRun.test_value if on == "test" else StoredRun.validation_value
+    found = {run.seed: value_of(run, measure) for run in variant.runs if run.record.finished}
     values = {str(seed): value for seed, value in found.items() if value is not None}
     missing = [seed for seed, value in found.items() if value is None]
     reason = (

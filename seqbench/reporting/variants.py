@@ -81,23 +81,32 @@ class Variant:
         return []
 
 
-def group_variants(runs: Iterable[StoredRun], model_order: Sequence[str]) -> list[Variant]:
-    """Group runs that differ only in their seed, in the given order of models; unlisted ones follow alphabetically."""
+def group_variants(runs: Iterable[StoredRun], model_order: Sequence[str]) -> tuple[list[Variant], str]:
+    """Group runs that differ only in their seed, and name what sets the groups apart.
+
+    Returns:
+        The variants in the given order of models, unlisted ones alphabetically behind; and the settings that would be
+        named in every row of a trained model, which are named once instead: "epochs=15".
+    """
     models: dict[str, dict[str, list[StoredRun]]] = {}
     for run in runs:
         definition = run.record.definition
         variants = models.setdefault(definition.model, {})
         variants.setdefault(json.dumps(_settings(definition), sort_keys=True), []).append(run)
 
-    ordered = []
+    found: list[tuple[str, dict[str, str], list[StoredRun]]] = []
     for model in order_models(models, model_order):
         groups = [sorted(group, key=lambda run: run.seed) for group in models[model].values()]
-        labels = _labels(
-            [_settings(group[0].record.definition) for group in groups], [_changed(group) for group in groups]
-        )
-        pairs = sorted(zip(labels, groups, strict=True), key=lambda pair: pair[0])
-        ordered += [Variant(model, label, tuple(group)) for label, group in pairs]
-    return ordered
+        settings = _apart([_settings(group[0].record.definition) for group in groups], [_changed(g) for g in groups])
+        found += [(model, shown, group) for shown, group in zip(settings, groups, strict=True)]
+    common = _common([shown for _, shown, group in found if group[0].record.definition.training is not None])
+    own = [{key: text for key, text in shown.items() if key not in common} for _, shown, _ in found]
+    short = _short_names(own)
+    labels = [_words(shown, short) for shown in own]
+    variants_of = [Variant(model, label, tuple(group)) for label, (model, _, group) in zip(labels, found, strict=True)]
+    position = {model: index for index, model in enumerate(order_models(models, model_order))}
+    ordered = sorted(variants_of, key=lambda variant: (position[variant.model], variant.configuration))
+    return ordered, _words(common, _short_names([common]))
 
 
 def order_models(models: Iterable[str], model_order: Sequence[str]) -> list[str]:
@@ -131,13 +140,13 @@ def _changed(runs: Sequence[StoredRun]) -> set[str] | None:
     return next((set(_flat(run.record.changes)) for run in runs if run.record.changes is not None), None)
 
 
-def _labels(variants: Sequence[dict[str, Any]], changed: Sequence[set[str] | None]) -> list[str]:
-    """Return for each variant the settings that set it apart: "dropout=0.2, lr=0.001".
+def _apart(variants: Sequence[dict[str, Any]], changed: Sequence[set[str] | None]) -> list[dict[str, str]]:
+    """Return for each variant of a model the settings that set it apart: {"config.dropout": "0.2"}.
 
     They are those that differ from the model's defaults, even if it is the only variant; of variants of which that is
     not known, those in which not all variants are equal. And, always, what makes it another model than its paper's.
     """
-    shown: list[list[str]] = [[] for _ in variants]
+    shown: list[dict[str, str]] = [{} for _ in variants]
     for key in sorted({key for settings in variants for key in settings}):
         texts = [_text(settings, key) for settings in variants]
         # What a variant has by default needs no name, unless another version, device or backend has another default.
@@ -145,13 +154,32 @@ def _labels(variants: Sequence[dict[str, Any]], changed: Sequence[set[str] | Non
         for index, known in enumerate(changed):
             apart = len(set(texts)) > 1 if known is None else key in known or len(defaults) > 1
             if apart or (key in OTHER_MODEL and variants[index].get(key)):
-                shown[index].append(key)
-    # "config." and "training." are our words, not the user's: they stay only where they are needed.
-    last = [_last(key) for key in {key for keys in shown for key in keys}]
-    return [
-        ", ".join(f"{name if last.count(name := _last(key)) == 1 else key}={_text(settings, key)}" for key in keys)
-        for settings, keys in zip(variants, shown, strict=True)
-    ]
+                shown[index][key] = texts[index]
+    return shown
+
+
+def _common(settings: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Return what all of several variants have, but for what makes a model another one than its paper's."""
+    if len(settings) < 2:
+        return {}
+    first, *others = settings
+    return {
+        key: text
+        for key, text in first.items()
+        if key not in OTHER_MODEL and all(other.get(key) == text for other in others)
+    }
+
+
+def _short_names(settings: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Return names without "config." and "training.", which are our words, where they can be told apart without."""
+    keys = {key for shown in settings for key in shown}
+    last = [_last(key) for key in keys]
+    return {key: _last(key) if last.count(_last(key)) == 1 else key for key in keys}
+
+
+def _words(shown: dict[str, str], names: dict[str, str]) -> str:
+    """Write settings as "dropout=0.2, lr=0.001"."""
+    return ", ".join(f"{names[key]}={text}" for key, text in shown.items())
 
 
 def _last(key: str) -> str:

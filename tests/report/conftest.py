@@ -107,11 +107,24 @@ def _make_record(
             "best_epoch": best_epoch,
             "seconds_to_best": 95.2 * cost_scale,
             "stopped_early": best_epoch < epochs,
-            "history": [],
+            "history": [_epoch(number + 1, 5.5 * cost_scale) for number in range(epochs)],
         },
         cost=cost or _cost(cost_scale, seed),
         changes=changes,
     )
+
+
+def _epoch(number: int, seconds: float) -> dict[str, Any]:
+    return {
+        "epoch": number,
+        "loss": 5.0 / number,
+        "validation": 0.1,
+        "train_seconds": seconds,
+        "evaluate_seconds": 2.5,
+        "timed_interactions": 1000,
+        "timed_sequences": 100,
+        "timed_seconds": 1.0,
+    }
 
 
 def _cost(scale: float, seed: int) -> dict[str, Any]:
@@ -134,7 +147,7 @@ def _cost(scale: float, seed: int) -> dict[str, Any]:
         "train_sequences_per_second": 3000.0 / scale,
         "epoch_seconds": (4.37 + 0.06 * seed) * scale,
         "fit_seconds": (110.0 + seed) * scale,
-        "peak_memory_bytes": (734 + seed) * 2**20 * scale,
+        "peak_memory_bytes": round((734 + seed) * 2**20 * scale),
         "latency": latency,
         "latency_skipped": skipped,
     }

@@ -20,7 +20,7 @@ def accuracy(report, section=0) -> Table:
 
 
 def row(table, label):
-    return next(row for row in table.rows if row.label == label)
+    return next(row for row in table.rows if label in (row.model, row.label))
 
 
 def tables(report, kind, section=0):
@@ -153,7 +153,7 @@ def test_configurations_are_rows_of_their_own_named_by_what_differs(make_record)
             ]
         )
     )
-    assert [each.label for each in table.rows] == ["lrurec (dropout=0.2)", "lrurec (dropout=0.5)", "sasrec"]
+    assert [each.label for each in table.rows] == ["LRURec (dropout=0.2)", "LRURec (dropout=0.5)", "SASRec"]
 
 
 def test_what_is_not_a_default_is_named_everywhere_even_if_it_is_the_only_variant(make_record):
@@ -165,11 +165,11 @@ def test_what_is_not_a_default_is_named_everywhere_even_if_it_is_the_only_varian
         for dataset, size in (("ml-100k", 8), ("amazon-beauty", 16))
     ]
     report = report_of([plain, *small])
-    assert [each.label for each in accuracy(report, 1).rows] == ["lrurec (hidden_size=8)", "sasrec"]
-    assert [each.label for each in tables(report, "cost", 1)[0].rows] == ["lrurec (hidden_size=8)", "sasrec"]
+    assert [each.label for each in accuracy(report, 1).rows] == ["LRURec (hidden_size=8)", "SASRec"]
+    assert [each.label for each in tables(report, "cost", 1)[0].rows] == ["LRURec (hidden_size=8)", "SASRec"]
     for text in (render_markdown(report), render_latex(report)):  # LaTeX has both data sets in one table
-        assert len(re.findall(r"lrurec \(hidden\\?_size=8\)", text)) >= 3
-        assert len(re.findall(r"lrurec \(hidden\\?_size=16\)", text)) >= 3
+        assert len(re.findall(r"LRURec \(hidden\\?_size=8\)", text)) >= 3
+        assert len(re.findall(r"LRURec \(hidden\\?_size=16\)", text)) >= 3
         assert not re.search(r"lrurec (?!\()", text)
 
 
@@ -180,12 +180,12 @@ def test_the_default_variant_keeps_the_plain_name_beside_others(make_record):
     older = make_record(config={"width": 32})
     default = make_record(changes={"config": {}, "training": {}})
     labels = [each.label for each in accuracy(report_of([default, faster])).rows]
-    assert labels == ["lrurec", "lrurec (lr=0.01)"]
+    assert labels == ["LRURec", "LRURec (lr=0.01)"]
     labels = [each.label for each in accuracy(report_of([default, faster, older])).rows]
-    assert labels == ["lrurec", "lrurec (lr=0.01)", "lrurec (width=32, lr=0.001)"]
+    assert labels == ["LRURec", "LRURec (lr=0.01)", "LRURec (width=32, lr=0.001)"]
     other_default = make_record(config={"width": 128}, changes={"config": {}, "training": {}})
     labels = [each.label for each in accuracy(report_of([default, other_default])).rows]
-    assert labels == ["lrurec (width=128)", "lrurec (width=64)"]
+    assert labels == ["LRURec (width=128)", "LRURec (width=64)"]
 
 
 def test_a_form_that_is_not_the_papers_is_named_even_if_it_is_the_only_one(make_record):
@@ -194,7 +194,7 @@ def test_a_form_that_is_not_the_papers_is_named_even_if_it_is_the_only_one(make_
             [each.label for each in accuracy(report_of([make_record("linrec", config={setting: value})])).rows]
             for value in (True, False)
         ]
-        assert labels == [[f"linrec ({setting}=true)"], ["linrec"]]
+        assert labels == [[f"LinRec ({setting}=true)"], ["LinRec"]]
 
 
 def test_settings_of_the_same_name_keep_their_origin(make_record):
@@ -287,7 +287,7 @@ def test_models_that_only_count_do_not_compete_for_costs(records):
     table = tables(report_of(records), "cost")[0]
     assert table.rows[-1].model == "popularity"
     assert not any(cell.best or cell.second for cell in table.rows[-1].cells.values())
-    assert row(table, "linrec").cells["fit_seconds"].best
+    assert row(table, "LinRec").cells["fit_seconds"].best
     assert row(accuracy(report_of(records)), "popularity").ranked
 
 

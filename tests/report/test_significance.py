@@ -49,7 +49,7 @@ def test_a_dagger_says_better_than_the_best_baseline(run):
     }
     assert cells["linrec"].difference.p_holm < 0.01
     assert cells["sasrec"].difference is None
-    assert "best baseline of the column (sasrec)" in table.remarks[-1]
+    assert "best baseline of the column (SASRec)" in table.remarks[-1]
     assert "Holm over 3 comparisons" in table.remarks[-1]
 
 
