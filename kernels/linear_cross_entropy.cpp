@@ -20,17 +20,10 @@
 #include <limits>
 
 #include "parallel.h"
-#include "vector_math.h"
+#include "vectors.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t VECTOR_BYTES = 64;
-#elif defined(__AVX__)
-constexpr int64_t VECTOR_BYTES = 32;
-#else
-constexpr int64_t VECTOR_BYTES = 16;
-#endif
 // A tile of a product is 4 rows of so many vectors, in registers, of which there are 32 or 16.
 constexpr int TILE_ROWS = 4;
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -47,44 +40,6 @@ constexpr int64_t MAX_BLOCK = 128;
 constexpr int64_t CHUNK_ROW = MAX_BLOCK + 16;
 // With fewer multiplications per thread, waking another one costs more than it saves.
 constexpr int64_t PRODUCTS_PER_THREAD = 1 << 20;
-
-template <class R>
-struct Vector {
-    typedef R type __attribute__((vector_size(VECTOR_BYTES)));
-    static constexpr int64_t lanes = VECTOR_BYTES / sizeof(R);
-};
-
-template <class V, class R>
-inline V load(const R* from) {
-    V vector;
-    __builtin_memcpy(&vector, from, sizeof vector);
-    return vector;
-}
-
-template <class V, class R>
-inline void store(const V& vector, R* to) {
-    __builtin_memcpy(to, &vector, sizeof vector);
-}
-
-// In a register. Compilers would rather have every multiplication read it from memory again, and processors read no
-// more vectors per cycle than they multiply.
-template <class V>
-inline V keep(V vector) {
-#if defined(__x86_64__)
-    asm("" : "+v"(vector));
-#elif defined(__aarch64__)
-    asm("" : "+w"(vector));
-#endif
-    return vector;
-}
-
-// x * y + z, which compilers recognise as one instruction.
-template <class R, class V>
-inline V fma(V x, V y, V z) {
-    V result;
-    for (int64_t lane = 0; lane < Vector<R>::lanes; ++lane) result[lane] = math::fma(x[lane], y[lane], z[lane]);
-    return result;
-}
 
 // c += a · b, or c = a · b + initial if that is given: one value per row of c, `initial_step` apart.
 //

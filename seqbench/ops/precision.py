@@ -14,7 +14,7 @@ def widened(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function take and return half precision while it computes in float32; leave other precisions untouched.
 
     The first argument, a tensor or a NamedTuple that begins with one, decides; results are a tensor or a tuple of
-    tensors.
+    tensors, of which those of whole numbers stay what they are.
     """
 
     @wraps(function)
@@ -29,7 +29,10 @@ def widened(function: Callable[..., Any]) -> Callable[..., Any]:
                 return value._make(map(wide, value))  # type: ignore[attr-defined]
             return value.float() if isinstance(value, Tensor) and value.dtype == dtype else value
 
+        def narrow(result: Tensor) -> Tensor:
+            return result.to(dtype) if result.is_floating_point() else result
+
         results = function(*map(wide, arguments))
-        return results.to(dtype) if isinstance(results, Tensor) else tuple(result.to(dtype) for result in results)
+        return narrow(results) if isinstance(results, Tensor) else tuple(map(narrow, results))
 
     return wrapper
