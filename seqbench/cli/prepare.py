@@ -99,7 +99,7 @@ def prepare(
 def _roles(columns: str | None) -> dict[str, str]:
     """Return role → column of --columns."""
     pairs = [pair.partition("=") for pair in (columns or "").split(",") if pair.strip()]
-    for role, sign, column in pairs:
-        if not sign or not column.strip():
+    for role, sign, _ in pairs:
+        if not sign:
             raise UsageError(f"--columns: '{role}{sign}' is not ROLE=COLUMN.", hint="--columns user=u,item=i,time=t")
     return {role.strip(): column.strip() for role, _, column in pairs}

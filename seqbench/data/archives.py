@@ -234,6 +234,8 @@ def locate(spec: DatasetSpec, path: Path, source: Source | None = None) -> RawFi
     try:
         if path.is_dir():
             found = _in_folder(sources, path)
+        elif not path.is_file():
+            raise _no_file(path)
         elif _is_archive(path):
             found = _in_archive(sources, path)
         else:
@@ -253,8 +255,19 @@ def locate(spec: DatasetSpec, path: Path, source: Source | None = None) -> RawFi
 
 
 def user_file(path: Path) -> RawFile:
-    """Return a user's own file, in a format that its name tells."""
+    """Return a user's own file, in a format that its name tells.
+
+    Raises:
+        SeqbenchError: it is a folder, a device or a pipe.
+    """
+    if not path.is_file():
+        raise _no_file(path)
     return RawFile(path, None, "", ())
+
+
+def _no_file(path: Path) -> SeqbenchError:
+    what = "a folder" if path.is_dir() else "no regular file" if path.exists() else "not there"
+    return SeqbenchError(f"{path} is {what}.", hint="Give --raw a file; what comes through a pipe must be saved first.")
 
 
 def _wanted(spec: DatasetSpec) -> str:

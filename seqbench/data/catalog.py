@@ -17,6 +17,9 @@ Split = Literal["leave-one-out", "temporal"]
 SPLITS: tuple[str, ...] = get_args(Split)
 GIVEN = "given"  # the split that the authors of a data set made
 
+# No folder can be called so on Windows, with any ending.
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
+
 CATEGORY = "{category}"  # in an entry that stands for many data sets, such as amazon-2018:All_Beauty
 
 Count = Annotated[int, at_least(1)]
@@ -257,6 +260,8 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name.endswith("."):
         raise UsageError(f"--name '{name}' must be letters, digits, '-', '_' and '.'.")
+    if name.partition(".")[0].upper() in RESERVED:
+        raise UsageError(f"--name {name} is the name of a device on Windows.", hint="Choose another name.")
     catalog = _shipped()
     if name in catalog.datasets or name in catalog.families:
         raise UsageError(f"--name {name} is a data set of the catalogue.", hint="Choose another name.")

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 Rule = Literal["k-core", "joint-once", "item-then-user-once"]
 Duplicates = Literal["none", "first", "last"]
 Repeats = Literal["keep", "drop"]
-Ties = Literal["file", "item"]
+Ties = Literal["file", "item", "recbole"]
 
 SAMPLE_SEED = 0
+
+_ORDER = "order"  # a column while rows are sorted
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ class Filters:
     repeats: Repeats = field(default="keep", metadata={"help": "Whether to keep or drop an item right after itself."})
     ties: Ties = field(
         default="file",
-        metadata={"help": "Order of equal timestamps: as in the source (file), or by the source's item ids (item)."},
+        metadata={
+            "help": "Order of equal timestamps: as in the source (file), or by its item ids (item); recbole is "
+            "RecBole's own order, by time in float32, in which Unix seconds within 64 or 128 s are equal."
+        },
     )
     max_users: Annotated[int | None, at_least(1)] = field(
         default=None,
@@ -97,8 +102,12 @@ class Filters:
             keys = [columns.POSITION]
         else:
             keys = [columns.TIMESTAMP, *([columns.ITEM] if self.ties == "item" else [])]
+            if self.ties == "recbole":
+                log.columns[_ORDER] = selection.order_of_floats(log[columns.TIMESTAMP], log.time_scale)
+                keys = [_ORDER]
         selection.sort_by_user(log.columns, keys)
         log.drop(columns.POSITION)
+        log.drop(_ORDER)
         if self.repeats == "drop":
             log.select(selection.no_repeats(log[columns.USER], log[columns.ITEM]))
         if self.duplicates != "none":
@@ -124,6 +133,8 @@ class Filters:
             words += f", {self.duplicates} of each pair"
         if self.repeats == "drop":
             words += ", no repeats in a row"
+        if self.ties == "recbole":
+            words += ", in RecBole's order"
         if self.max_users is not None:
             words += f", a sample of {self.max_users:,} users"
         return words

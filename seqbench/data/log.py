@@ -47,6 +47,7 @@ class Log:
     time_scale: int = 1  # a timestamp counts this many to a unit of the source
     rows: int = 0  # of the file, malformed ones included
     malformed: tuple[Malformed, ...] = ()
+    notes: tuple[str, ...] = ()  # what the user should know of how the file was read
 
     def __len__(self) -> int:
         return len(self.columns[USER])

@@ -24,7 +24,7 @@ from seqbench.data.prepared import META, SCHEMA_VERSION, PreparedDataset
 from seqbench.data.reading import Reading, generate, read
 from seqbench.data.resolve import Request, resolve
 from seqbench.data.synthetic import SyntheticOptions
-from seqbench.data.writer import write_prepared
+from seqbench.data.writer import restore, write_prepared
 from seqbench.errors import SeqbenchError, StorageError
 from seqbench.locking import locked
 
@@ -67,6 +67,7 @@ def prepare(
     folder = paths.prepared(home, request.name)
     options = request.options()
     with locked(folder.parent / f".{folder.name}.lock", f"it is preparing {request.name}"):
+        restore(folder)
         if not force and (ready := _reusable(folder, options)):
             console.note(f"{request.name} is already prepared in {folder}; --force prepares it again.")
             return ready
@@ -175,7 +176,7 @@ def _meta(
         "filters": asdict(spec.filters),
         "timestamp_unit": reading.unit,
         "max_len": spec.max_len,
-        "splits": list(reading.splits),
+        "splits": _splits(reading.splits, spec.filters),
         "raw_counts": raw_counts,
         "counts": counts,
         "expected": asdict(expected) if expected else None,
@@ -191,6 +192,11 @@ def _meta(
         meta["ceiling_validation"] = ceiling(reading.generated, items, users, back=2)
         meta["dropped_items"] = reading.generated.process.items - len(items)
     return meta
+
+
+def _splits(splits: tuple[str, ...], filters: Filters) -> list[str]:
+    """Return the splits that make sense: none by points in time if the rows are not quite in its order."""
+    return [split for split in splits if not (split == "temporal" and filters.ties == "recbole")]
 
 
 def _drops_the_same(filters: Filters, published: Filters) -> bool:

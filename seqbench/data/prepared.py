@@ -60,6 +60,11 @@ class PreparedDataset:
         if missing := [name for name in (INTERACTIONS, USERS, ITEMS) if not (directory / name).is_file()]:
             raise self._damaged(f"{missing[0]} is missing")
 
+    @property
+    def ties(self) -> str:
+        """Return how equal times are ordered: "file", "item" or "recbole", see `Filters`."""
+        return self.filters.ties
+
     def load(self) -> "Log":
         """Read the interactions, sorted by user, then time, with the raw ids.
 

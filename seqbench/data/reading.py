@@ -12,9 +12,11 @@ from seqbench.data.log import Log, finer
 from seqbench.data.obtain import Obtained
 from seqbench.data.parsers import FORMATS, TITLES, user_file
 from seqbench.data.parsers.rows import Collector
+from seqbench.data.parsers.times import READ, AmbiguousDates
+from seqbench.data.parsers.user_file import UserFile
 from seqbench.data.resolve import Request
 from seqbench.data.synthetic import Generated
-from seqbench.errors import SeqbenchError
+from seqbench.errors import SeqbenchError, UsageError
 
 
 @dataclass
@@ -80,7 +82,7 @@ def _published(request: Request, obtained: Obtained, files: RawFiles, *, ratings
             titles = TITLES[files.items.format](stream)
     if first.sha256 and digest not in first.sha256:
         console.warn(f"{files} is not the published file: its sha256 is {digest} instead of {first.sha256[0]}.")
-    _warn_of_malformed(log, str(files))
+    _tell(log, str(files))
     packed = first.path.suffix == ".gz" or first.member
     return Reading(
         log,
@@ -101,14 +103,10 @@ def _published(request: Request, obtained: Obtained, files: RawFiles, *, ratings
 
 def _user_file(request: Request, file: RawFile, *, ratings: bool) -> Reading:
     path = file.path
-    with archives.opened(file) as (stream, sha256):
-        found = user_file.interactions(stream, str(path), path, request.columns or {}, ratings=ratings)
-        digest = sha256()
-    _warn_of_malformed(found.log, str(path))
+    found, digest = _with_dates(file, request.columns or {}, ratings=ratings)
+    _tell(found.log, str(path))
     positioned = POSITION in found.log
-    if not found.columns:
-        console.note(f"{path} is read as lines 'user item item …', whose order is the order of events.")
-    elif not found.timed and not positioned:
+    if found.columns and not found.timed and not positioned:
         console.note(f"{path} has no time: the order of its rows is the order of events.")
     file_digest = archives.sha256_of(path)
     return Reading(
@@ -127,6 +125,45 @@ def _user_file(request: Request, file: RawFile, *, ratings: bool) -> Reading:
     )
 
 
-def _warn_of_malformed(log: Log, where: str) -> None:
+def _with_dates(file: RawFile, columns: dict[str, str], *, ratings: bool) -> tuple[UserFile, str]:
+    """Read a user's own file, twice where the first dates such as 3/4/2011 do not tell their days from their months.
+
+    Returns:
+        The rows, and the sha256 of the content.
+
+    Raises:
+        UsageError: no date in the file tells.
+    """
+
+    def once(day_first: bool | None) -> tuple[UserFile, str]:
+        with archives.opened(file) as (stream, sha256):
+            where = str(file.path)
+            found = user_file.interactions(stream, where, file.path, columns, ratings=ratings, day_first=day_first)
+            return found, sha256()
+
+    try:
+        return once(None)
+    except AmbiguousDates:
+        ways, errors = [], []
+        for day_first in (False, True):
+            try:
+                ways.append(once(day_first))
+            except SeqbenchError as error:
+                errors.append(error)
+    right = [way for way in ways if not any("timestamp" in each.kind for each in way[0].log.malformed)]
+    if len(right) == 1:
+        return right[0]
+    if not ways:
+        raise errors[0]
+    raise UsageError(
+        f"{file.path}: its dates can be read in two ways, with the month or with the day first: none has a day after "
+        "the 12th.",
+        hint=f"Write them as 2011-03-13. {READ}",
+    )
+
+
+def _tell(log: Log, where: str) -> None:
     for malformed in log.malformed:
         console.warn(f"{where}: rows left out, {malformed}.")
+    for note in log.notes:
+        console.note(f"{where}: {note}")

@@ -82,6 +82,15 @@ def _order_within(*keys: np.ndarray) -> np.ndarray:
     return packed
 
 
+def order_of_floats(times: np.ndarray, scale: int) -> np.ndarray:
+    """Return whole numbers (n,) int32 that sort as times (n,), of which `scale` make a unit, sort in float32.
+
+    RecBole stores times so before it sorts them.
+    """
+    bits = (times / scale).astype(np.float32).view(np.int32)
+    return np.where(bits < 0, np.int32(-(2**31)) - bits, bits)  # negative floats have their bits in reverse
+
+
 def one_of_each_pair(users: np.ndarray, items: np.ndarray, which: str) -> np.ndarray:
     """(n,) whether to keep a row, so that every user-item pair is left once: its "first" row or its "last".
 

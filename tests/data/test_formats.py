@@ -104,6 +104,29 @@ def test_headers_that_copies_add(rows: list[datakit.Row]) -> None:
     assert rows_of(parse("amazon-2023", headed.partition(b"\n")[2])) == rows_of(parse("amazon-2023", headed))
 
 
+@pytest.mark.parametrize(
+    "name", ["amazon-2014", "amazon-2018", "amazon-2023", "movielens-csv", "movielens-tab", "movielens-colons"]
+)
+def test_headers_say_which_column_is_which(name: str) -> None:
+    between = {"movielens-tab": "\t", "movielens-colons": "::"}.get(name, ",")
+    head = between.join(("Timestamp", "Rating", "user_id", "movieId" if "movie" in name else "asin")) + "\n"
+    body = "".join(between.join((str(881250949 + n), "4.0", str(n % 7), str(n % 5))) + "\n" for n in range(30))
+    found = parse(name, (head + body + "\n" + head + body).encode(), ratings=True)  # joined files, a blank line
+    assert rows_of(found)[:2] == [("0", "0", 881250949), ("1", "1", 881250950)]
+    assert len(found) == 60
+    assert found.malformed == ()
+    with pytest.raises(SeqbenchError, match="its header does not say which column is the"):
+        parse(name, (head.replace("user_id", "who") + body).encode())
+
+
+def test_columns_of_amazon_are_told_by_their_ids() -> None:
+    rows = b"A1V6B6TNIC10QE,0143026860,1.0,1424304000\nA1V6B6TNIC10QE,B00005N7P0,5.0,1418860800\n"
+    for name in ("amazon-2014", "amazon-2018"):
+        found = parse(name, rows)
+        assert found.users.to_pylist() == ["A1V6B6TNIC10QE"]
+        assert (found.notes != ()) == (name == "amazon-2018")
+
+
 def test_leading_zeros_of_an_asin_stay() -> None:
     content = b"A1,0132793040,5.0,1365811200\nA1,132793040,5.0,1365811200\n"
     assert parse("amazon-2014", content).items.to_pylist() == ["0132793040", "132793040"]
@@ -123,6 +146,42 @@ def test_netflix_films_go_on_in_the_next_block(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(delimited, "BLOCK", 24)
     found = parse("netflix", b"7:\n1,5,2005-09-06\n2,3,2005-09-07\n3,3,2005-09-08\n8:\n1,1,1999-12-31\n")
     assert [(user, item) for user, item, _ in rows_of(found)] == [("1", "7"), ("2", "7"), ("3", "7"), ("1", "8")]
+
+
+@pytest.mark.parametrize("line", ["2", "2:::", "7NULL", "2 :"])
+def test_a_damaged_film_gives_its_ratings_to_no_other(line: str) -> None:
+    lines = ["1:", *(f"{user},3,2005-01-01" for user in range(1, 4001)), line, "1,4,2005-01-02", "2,4,2005-01-02"]
+    found = parse("netflix", "\n".join([*lines, "3:", "9,1,2005-01-03"]).encode())
+    assert (found.items.to_pylist(), len(found)) == (["1", "3"], 4001)
+    assert sum(each.rows for each in found.malformed) == 3
+    damaged = "\n".join([*lines[:-3], "5,3", *lines[-2:]])  # a rating that is damaged leaves the film as it is
+    assert len(parse("netflix", damaged.encode())) == 4002
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{'username': 'a', 'product_id': '1'}{'username': 'b', 'product_id': '2'}",
+        "{'a': 1{'b': 2X}",
+        "{'a': 1, 'b': 2X",
+    ],
+)
+def test_two_literals_on_a_line_are_none(line: str) -> None:
+    with pytest.raises(ValueError):
+        objects.literal(line)
+
+
+def test_a_literal_that_is_absurdly_long_is_not_looked_at() -> None:
+    with pytest.raises(ValueError, match="longer than"):
+        objects.literal("a" + "[0]" * 1_000_000)
+
+
+def test_two_objects_of_json_on_a_line_are_none() -> None:
+    lines = [json.dumps({"reviewerID": f"A{n}", "asin": "B", "unixReviewTime": n}) for n in range(3000)]
+    for bad in ("", "nonsense"):  # read at once, or line by line
+        found = parse("amazon-reviews", "\n".join([*lines, lines[0] + lines[1], bad]).encode())
+        assert len(found) == 3000
+        assert found.malformed[0].lines[0] == 3001
 
 
 def test_steam_lines_as_they_are_published() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import datakit
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -93,6 +94,36 @@ def test_tie_rules_differ(home: Path, raw: Path) -> None:
     by_item = prepare(SPEC, home=home, raw=raw, ties="item")
     assert by_item.fingerprint != fingerprint
     assert by_item.filters.ties == "item"
+
+
+def test_order_of_recbole(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
+    prepared = prepare(SPEC, home=home, raw=raw, ties="recbole", min_user=1, min_item=1)
+    assert prepared.ties == "recbole"
+    assert prepared.splits == ["leave-one-out"]
+    expected = sorted(rows, key=lambda row: (int(row[0]), np.float32(row[3])))
+    log = prepared.load()
+    assert [log.items[int(item) - 1].as_py() for item in log[columns.ITEM]] == [row[1] for row in expected]
+    exact = prepare(SPEC, home=home, raw=raw, min_user=1, min_item=1).load()
+    assert (log[columns.ITEM] != exact[columns.ITEM]).any()  # the times lie 60 s apart, a float32 holds each 64th
+
+
+@pytest.mark.filterwarnings("ignore:The 'fastparquet' engine")
+@pytest.mark.parametrize("engine", ["pyarrow", "fastparquet"])
+def test_what_is_written_is_read_by_other_engines(home: Path, tmp_path: Path, engine: str) -> None:
+    """Times at the edges, and in an order whose differences need all bits."""
+    pytest.importorskip(engine)
+    times = [-(2**62), 2**62, -1, 0, 1, 1_700_000_000_123_456_789, *range(5000), 5, -(2**40)]
+    text = "".join(f"{number // 5},{number % 7},{time}\n" for number, time in enumerate(times))
+    (tmp_path / "x.csv").write_text("user,item,time\n" + text)
+    prepared = prepare("mine", raw=tmp_path / "x.csv", home=home)
+    log = prepared.load()
+    frame = pd.read_parquet(prepared.directory / "interactions.parquet", engine=engine)
+    for name in (columns.USER, columns.ITEM, columns.TIMESTAMP):
+        assert frame[name].tolist() == log[name].tolist()
+    assert sorted(frame[columns.TIMESTAMP]) == sorted(times)
+    for name in ("users", "items"):
+        raw_ids = pd.read_parquet(prepared.directory / f"{name}.parquet", engine=engine)[columns.RAW]
+        assert raw_ids.tolist() == getattr(log, name).to_pylist()
 
 
 def test_meta(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
@@ -276,6 +307,33 @@ def test_interrupt_leaves_nothing_half_done(home: Path, raw: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         prepare(SPEC, home=home, raw=raw)
     assert entries(home) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_between_the_renames_leaves_the_old_data(
+    home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    before = prepare(SPEC, home=home, raw=raw).fingerprint
+    rename = Path.rename
+
+    def second_fails(self: Path, target: Path) -> Path:
+        if self.suffix == ".new":
+            raise error
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", second_fails)
+        with pytest.raises((StorageError, KeyboardInterrupt)):
+            prepare(SPEC, home=home, raw=raw, ties="item")
+    assert entries(home) == ["ml-100k"]
+    assert open_prepared("ml-100k", home).fingerprint == before
+
+
+def test_a_process_killed_between_the_renames_leaves_the_old_data(home: Path, raw: Path) -> None:
+    folder = prepare(SPEC, home=home, raw=raw).directory
+    stamp = (folder / "meta.json").stat().st_mtime_ns
+    folder.rename(folder.with_name(".ml-100k.old"))
+    assert (prepare(SPEC, home=home, raw=raw).directory / "meta.json").stat().st_mtime_ns == stamp
 
 
 def test_leftovers_of_a_killed_process_do_not_count(home: Path, raw: Path) -> None:

@@ -173,7 +173,22 @@ def test_fractions_of_small_and_of_large_times(tmp_path: Path) -> None:
             "nanoseconds",
             [1_700_000_000_001_250_000, 1_700_000_000_001_500_000],
         ),
-        (("1700000000000000.5", "1700000000000000"), "microseconds", [1_700_000_000_000_000] * 2),
+        (
+            ("1700000000000000.5", "1700000000000000"),
+            "nanoseconds",
+            [1_700_000_000_000_000_000, 1_700_000_000_000_000_500],
+        ),
+        (
+            ("1700000000.123456789", "1700000000.123456788"),
+            "nanoseconds",
+            [1_700_000_000_123_456_788, 1_700_000_000_123_456_789],
+        ),
+        # One late time leaves less room for fractions, not none.
+        (
+            ("1300000000.9", "1300000000.1", "9400000000000"),
+            "milliseconds",
+            [1_300_000_000_100, 1_300_000_000_900, 94 * 10**14],
+        ),
     ):
         text = "".join(f"1,{number},{time}\n" for number, time in enumerate(times))
         (tmp_path / "x.csv").write_text("user,item,time\n" + text)
@@ -201,8 +216,8 @@ def test_lines_of_sequences(tmp_path: Path, text: str) -> None:
 
 
 def test_lines_of_sequences_are_said_to_be_read_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "x.txt").write_text("1 7 881250949\n2 8 9\n")  # an item may be any number
-    assert prepared(tmp_path / "x.txt").interactions == 4
+    (tmp_path / "x.txt").write_text("1 7 881250949\n2 8\n")  # an item may be any number
+    assert prepared(tmp_path / "x.txt").interactions == 3
     assert "is read as lines 'user item item …'" in capsys.readouterr().err
 
 

@@ -2,36 +2,46 @@
 
 import csv
 import io
+from dataclasses import replace
 from typing import BinaryIO
 
-from seqbench.columns import ITEM, RATING, TIMESTAMP, USER
+from seqbench.columns import ITEM, RATING, ROLES, TIMESTAMP, USER
 from seqbench.data.log import Log
-from seqbench.data.parsers import delimited
+from seqbench.data.parsers import delimited, recognise
 from seqbench.data.parsers.delimited import Lines
 from seqbench.data.parsers.rows import Fields
 
-NAMES = ["user", "item", "rating", "timestamp"]
-FIELDS = Fields({USER: "user", ITEM: "item", TIMESTAMP: "timestamp", RATING: "rating"}, whole_ids=True)
+NAMES = ["user", "item", "rating", "time"]
+FIELDS = Fields({USER: "user", ITEM: "item", TIMESTAMP: "time", RATING: "rating"}, whole_ids=True)
 
 
 def tab(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse u.data (100K): user TAB item TAB rating TAB Unix seconds, no header."""
-    return delimited.interactions(Lines(stream, where), where, NAMES, FIELDS.without_ratings(unless=ratings))
+    return _read(stream, where, ratings, "\t")
 
 
 def colons(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse ratings.dat (1M, 10M): user::item::rating::Unix seconds, no header."""
-    return delimited.interactions(
-        Lines(stream, where), where, NAMES, FIELDS.without_ratings(unless=ratings), separator=b"::"
-    )
+    return _read(stream, where, ratings, "::")
 
 
 def comma(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse ratings.csv (20M, 25M, 32M, latest): userId,movieId,rating,timestamp under a header."""
+    return _read(stream, where, ratings, ",")
+
+
+def _read(stream: BinaryIO, where: str, ratings: bool, between: str) -> Log:
     lines = Lines(stream, where)
-    if lines.peek().partition(",")[0].strip('"').lower() == "userid":
-        lines.header()
-    return delimited.interactions(lines, where, NAMES, FIELDS.without_ratings(unless=ratings), delimiter=",")
+    names, titles = recognise.ordered(lines, where, NAMES, between)
+    fields = replace(FIELDS, header={ROLES[role]: title for role, title in titles.items()})
+    return delimited.interactions(
+        lines,
+        where,
+        names,
+        fields.without_ratings(unless=ratings),
+        delimiter="\t" if between == "::" else between,
+        separator=b"::" if between == "::" else None,
+    )
 
 
 def titles_bars(stream: BinaryIO) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The Netflix prize: a line `film:`, then its ratings `customer,rating,YYYY-MM-DD`."""
 
+import re
 from typing import BinaryIO
 
 import numpy as np
@@ -10,8 +11,9 @@ from seqbench.columns import ITEM, RATING, TIMESTAMP, USER
 from seqbench.data.log import Log
 from seqbench.data.parsers.delimited import Lines, one_piece
 from seqbench.data.parsers.rows import Collector, Fields, judge
+from seqbench.data.parsers.times import ISO
 
-FIELDS = Fields({USER: "user", ITEM: "item", TIMESTAMP: "date", RATING: "rating"}, whole_ids=True, times="iso")
+FIELDS = Fields({USER: "user", ITEM: "item", TIMESTAMP: "date", RATING: "rating"}, whole_ids=True, times=ISO)
 
 
 def interactions(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
@@ -49,10 +51,12 @@ def _block(block: bytes, film: str, before: int, collector: Collector, ratings: 
     films = [film]
     for number, text in breaks:
         named = text.strip()
-        if named.endswith(":") and named[:-1].isdigit():
+        if re.fullmatch("[0-9]+:", named):
             film = named[:-1]
-        else:
-            collector.reject("wrong number of fields", [before + number])
+        elif named:
+            collector.reject("neither a film nor a rating", [before + number])
+            if "," not in named:  # a damaged film: whose ratings follow, nobody can tell
+                film = ""
         films.append(film)
     texts = {
         USER: table.column("user").combine_chunks(),

@@ -20,7 +20,10 @@ from seqbench.errors import SeqbenchError
 _TEXT = r"""u?(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
 _PLAIN = rf"{_TEXT}|-?[0-9]+(?:\.[0-9]+)?|True|False|None"
 _WORDS = {"True": True, "False": False, "None": None}
-_PAIR = re.compile(rf"(?:\{{|, )({_TEXT}): ({_PLAIN})")
+_PAIR = re.compile(rf"({_TEXT}): ({_PLAIN})(?:, |\}}\Z)")
+
+# Python's own parser takes 300 bytes of memory and more for a character of nested brackets.
+LONGEST_LITERAL = 1 << 20  # characters; the longest review of Steam has 8,000 or so
 
 
 def json_lines(lines: Lines, where: str, fields: Fields, *, whole_ids: tuple[str, ...] = ()) -> Log:
@@ -34,11 +37,11 @@ def json_lines(lines: Lines, where: str, fields: Fields, *, whole_ids: tuple[str
         SeqbenchError: the file is empty, or is malformed past MALFORMED_LIMIT.
     """
     collector = Collector(where)
-    numbers = {"whole": pa.int64(), "decimal": pa.float64(), "iso": pa.string()}
+    time = {"whole": pa.int64(), "number": pa.float64(), "date": pa.string()}[fields.times.kind]
     kinds = {
         USER: pa.int64() if USER in whole_ids else pa.string(),
         ITEM: pa.int64() if ITEM in whole_ids else pa.string(),
-        TIMESTAMP: numbers[fields.times],
+        TIMESTAMP: time,
         RATING: pa.float64(),
         POSITION: pa.int64(),
         SPLIT: pa.string(),
@@ -48,9 +51,23 @@ def json_lines(lines: Lines, where: str, fields: Fields, *, whole_ids: tuple[str
         if columns is not None:
             collector.add(columns)
         else:
-            one_by_one(block, fields, json.loads, "not JSON", before, collector)
+            one_by_one(block, fields, exact_json, "not JSON", before, collector)
             collector.check_hope()
     return collector.finish()
+
+
+def exact_json(line: str) -> Any:
+    """Return the value of a line of JSON; numbers with a fraction stay the text that they are.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(line, parse_float=_fraction)
+
+
+def _fraction(text: str) -> str:
+    whole, _, rest = text.partition(".")
+    return text if rest.strip("0") or "e" in text.lower() else whole  # 7.0 is 7, as an id
 
 
 def literal_lines(stream: BinaryIO, where: str, fields: Fields) -> Log:
@@ -68,7 +85,7 @@ def literal_lines(stream: BinaryIO, where: str, fields: Fields) -> Log:
 
 
 def literal(line: str) -> Any:
-    """The value of a Python literal.
+    """Return the value of a Python literal.
 
     Flat dictionaries of text and numbers, which these files consist of, are taken apart by a pattern, in less than
     half the time of Python's own parser, which takes the rest.
@@ -77,8 +94,10 @@ def literal(line: str) -> Any:
         ValueError: it is none.
     """
     line = line.strip()
+    if len(line) > LONGEST_LITERAL:
+        raise ValueError(f"longer than {LONGEST_LITERAL:,} characters")
     if "\\" not in line and line.startswith("{"):
-        pairs = _PAIR.findall(line)
+        pairs = _PAIR.findall(line, 1)
         # Nothing but the pairs, ": " in each, ", " between them, and the braces.
         if sum(len(key) + len(value) for key, value in pairs) + 4 * len(pairs) == len(line) and line.endswith("}"):
             return {_text(key): _plain(value) for key, value in pairs}
@@ -118,7 +137,7 @@ def one_by_one(
             rejected.setdefault(kind, []).append(number)
             continue
         for name, column in fields.columns.items():
-            values[name].append(_written(entry.get(column)))
+            values[name].append(written(entry.get(column)))
         numbers.append(number)
     for why, found in rejected.items():
         collector.reject(why, found)
@@ -128,7 +147,7 @@ def one_by_one(
 
 
 def _at_once(block: bytes, schema: pa.Schema, fields: Fields) -> Block | None:
-    """The columns of a block in which every object is as it should be, or None."""
+    """Read the columns of a block in which every object is as it should be, or return None."""
     try:
         table = pyarrow.json.read_json(
             pa.BufferReader(block),
@@ -145,7 +164,10 @@ def _at_once(block: bytes, schema: pa.Schema, fields: Fields) -> Block | None:
                 if column.null_count:
                     return None
             columns[name] = column
-        return typed(columns)
+        # Two objects on a line are two rows for pyarrow, but no line of JSON.
+        if table.num_rows != sum(1 for line in block.split(b"\n") if line.strip()):
+            return None
+        return typed(columns, fields)
     except pa.ArrowInvalid:
         return None
 
@@ -160,9 +182,9 @@ def _plain(written: str) -> Any:
     return _WORDS.get(written, written)
 
 
-def _written(value: Any) -> str:
-    """A value as text; empty where there is none that could be an id or a number."""
-    if value is None or isinstance(value, bool | dict | list | tuple | set | bytes):
+def written(value: Any) -> str:
+    """Write a value as text; empty where there is none that could be an id or a number."""
+    if value is None or value != value or isinstance(value, bool | dict | list | tuple | set | bytes):
         return ""
     try:
         text = str(value)
@@ -173,7 +195,7 @@ def _written(value: Any) -> str:
 
 
 def titles(stream: BinaryIO) -> dict[str, str]:
-    """Amazon metadata, JSON or Python literals: asin (or parent_asin) and title. Other lines are passed over."""
+    """Read Amazon metadata, JSON or Python literals: asin (or parent_asin) and title. Other lines are passed over."""
     found: dict[str, str] = {}
     try:
         for block in Lines(stream, "the item file"):
@@ -184,7 +206,7 @@ def titles(stream: BinaryIO) -> dict[str, str]:
                 except (ValueError, RecursionError):
                     continue
                 if isinstance(entry, dict):
-                    item, title = _written(entry.get("parent_asin") or entry.get("asin")), _written(entry.get("title"))
+                    item, title = written(entry.get("parent_asin") or entry.get("asin")), written(entry.get("title"))
                     if item and title.strip():
                         found[item] = title.strip()
     except SeqbenchError:

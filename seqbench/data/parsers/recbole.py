@@ -8,6 +8,7 @@ from seqbench.data.log import Log
 from seqbench.data.parsers import delimited
 from seqbench.data.parsers.delimited import Lines
 from seqbench.data.parsers.rows import Fields
+from seqbench.data.parsers.times import NUMBERS
 from seqbench.errors import SeqbenchError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
@@ -16,21 +17,21 @@ TYPES = ("token", "token_seq", "float", "float_seq")
 def interactions(stream: BinaryIO, where: str, *, ratings: bool = False) -> Log:
     """Parse a .inter file with the fields user_id, item_id and timestamp among any others."""
     lines = Lines(stream, where)
-    names = header(lines, where)
+    names, _ = header(lines, where)
     wanted = ["user_id", "item_id", "timestamp", *(["rating"] if ratings else [])]
     if missing := [name for name in wanted if name not in names]:
         raise SeqbenchError(
             f"{where}: its header has no field {' nor '.join(missing)} (it has {', '.join(names)}).",
             hint="Give a .inter file with user_id:token, item_id:token and timestamp:float.",
         )
-    fields = Fields(dict(zip((USER, ITEM, TIMESTAMP, RATING), wanted, strict=False)), times="decimal")
+    fields = Fields(dict(zip((USER, ITEM, TIMESTAMP, RATING), wanted, strict=False)), times=NUMBERS)
     return delimited.interactions(lines, where, names, fields)
 
 
 def titles(stream: BinaryIO) -> dict[str, str]:
     """Parse a .item file: `title (year)`, from a title field and, where there is one, release_year."""
     lines = Lines(stream, "the item file")
-    names = header(lines, "the item file")
+    names, _ = header(lines, "the item file")
     item_at = names.index("item_id") if "item_id" in names else None
     title_at = next((names.index(name) for name in ("movie_title", "title") if name in names), None)
     year_at = names.index("release_year") if "release_year" in names else None
@@ -52,11 +53,11 @@ def titles(stream: BinaryIO) -> dict[str, str]:
     return found
 
 
-def header(lines: Lines, where: str) -> list[str]:
-    """Consume the first line and return the field names."""
-    names = []
+def header(lines: Lines, where: str) -> tuple[list[str], list[str]]:
+    """Consume the first line and return the names of the fields, and their types."""
+    names, kinds = [], []
     for field in lines.header().split("\t"):
-        name, _, kind = field.partition(":")
+        name, _, kind = field.strip().strip('"').partition(":")
         if kind not in TYPES:
             raise SeqbenchError(
                 f"{where}: line 1 is not a RecBole header: '{field[:40]}' should read name:type, "
@@ -64,4 +65,5 @@ def header(lines: Lines, where: str) -> list[str]:
                 hint="Give the file as RecBole ships it, header included.",
             )
         names.append(name)
-    return names
+        kinds.append(kind)
+    return names, kinds

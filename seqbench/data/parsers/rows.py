@@ -3,22 +3,22 @@
 Shapes: n rows.
 """
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from seqbench.columns import ITEM, POSITION, RATING, SPLIT, TIMESTAMP, USER
 from seqbench.data.log import Log, Malformed
+from seqbench.data.parsers.times import BILLION, MISSING, READ, WHOLE_NUMBERS, Form, parse, whole_numbers
 from seqbench.errors import SeqbenchError
 
-WHOLE_NUMBER = r"^[0-9]{1,18}$"  # fits int64
-DECIMAL_NUMBER = r"^[0-9]{1,15}(\.[0-9]*)?([eE]\+?[0-9]{1,2})?$"
-LARGEST_EXACT = 2**53  # whole numbers up to here survive a float64
-LARGEST_WHOLE = 10**18 - 1
+WHOLE_ID = r"^[0-9]{1,18}$"  # fits int64
+LARGEST_ID = 10**18 - 1
+RATING_NUMBER = r"^[+-]?([0-9]{1,15}(\.[0-9]*)?|\.[0-9]+)$"
 
 # A cut download damages its last line, an edited copy a handful. Past one row in a thousand the file is not
 # what it claims to be, and counting on with the rest would give figures that nobody can reproduce.
@@ -30,7 +30,14 @@ HOPELESS_SHARE = 0.1
 
 SHOWN_LINES = 5
 
-FRACTION = "fraction"  # of a block: what a time has beyond its whole units, in parts of TIME_SCALE
+# Why a time is rejected, by the kind of its form.
+NOT_A_TIME = {
+    "whole": "timestamp is not a whole number",
+    "number": "timestamp is not a number",
+    "date": "timestamp is not a date",
+}
+
+FRACTION = "fraction"  # of a block: billionths of a unit that a time has beyond its whole units
 
 _PART_NAMES = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
 
@@ -43,9 +50,11 @@ CHUNK = 1 << 18  # rows that are looked up together
 IDS = pa.dictionary(pa.int32(), pa.string())
 PENDING = 1 << 20  # ids of blocks, at least, that are numbered together
 
-TIME_SCALE = 10**6  # parts of a unit of time, in which times are kept where some have fractions of the unit
+# In what parts of a unit times are kept where some have fractions of it: in the first of these that loses nothing.
+SCALES = (10**6, 10**9, 10**3)
 
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+# Around an id these mean nothing: blanks of all kinds, and what no editor shows.
+BLANKS = "".join([*filter(str.isspace, map(chr, range(0x3001))), "\u200b", "\u200c", "\u200d", "\u2060", "\ufeff"])
 
 
 @dataclass(frozen=True)
@@ -54,13 +63,19 @@ class Fields:
 
     columns: dict[str, str]  # name in columns.py → name in the file
     whole_ids: bool = False  # ids are numbers: 01 and 1 are the same
-    times: str = "whole"  # or "decimal" (8.8e8, 881250949.5), or "iso" (UTC unless it says)
+    times: Form = WHOLE_NUMBERS
+    comma: bool = False  # numbers have a comma where others have a point
+    header: dict[str, str] = field(default_factory=dict)  # name in columns.py → the title over its column, if any
 
     def without_ratings(self, unless: bool) -> "Fields":
         """Leave the ratings out, unless they are needed."""
         if unless:
             return self
-        return replace(self, columns={name: column for name, column in self.columns.items() if name != RATING})
+        return replace(
+            self,
+            columns={name: column for name, column in self.columns.items() if name != RATING},
+            header={name: title for name, title in self.header.items() if name != RATING},
+        )
 
 
 Block = dict[str, np.ndarray | pa.Array]  # name in columns.py → values; ids int64 numpy or arrow strings, dictionaries
@@ -110,6 +125,11 @@ class Ids:
         self._number()
         codes, raw = self._codes.finish(), self._known
         self._known = raw.slice(0, 0)
+        if (whole := _whole_floats(raw)) is not None:
+            # 7.0 is what a table makes of 7 where an id is missing elsewhere in the column.
+            numbered = whole.dictionary_encode()
+            codes = numbered.indices.to_numpy()[codes].astype(np.int32)
+            raw = numbered.dictionary
         order = sorted_order(raw)
         places = np.empty(len(raw), np.int32)
         places[order] = np.arange(len(raw), dtype=np.int32)
@@ -118,7 +138,7 @@ class Ids:
 
 def sorted_order(raw_ids: pa.Array) -> np.ndarray:
     """The order that sorts raw ids, all different: as numbers when all of them are digits, as text otherwise."""
-    digits = len(raw_ids) > 0 and pc.all(pc.match_substring_regex(raw_ids, WHOLE_NUMBER)).as_py()
+    digits = len(raw_ids) > 0 and pc.all(pc.match_substring_regex(raw_ids, WHOLE_ID)).as_py()
     columns = {"text": raw_ids}
     if digits:
         columns = {"number": raw_ids.cast(pa.int64()), **columns}
@@ -126,6 +146,15 @@ def sorted_order(raw_ids: pa.Array) -> np.ndarray:
         pa.table(columns), sort_keys=[(name, "ascending") for name in columns]
     ).to_numpy()
     return order
+
+
+def _whole_floats(raw_ids: pa.Array) -> pa.Array | None:
+    """Return ids such as 7.0 without their points, if all ids of the column are whole numbers and some have one."""
+    if not len(raw_ids) or not pc.any(pc.ends_with(raw_ids, ".0")).as_py():
+        return None
+    if not pc.all(pc.match_substring_regex(raw_ids, r"^[0-9]{1,18}(\.0+)?$")).as_py():
+        return None
+    return pc.replace_substring_regex(raw_ids, r"\.0+$", "")
 
 
 def _numbered(values: np.ndarray) -> tuple[np.ndarray, pa.Array]:
@@ -242,17 +271,12 @@ class Collector:
         users, raw_users = self._users.finish()
         items, raw_items = self._items.finish()
         columns = {name: values.finish() for name, values in self._columns.items()}
-        fractions = columns.pop(FRACTION, None)
-        # Times so large are microseconds or finer: their fractions do not fit, and say nothing.
-        scaled = fractions is not None and int(columns[TIMESTAMP].max()) < np.iinfo(np.int64).max // TIME_SCALE
-        if scaled:
-            columns[TIMESTAMP] *= TIME_SCALE
-            columns[TIMESTAMP] += fractions
+        scale = scaled(columns[TIMESTAMP], columns.pop(FRACTION, None))
         return Log(
             {USER: users, ITEM: items, **columns},
             users=raw_users,
             items=raw_items,
-            time_scale=TIME_SCALE if scaled else 1,
+            time_scale=scale,
             rows=self.rows,
             malformed=tuple(self._malformed.values()),
         )
@@ -262,10 +286,12 @@ class Collector:
 
     def _refused(self, words: str) -> SeqbenchError:
         kinds = "; ".join(map(str, self._malformed.values()))
+        times = any(kind in NOT_A_TIME.values() for kind in self._malformed)
         return SeqbenchError(
             f"{self.where}: {self._bad():,} {words} are malformed ({kinds}). "
             f"At most {MALFORMED_LIMIT:.1%} is tolerated.",
-            hint="Repair those lines or fetch the file again, then repeat with --raw PATH.",
+            hint=f"{f'{READ} Or repair' if times else 'Repair'} those lines or fetch the file again, then repeat with "
+            "--raw PATH.",
         )
 
 
@@ -276,16 +302,34 @@ def empty(where: str) -> SeqbenchError:
     )
 
 
-def judge(texts: dict[str, pa.Array], fields: Fields, lines: np.ndarray, collector: Collector) -> None:
+def judge(
+    texts: dict[str, pa.Array],
+    fields: Fields,
+    lines: NDArray[np.int64],
+    collector: Collector,
+    blank_rows: NDArray[np.bool_] | None = None,
+) -> None:
     """Add the usable rows of a block whose values are text, and reject the others, each for one reason.
+
+    Blank rows, and the header where files were joined, are passed over.
 
     Args:
         texts: name in columns.py → strings; null where the bytes are not UTF-8.
         lines: (n,) line number of each row.
+        blank_rows: (n,) whether a row holds nothing in any column.
     """
+    texts = {name: pc.utf8_trim(values, BLANKS) for name, values in texts.items()}
     blank = {name: _mask(pc.equal(values, "")) for name, values in texts.items()}
+    passed = np.zeros(len(lines), bool) if blank_rows is None else blank_rows
+    if fields.header:
+        passed = passed | np.logical_and.reduce(
+            [_mask(pc.equal(texts[name], title)) for name, title in fields.header.items()]
+        )
+    if fields.comma:
+        for name in (TIMESTAMP, RATING):
+            if name in texts:
+                texts[name] = pc.replace_substring_regex(texts[name], r"^([^,]*),([^,]*)$", r"\1.\2")
     reasons = {
-        "blank line": np.logical_and.reduce(list(blank.values())),
         "empty user id": blank[USER],
         "empty item id": blank[ITEM],
         "not UTF-8": _mask(texts[USER].is_null()) | _mask(texts[ITEM].is_null()),
@@ -293,23 +337,24 @@ def judge(texts: dict[str, pa.Array], fields: Fields, lines: np.ndarray, collect
     values: Block = {name: texts[name] for name in (USER, ITEM)}
     if fields.whole_ids:
         for name, word in ((USER, "user"), (ITEM, "item")):
-            values[name], usable = _whole(texts[name])
+            values[name], usable = _id_numbers(texts[name])
             reasons[f"{word} id is not a whole number"] = ~usable
     if TIMESTAMP in texts:
-        words = {"whole": "a whole number", "decimal": "a number", "iso": "a date"}[fields.times]
-        times, usable = {"whole": _whole, "decimal": _decimal, "iso": _iso}[fields.times](texts[TIMESTAMP])
-        values |= whole_and_fraction(times)
-        reasons[f"timestamp is not {words}"] = ~usable
+        values[TIMESTAMP], fractions, usable = parse(texts[TIMESTAMP], fields.times)
+        if fractions.any():
+            values[FRACTION] = fractions
+        reasons["no timestamp"] = _mask(pc.is_in(pc.utf8_lower(texts[TIMESTAMP]), pa.array(sorted(MISSING))))
+        reasons[NOT_A_TIME[fields.times.kind]] = ~usable
     if RATING in texts:
-        values[RATING], usable = _rating(texts[RATING])
+        values[RATING], usable = _ratings(texts[RATING])
         reasons["rating is not a number"] = ~usable
     if POSITION in texts:
-        values[POSITION], usable = _whole(texts[POSITION])
+        values[POSITION], usable = whole_numbers(texts[POSITION])
         reasons["position is not a whole number"] = ~usable
     if SPLIT in texts:
         values[SPLIT], usable = parts_of(texts[SPLIT])
         reasons["split is not train, valid or test"] = ~usable
-    usable = np.ones(len(lines), bool)
+    usable = ~passed
     for kind, mask in reasons.items():
         bad = np.flatnonzero(mask & usable)
         usable[bad] = False
@@ -324,15 +369,24 @@ def judge(texts: dict[str, pa.Array], fields: Fields, lines: np.ndarray, collect
         )
 
 
-def whole_and_fraction(times: np.ndarray) -> Block:
-    """Split times (n,) into whole units, int64, and fractions, int32 in parts of TIME_SCALE, where there are any."""
-    whole = times.astype(np.int64, copy=False)
-    if times.dtype == np.int64 or (times == whole).all():
-        return {TIMESTAMP: whole}
-    return {TIMESTAMP: whole, FRACTION: np.rint((times - whole) * TIME_SCALE).astype(np.int32)}
+def scaled(times: NDArray[np.int64], fractions: NDArray[np.int32] | None) -> int:
+    """Multiply times (n,) in place, and add their fractions (n,) in billionths, so that nothing is lost that fits.
+
+    Returns:
+        What they were multiplied with.
+    """
+    if fractions is None or not fractions.any():
+        return 1
+    largest = max(abs(int(times.max())), abs(int(times.min()))) + 1
+    fitting = [scale for scale in SCALES if largest * scale < 2**63]
+    lossless = [scale for scale in fitting if not (fractions % (BILLION // scale)).any()]
+    scale = next(iter(lossless or fitting), 1)
+    times *= scale
+    times += fractions // (BILLION // scale)
+    return scale
 
 
-def parts_of(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def parts_of(texts: pa.Array) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
     """Words for the parts of a split → (n,) index into PARTS, and (n,) whether it is one."""
     encoded = texts if pa.types.is_dictionary(texts.type) else texts.dictionary_encode()
     words = [str(word).strip().lower() for word in encoded.dictionary.to_pylist()]
@@ -342,57 +396,25 @@ def parts_of(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return marks, marks >= 0
 
 
-def _mask(values: pa.Array) -> np.ndarray:
-    mask: np.ndarray = pc.fill_null(values, False).to_numpy(zero_copy_only=False)
+def trimmed(values: pa.DictionaryArray) -> pa.DictionaryArray:
+    """Ids without the blanks around them."""
+    ids = pc.utf8_trim(values.dictionary, BLANKS)
+    if ids.equals(values.dictionary):
+        return values
+    return ids.take(values.indices).dictionary_encode()
+
+
+def _mask(values: pa.Array) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = pc.fill_null(values, False).to_numpy(zero_copy_only=False)
     return mask
 
 
-def _cast(texts: pa.Array, pattern: str, kind: pa.DataType) -> tuple[np.ndarray, np.ndarray]:
-    """Values where the text matches the pattern, 0 elsewhere; and where it does."""
-    texts = pc.utf8_trim_whitespace(texts)
-    usable = _mask(pc.match_substring_regex(texts, pattern))
-    values: np.ndarray = pc.if_else(pa.array(usable), texts, "0").cast(kind).to_numpy()
-    return values, usable
+def _id_numbers(texts: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    usable = _mask(pc.match_substring_regex(texts, WHOLE_ID))
+    return pc.if_else(pa.array(usable), texts, "0").cast(pa.int64()).to_numpy(), usable
 
 
-def _whole(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    return _cast(texts, WHOLE_NUMBER, pa.int64())
-
-
-def _decimal(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    values, usable = _cast(texts, DECIMAL_NUMBER, pa.float64())
-    usable &= values <= LARGEST_EXACT
-    return np.where(usable, values, 0), usable
-
-
-def _rating(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    values, usable = _cast(texts, r"^-?[0-9]{1,15}(\.[0-9]*)?$", pa.float64())
-    return values.astype(np.float32), usable
-
-
-def _iso(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    seconds = [_iso_seconds(text) for text in texts.to_pylist()]
-    usable = np.array([value is not None for value in seconds], bool)
-    return np.array([value or 0 for value in seconds], np.float64), usable
-
-
-def _iso_seconds(text: str | None) -> float | None:
-    """Seconds since 1970 of 2010-10-19T23:55:27Z, 2010-10-19 23:55:27+02:00, 2010-10-19; UTC if it does not say."""
-    try:
-        moment = datetime.datetime.fromisoformat((text or "").strip())
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=datetime.UTC)
-        return (moment - EPOCH) / datetime.timedelta(seconds=1)
-    except (ValueError, OverflowError):
-        return None
-
-
-def iso_seconds(texts: pa.Array) -> np.ndarray:
-    """(n,) float64 seconds since 1970 of ISO times that are all in UTC.
-
-    Raises:
-        pa.ArrowInvalid: one of them is not; `judge` finds out which.
-    """
-    moments = pc.utf8_rtrim(texts, "Z").cast(pa.timestamp("us"))
-    seconds: np.ndarray = moments.cast(pa.int64()).to_numpy() / 1_000_000
-    return seconds
+def _ratings(texts: pa.Array) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    usable = _mask(pc.match_substring_regex(texts, RATING_NUMBER))
+    numbers = pc.if_else(pa.array(usable), pc.utf8_ltrim(texts, "+"), "0").cast(pa.float64()).to_numpy()
+    return numbers.astype(np.float32), usable
