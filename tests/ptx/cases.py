@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from seqbench.ops.functions.linear_scan import linear_scan
 from seqbench.ops.functions.rg_lru import rg_lru
 from seqbench.ops.functions.selective_scan import selective_scan
+from tests.ops.opskit import assert_close
+from tests.ops.test_cuda_kernels import differentiated
 
 REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DTYPES: dict[str, tuple[torch.dtype, ...]] = {
@@ -33,6 +36,21 @@ class Case:
     tensors: dict[str, Tensor]
     cotangents: list[Tensor]
     options: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def truth(self) -> list[Tensor]:
+        """Results and gradients of the reference in double precision."""
+        double = torch.complex128 if self.cotangents[0].is_complex() else torch.float64
+        wide = {name: tensor.to(double) for name, tensor in self.tensors.items()}
+        cotangents = [tensor.to(double) for tensor in self.cotangents]
+        return differentiated(self.function, wide, cotangents, backend="reference", **self.options)
+
+    def check(self) -> None:
+        """Compare the backend "cuda" with the reference; its kernels get the strides that the tensors have."""
+        ours = differentiated(self.function, self.tensors, self.cotangents, backend="cuda", **self.options)
+        names = [*(f"result {index}" for index in range(len(self.cotangents))), *self.tensors]
+        for name, mine, true in zip(names, ours, self.truth, strict=True):
+            assert_close(mine, true, self.cotangents[0].dtype, f"{self.label}: {name}")
 
 
 def cases(operator: str, dtype: torch.dtype, T: int, layouts: Sequence[str] = LAYOUTS) -> Iterator[Case]:

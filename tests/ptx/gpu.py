@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from seqbench.ops import cuda
-from seqbench.ops.cuda import cutting, selective_scan
+from seqbench.ops.cuda import cutting, linear_cross_entropy, selective_scan
 from seqbench.ops.cuda import launch as gpu
 from tests.ptx import machine
 from tests.ptx.program import Kernel
 
 PROCESSORS = 4  # multiprocessors
 RESIDENT = 16  # warps that one of them holds
+CACHE = 1 << 16  # bytes of its second-level cache
 
 
 @dataclass
@@ -71,8 +73,15 @@ def emulated(form: str | None = None, emulation: Emulation | None = None) -> Ite
         patch.setattr(gpu, "launch", emulation.launch)
         patch.setattr(gpu, "processors", lambda device: PROCESSORS)
         patch.setattr(gpu, "resident", lambda *kernel: RESIDENT)
+        patch.setattr(gpu, "cache_bytes", lambda device: CACHE)
+        patch.setattr(linear_cross_entropy, "product", _product)
         force(form, patch)
         yield emulation
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """Multiply as tensor cores do: half-precision numbers, added up in float32."""
+    return torch.mm(left.to(out.dtype), right.to(out.dtype), out=out)
 
 
 def force(form: str | None, patch: pytest.MonkeyPatch) -> None:

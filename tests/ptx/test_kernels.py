@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from tests.ops.opskit import assert_close
-from tests.ops.test_cuda_kernels import differentiated
 from tests.ptx.cases import DTYPES, LAYOUTS, PAIRS, cases
 from tests.ptx.gpu import Emulation, emulated
 
@@ -28,17 +26,10 @@ def agree(
     layouts: tuple[str, ...] = LAYOUTS,
 ) -> None:
     """Results and gradients are the reference's in double precision, with the strides of tensors kept to the kernel."""
-    double = torch.complex128 if dtype.is_complex else torch.float64
     with emulated(form, emulation):
         for T in lengths:
             for case in cases(operator, dtype, T, layouts):
-                wide = {name: tensor.to(double) for name, tensor in case.tensors.items()}
-                cotangents = [tensor.to(double) for tensor in case.cotangents]
-                truth = differentiated(case.function, wide, cotangents, backend="reference", **case.options)
-                ours = differentiated(case.function, case.tensors, case.cotangents, backend="cuda", **case.options)
-                names = [*(f"result {index}" for index in range(len(cotangents))), *case.tensors]
-                for name, mine, true in zip(names, ours, truth, strict=True):
-                    assert_close(mine, true, dtype, f"{case.label}: {name}")
+                case.check()
 
 
 @pytest.mark.parametrize(("operator", "form", "dtype"), FORMS_AND_TYPES, ids=str)

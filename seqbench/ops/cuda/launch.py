@@ -3,8 +3,9 @@
 All parameters of all kernels are pointers and 64-bit integers.
 """
 
+import threading
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -31,23 +32,68 @@ def launch(source: str, kernel: str, like: Tensor, *, threads: int, block: int, 
         SeqbenchError: the source does not compile for this GPU.
     """
     index = like.device.index
-    cuda = nvrtc.core()
+    code = _kernel(source, kernel, element(like), index)
+    config = _config(-(-threads // block), block)
     numbers = [
         argument if type(argument) is int else 0 if argument is None else argument.data_ptr()  # type: ignore[union-attr]
         for argument in arguments
     ]
-    with torch.cuda.device(index):
+    # Entering a device takes longer than all else here, and it is nearly always the current one.
+    if torch.cuda.current_device() == index:
+        _queue(index, config, code, numbers)
+    else:
+        with torch.cuda.device(index):
+            _queue(index, config, code, numbers)
+
+
+def _queue(index: int, config: Any, code: Any, numbers: list[int]) -> None:
+    if index not in _threads.contexts:
         # A thread of autograd's may not have a context yet: torch makes one current when it is first needed.
-        cuda.Device(index).set_current()
-        stream = _Stream(torch.cuda.current_stream(index).cuda_stream)
-        config = cuda.LaunchConfig(grid=-(-threads // block), block=block)
-        cuda.launch(stream, config, _kernel(source, kernel, element(like), index), *numbers)
+        nvrtc.core().Device(index).set_current()
+        _threads.contexts.add(index)
+    nvrtc.core().launch(_stream(torch.cuda.current_stream(index).cuda_stream), config, code, *numbers)
+
+
+class _Threads(threading.local):
+    """The GPUs whose context this thread has made current once; from then on torch changes from one to the other."""
+
+    def __init__(self) -> None:
+        self.contexts: set[int] = set()
+
+
+_threads = _Threads()
+
+
+class _Stream:
+    """A stream by its handle, in the words of cuda.core."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle_of_torch = handle
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle_of_torch
+
+
+@lru_cache(maxsize=64)
+def _stream(handle: int) -> _Stream:
+    return _Stream(handle)
+
+
+@lru_cache(maxsize=1024)
+def _config(grid: int, block: int) -> Any:
+    return nvrtc.core().LaunchConfig(grid=grid, block=block)
 
 
 @cache
 def processors(device: torch.device) -> int:
     """Return how many multiprocessors a GPU has."""
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@cache
+def cache_bytes(device: torch.device) -> int:
+    """Return the size of a GPU's second-level cache."""
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)
 
 
 @cache
@@ -69,17 +115,12 @@ def strided(tensor: Tensor) -> tuple[Tensor, int, int]:
 
 def element(tensor: Tensor) -> str:
     """Return the name of a tensor's element type in the kernels."""
-    return str(tensor.dtype).removeprefix("torch.")
+    return _name(tensor.dtype)
 
 
-class _Stream:
-    """A stream by its handle, in the words of cuda.core."""
-
-    def __init__(self, handle: int) -> None:
-        self.handle_of_torch = handle
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, self.handle_of_torch
+@cache
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @cache

@@ -186,13 +186,14 @@ class _Problem:
         gpu.launch(
             *(SOURCE, f"{SOURCE}_{kernel}", self.like),
             threads=threads,
-            block=_block(kernel),
+            block=block_of(kernel),
             arguments=(*self.arguments, pieces.chunks, pieces.size, *arguments),
         )
 
     def work(self, kernel: str) -> Pass:
         """Return what a warp does in a step of a kernel."""
-        resident = gpu.resident(SOURCE, f"{SOURCE}_{kernel}", gpu.element(self.like), self.like.device, _block(kernel))
+        element, device = gpu.element(self.like), self.like.device
+        resident = gpu.resident(SOURCE, f"{SOURCE}_{kernel}", element, device, block_of(kernel))
         size, channels = self.like.element_size(), WARP // self.lanes
         if kernel.endswith("carry"):
             # A local state in, the entering state out, and a sum of Δ that eight threads share.
@@ -205,7 +206,8 @@ class _Problem:
         return Pass(moved, ahead, INSTRUCTIONS[kernel], resident)
 
 
-def _block(kernel: str) -> int:
+def block_of(kernel: str) -> int:
+    """Return the threads of a block of a kernel."""
     return WARP if kernel == "backward" else FORWARD_BLOCK
 
 
