@@ -322,8 +322,9 @@ DEVICE void carry(const Precise<E>* __restrict__ products, Precise<E>* locals, c
         [&](int64 c, const Operands& chunk) {
             locals[offset + c * D] = state;
             // A product of gates may have overflown; what it would multiply is nothing. (A state so small that the step
-            // by step form would keep it finite becomes infinite here.)
-            state = is_zero(state) ? chunk.local : multiply_add(chunk.product, state, chunk.local);
+            // by step form would keep it finite becomes infinite here.) A choice of factors, not of branches.
+            const P product = is_zero(state) ? P{} : chunk.product;
+            state = multiply_add(product, state, chunk.local);
         });
 }
 

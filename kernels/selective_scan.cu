@@ -281,7 +281,8 @@ DEVICE void carry(const Problem<E>& problem, const Precise<E>* __restrict__ sums
         [&](int64 chunk, const Operands& now) {
             locals[at(chunk) * GROUP + j * WARP + lane] = state;
             // Where the decay grows without bounds, what it would multiply may be nothing.
-            state = is_zero(state) ? now.local : fma(decay_exp2(rate * now.sum), state, now.local);
+            const P product = is_zero(state) ? 0 : decay_exp2(rate * now.sum);
+            state = fma(product, state, now.local);
         });
 }
 

@@ -6,6 +6,7 @@ A loop's steady pass is the longest path through it that neither leaves nor call
 has asked memory for when it first uses something that it asked for in the same pass.
 """
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from seqbench import paths
-from seqbench.ops.cuda import nvrtc
+from seqbench.ops.cuda import cutting, nvrtc, selective_scan
 from tests.ptx import machine
 
 ARCH = "sm_90"
@@ -29,6 +30,15 @@ BLOCKS = 32
 SHARED = 228 * 1024
 SHARED_OF_A_BLOCK = 1024  # that the system takes
 ALLOCATION = 256  # registers are given to warps in multiples of this
+
+# Where the table stands in kernels/README.md, and what it shows.
+BEGIN, END = "<!-- made by python -m tests.ptx.machine_code --write -->", "<!-- end -->"
+ELEMENTS = {
+    "linear_scan": ("float32", "bfloat16", "complex64"),
+    "rg_lru": ("float32", "bfloat16"),
+    "selective_scan": ("float32", "bfloat16"),
+}
+LEAST_LOADS = 6  # of a loop that reads several steps at a time
 
 INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]+)\*/\s+(@!?U?P\w+)?\s*(\S+)\s*(.*?);")
 LABEL = re.compile(r"(\.L_x_\d+|\$\S+):")
@@ -235,3 +245,43 @@ def _loop(path: list[Instruction]) -> Loop:
             count += 1
             size += item.bytes
     return Loop(len(path), loads, count, size)
+
+
+def block_of(kernel: str) -> int:
+    """Return the threads of a block that the launching code starts a kernel with."""
+    if not kernel.startswith("selective_scan"):
+        return cutting.BLOCK
+    return selective_scan.block_of(kernel.removeprefix("selective_scan_"))
+
+
+def table() -> str:
+    """Return the table of kernels/README.md, for sm_90."""
+    lines = [
+        "| kernel | element | registers | warps that fit | instructions of a pass | loads under way, bytes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for source, elements in ELEMENTS.items():
+        for element in elements:
+            for name, code in sorted(read(source, element).items()):
+                passes = [loop for loop in code.loops if loop.loads >= LEAST_LOADS]
+                instructions = " + ".join(str(loop.instructions) for loop in passes)
+                under_way = " + ".join(f"{loop.in_flight} of {loop.loads}, {loop.bytes_in_flight}" for loop in passes)
+                warps = code.resident_warps(block_of(name))
+                lines.append(f"| `{name}` | {element} | {code.registers} | {warps} | {instructions} | {under_way} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print what ptxas makes of the CUDA kernels.")
+    parser.add_argument("--write", action="store_true", help="put the table into kernels/README.md")
+    if not parser.parse_args().write:
+        print(table())
+        return
+    readme = paths.shipped("kernels") / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
