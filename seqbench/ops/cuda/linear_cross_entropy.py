@@ -85,8 +85,8 @@ def forward(
             grad_items += product(weights[:count].t(), chunk, empty(V, D))
         if bias is not None:
             grad_bias += weights[:count].sum(dim=0, dtype=precise)
-    scaled = ((gradient / N).to(dtype) for gradient in (grad_states, grad_items, grad_bias))
-    return losses.mean().to(dtype), *scaled
+    by_states, by_items, by_bias = ((gradient / N).to(dtype) for gradient in (grad_states, grad_items, grad_bias))
+    return losses.mean().to(dtype), by_states, by_items, by_bias
 
 
 @cache
