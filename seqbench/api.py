@@ -272,8 +272,9 @@ def run(
     """
     from seqbench.execution.schedule import check_writable, run_plan
 
-    check_writable(Path(options.get("results", RESULTS)))
     planned = plan(models, datasets, dry_run=False, **options)
+    if planned.todo:
+        check_writable(planned.results)
     return run_plan(planned, executor=executor, keep_weights=keep_weights, latency=latency)
 
 

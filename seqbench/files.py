@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,30 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yield a path to write what the user asked for at `path`.
+
+    A regular file is replaced, and a new one made, as by `replacing`. What is something else, a link, a pipe or a
+    device, stays what it is: the bytes are written into it once they are complete.
+
+    Raises:
+        StorageError: the disk is full, or `path` cannot be written to.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            try:
+                with temporary.open("rb") as source, path.open("wb") as target:
+                    shutil.copyfileobj(source, target)
+            except OSError as error:
+                raise storage_error(error, path) from error
+        return
+    with replacing(path) as temporary:
+        yield temporary
+
+
 def read_regular(path: Path, limit: int) -> bytes:
     """Return the bytes of a regular file of at most `limit` bytes: a pipe would block, and a device need not end.
 
@@ -53,5 +79,5 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    with replacing(path) as temporary:
+    with writing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

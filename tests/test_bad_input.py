@@ -1,5 +1,6 @@
 """Commands over files and machines that are not as they should be: what is said, and what is left."""
 
+import errno
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -217,6 +219,34 @@ def test_a_file_where_the_results_should_be_is_named_before_any_work(bench: Benc
     assert f"Cannot write {bench.results}" in outcome.words
     assert "--results" in outcome.words
     assert bench.results.read_text() == "mine"
+
+
+def test_a_results_path_that_is_no_text_is_refused(bench: Bench) -> None:
+    outcome = bench.run("--models", "popularity", "--results", os.fsdecode(b"caf\xe9"))
+    assert outcome.code == 2
+    assert "The path of the results folder is not UTF-8" in outcome.words
+
+
+def test_markup_in_a_path_is_shown_as_it_is(bench: Bench) -> None:
+    outcome = bench.run("--models", "popularity", "--dry-run", "--results", "a[/b]c[red]d")
+    assert outcome.code == 0
+    assert "Plan for a[/b]c[red]d" in outcome.out
+
+
+def test_a_store_that_cannot_be_written_to_is_enough_where_all_is_finished(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench.run("--models", "popularity").code == 0
+    touch = Path.touch
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> None:
+        if bench.results in path.parents:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        touch(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert bench.run("--models", "popularity").code == 0
+    assert "Read-only" in bench.run("--models", "popularity", "--force").words
 
 
 def test_a_file_where_a_cell_should_be_ends_the_run(bench: Bench) -> None:

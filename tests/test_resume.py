@@ -162,3 +162,32 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
         return
     assert "resumed after epoch" in finish(bench)
     assert outcome_of(bench) == uninterrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("whole_group", [True, False], ids=["group", "parent only"])
+def test_what_a_scheduler_or_a_closing_terminal_sends_is_taken_as_an_interrupt(
+    number: signal.Signals, whole_group: bool, bench: Bench
+) -> None:
+    running = bench.start(*WORDS)
+    assert running.saw("epoch 2/")
+    children = running.children()
+    (os.killpg if whole_group else os.kill)(running.process.pid, number)
+    outcome = running.wait(10)
+    assert outcome.code == 128 + number
+    assert SAVED in outcome.words
+    assert "Traceback" not in outcome.err
+    assert all_gone(children)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.1 * step for step in range(1, 16)])
+def test_an_interrupt_while_a_cell_starts_leaves_no_traceback_and_no_process(seconds: float, bench: Bench) -> None:
+    running = bench.start(*WORDS)
+    worker = running.worker()
+    time.sleep(seconds)
+    os.killpg(running.process.pid, signal.SIGINT)
+    outcome = running.wait(20)
+    assert outcome.code == 130
+    assert "Traceback" not in outcome.err
+    assert all_gone([worker])

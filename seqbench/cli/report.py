@@ -95,7 +95,7 @@ def report(
 
 
 def _write(text: str, output: Path) -> None:
-    from seqbench.files import replacing
+    from seqbench.files import writing
 
-    with replacing(output) as temporary:
+    with writing(output) as temporary:
         temporary.write_text(text, encoding="utf-8")

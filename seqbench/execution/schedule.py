@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from seqbench import console
-from seqbench.errors import SeqbenchError, StorageError, storage_error
+from seqbench.errors import SeqbenchError, StorageError, UsageError, storage_error
 from seqbench.events import Begun, Event, Failed
 from seqbench.execution import EXECUTORS, Executor
 from seqbench.execution.orders import Order
@@ -21,8 +21,15 @@ def check_writable(results: Path) -> None:
     """Find out before hours of training that nothing can be stored.
 
     Raises:
+        UsageError: its path cannot be written as text, which other programs and files need.
         StorageError: the folder cannot be created or written to.
     """
+    try:
+        str(results.resolve()).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "The path of the results folder is not UTF-8.", hint="Choose another with --results."
+        ) from None
     probe = results / ".writable"
     try:
         results.mkdir(parents=True, exist_ok=True)

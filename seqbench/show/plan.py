@@ -1,8 +1,10 @@
 """The plan of a run, as `seqbench run --dry-run` shows it."""
 
 from rich.table import Table
+from rich.text import Text
 
 from seqbench.planning import Plan
+from seqbench.show.text import printable
 
 WORDS = {
     "finished": "finished, skipped",
@@ -14,7 +16,7 @@ WORDS = {
 
 def plan_table(plan: Plan) -> Table:
     """Return what a run would do, one line per cell."""
-    table = Table(title=f"Plan for {plan.results}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(printable(f"Plan for {plan.results}")), title_justify="left", box=None, pad_edge=False)
     for title in ("Data set", "Model", "Seed", "Device", "Backend", "Key", "State"):
         table.add_column(title)
     for cell in plan.cells:

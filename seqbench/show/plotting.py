@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqbench.errors import UsageError
-from seqbench.files import replacing
+from seqbench.files import writing
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
@@ -89,7 +89,7 @@ def save(drawn: "Figure", path: Path) -> None:
     # Without the date that matplotlib would write into the file, the same plot is the same file.
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     suffix = path.suffix.lower()
-    with replacing(path) as temporary:
+    with writing(path) as temporary:
         drawn.savefig(temporary, dpi=DPI, format=suffix[1:], metadata=dates.get(suffix))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from seqbench.results import (
     read_record,
     write_record,
 )
+from seqbench.results.records import LatencyPoint, Training
 
 DEFINITION = Definition(
     dataset="ml-100k",
@@ -35,6 +36,12 @@ DEFINITION = Definition(
     device="cpu",
     backend="torch",
 )
+
+
+POINT: LatencyPoint = {
+    "mode": "whole", "batch": 1, "length": 64, "p50_ms": 1.0, "p95_ms": None, "p99_ms": None, "repeats": 3
+}  # fmt: skip
+TRAINING: Training = {"epochs": 1, "best_epoch": 1, "stopped_early": False, "seconds_to_best": 1.0, "history": []}
 
 
 def record_of(**changes: Any) -> Record:
@@ -136,6 +143,26 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
         edit(lambda fields: fields["definition"].pop("seed")),
         edit(lambda fields: fields.update(unheard_of=1)),
         edit(lambda fields: fields.pop("status")),
+        edit(lambda fields: fields.update(status="[/]")),
+        edit(lambda fields: fields.update(accuracy=[1])),
+        edit(lambda fields: fields.update(accuracy={"hr@10": "high"})),
+        edit(lambda fields: fields.update(dataset="x")),
+        edit(lambda fields: fields.update(environment={"cpu": 7})),
+        edit(lambda fields: fields.update(cost={"latency": [{"mode": "whole"}]})),
+        edit(lambda fields: fields.update(training={"epochs": 1})),
+        edit(lambda fields: fields.update(failure="it failed")),
+        edit(lambda fields: fields.update(seconds=True)),
+        edit(lambda fields: fields["definition"].update(dataset="../x")),
+        edit(lambda fields: fields["definition"].update(model="..")),
+        edit(lambda fields: fields["definition"]["protocol"].update(max_len="50")),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_text('{"schema_version": 1e999}'),
+        lambda path: path.write_text('{"schema_version": ' + "9" * 5000 + "}"),
+        lambda path: path.write_text(path.read_text().replace("1.5", "1e999")),
+        lambda path: path.write_text(path.read_text().replace("1.5", "NaN")),
+        lambda path: (path.unlink(), os.mkfifo(path)),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
     ],
 )
 def test_a_damaged_record_is_named(damage: Callable[[Path], None], tmp_path: Path) -> None:
@@ -147,6 +174,35 @@ def test_a_damaged_record_is_named(damage: Callable[[Path], None], tmp_path: Pat
     assert not caught.value.newer
     assert str(path) in caught.value.message
     assert "seqbench run" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("value", [None, True, -1, "", "[/]", [], {}, "\x1b[31m", "\ud800", [[]], {"a": {}}], ids=repr)
+def test_whatever_stands_in_a_field_reading_ends_in_a_record_or_in_words(value: Any, tmp_path: Path) -> None:
+    record = record_of()
+    record.cost, record.training = {"parameters": 3, "latency": [POINT]}, TRAINING
+    write_record(tmp_path, record)
+    path = DEFINITION.folder(tmp_path) / RECORD
+    stored = json.loads(path.read_text())
+
+    def paths_below(part: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        if at:
+            yield at
+        entries = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+        for key, each in entries:
+            yield from paths_below(each, (*at, key))
+
+    unreadable = 0
+    for at in paths_below(stored):
+        changed = json.loads(json.dumps(stored))
+        inner = changed
+        for key in at[:-1]:
+            inner = inner[key]
+        inner[at[-1]] = value
+        path.write_text(json.dumps(changed))
+        records, errors = load_records(tmp_path)
+        assert len(records) + len(errors) == 1
+        unreadable += len(errors)
+    assert unreadable > 20
 
 
 def test_a_record_of_a_newer_schema_says_so(tmp_path: Path) -> None:
