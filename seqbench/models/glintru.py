@@ -29,13 +29,12 @@ Shapes: B batch, T time, D width, V items plus padding.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, at_last, fill, require
+from seqbench.models.base import IncrementalModel, NeuralConfig, TrainingConfig, at_last, fill, require
 from seqbench.models.linear_attention import LinearAttention
 from seqbench.ops.dropout import Dropout
 
@@ -65,11 +64,12 @@ class GLINTRUConfig(NeuralConfig):
 class GLINTRU(IncrementalModel):
     """One layer of recurrence and linear attention over item embeddings, scored with tied weights."""
 
-    Config: ClassVar[type[ModelConfig]] = GLINTRUConfig
-    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(patience=10, batch_size=256, objective="prefix")
-    no_weight_decay: ClassVar[tuple[str, ...]] = (*IncrementalModel.no_weight_decay, "mixing")
-    summary: ClassVar[str] = "GRU and linear attention"
-    paper: ClassVar[str] = "Zhang et al., KDD 2025"
+    Config = GLINTRUConfig
+    training_defaults = TrainingConfig(patience=10, batch_size=256, objective="prefix")
+    no_weight_decay = (*IncrementalModel.no_weight_decay, "mixing")
+    display_name = "GLINT-RU"
+    summary = "GRU and linear attention"
+    paper = "Zhang et al., KDD 2025"
 
     def __init__(self, items: int, max_len: int, config: GLINTRUConfig) -> None:
         super().__init__(items, max_len, config)
@@ -112,17 +112,17 @@ class GLINTRU(IncrementalModel):
             items = fill(items, self.max_len)
         x = self.dropout(self.embedding(items))
         valid = None if self.see_padding else items > 0
-        attended = self.attention(x, valid)
+        attended = self.attention.finish(x, self.attention.mix(x, valid)[0])
         convolved, hidden = self._recur(x, valid)
         recurrent = self._convolve(self.convolution_out, _masked(self._select(convolved, hidden), valid))
-        return self._mix(x, recurrent, attended)[:, :T]
+        return self._finish(x, recurrent, attended)[:, :T]
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
         if self.see_padding:
             return super().last_states(items, lengths)
         x = self.dropout(self.embedding(items))
         valid = items > 0
-        attended = self.attention(x, valid, lengths)
+        attended = self.attention.finish(*self.attention.mix_last(x, lengths, valid))
         convolved, hidden = self._recur(x, valid)
         # Of what follows the GRU only as much is needed as the last position sees through the second convolution.
         rows = torch.arange(len(items), device=items.device)
@@ -130,14 +130,17 @@ class GLINTRU(IncrementalModel):
         seen = rows.unsqueeze(1), positions.clamp_min(0)
         selected = _masked(self._select(convolved[seen], hidden[seen]), positions >= 0)
         recurrent = self._convolve(self.convolution_out, selected)[:, -1]
-        return self._mix(at_last(x, lengths), recurrent, attended)
+        return self._finish(at_last(x, lengths), recurrent, attended)
 
     def item_weights(self) -> Tensor:
         return self.embedding.weight
 
     def initial_state(self, batch: int) -> list[Tensor]:
-        """The inputs of both convolutions at the two positions before (B, 2, D), the GRU's state (layers, B, D), and
-        the attention's sum (B, heads, E, E)."""
+        """Return the state before the first item.
+
+        It holds the inputs of both convolutions at the two positions before (B, 2, D), the GRU's state (layers, B, D),
+        and the attention's sum (B, heads, E, E).
+        """
         weight = self.embedding.weight
         D = weight.shape[1]
         windows = (weight.new_zeros(batch, TAPS - 1, D) for _ in range(2))
@@ -146,32 +149,33 @@ class GLINTRU(IncrementalModel):
     def step(self, items: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         window_in, window_out, memory, sums = state
         x = self.embedding(items)
-        attended, sums = self.attention.step(x, sums)
+        mixed, sums = self.attention.mix(x.unsqueeze(1), state=sums)
+        attended = self.attention.finish(x, mixed.squeeze(1))
         window_in = torch.cat([window_in, self.recurrent_in(x).unsqueeze(1)], dim=1)
         convolved = self.convolution_in(window_in.transpose(1, 2)).transpose(1, 2)  # (B, 1, D)
         hidden, memory = self.gru(convolved, memory)
         window_out = torch.cat([window_out, self._select(convolved, hidden)], dim=1)
         recurrent = self.convolution_out(window_out.transpose(1, 2)).squeeze(2)
-        return self._mix(x, recurrent, attended), [window_in[:, 1:], window_out[:, 1:], memory, sums]
+        return self._finish(x, recurrent, attended), [window_in[:, 1:], window_out[:, 1:], memory, sums]
 
     def _recur(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """p and GRU(p) of embeddings, each (B, T, D)."""
+        """Return p and GRU(p) of embeddings, each (B, T, D)."""
         convolved = self._convolve(self.convolution_in, _masked(self.recurrent_in(x), valid))
         hidden, _ = self.gru(convolved)
         return convolved, hidden
 
     def _select(self, convolved: Tensor, hidden: Tensor) -> Tensor:
-        """gate(p) ⊙ (W_p GRU(p) + b_p), position by position."""
+        """Return gate(p) ⊙ (W_p GRU(p) + b_p), position by position."""
         gate = self.inner_dropout(self.gate_out(F.silu(self.gate_in(convolved))))
         return gate * self.recurrent_out(hidden)
 
     def _convolve(self, convolution: nn.Conv1d, x: Tensor) -> Tensor:
-        """(B, T, D) → (B, T, D), with zeros around the row: before it if causal, else on both sides."""
+        """Convolve (B, T, D) with zeros around the row: before it if causal, else on both sides."""
         around = (TAPS - 1, 0) if self.causal else (TAPS // 2, TAPS // 2)
         return convolution(F.pad(x.transpose(1, 2), around)).transpose(1, 2)
 
-    def _mix(self, x: Tensor, recurrent: Tensor, attended: Tensor) -> Tensor:
-        """What follows the two branches, position by position: (…, D) of each → (…, D)."""
+    def _finish(self, x: Tensor, recurrent: Tensor, attended: Tensor) -> Tensor:
+        """Join the two branches, position by position: (…, D) of each → (…, D)."""
         share = torch.softmax(self.mixing, dim=0)
         mixed = (share[0] * recurrent + share[1] * attended) * F.gelu(self.mix_gate(x))
         h = self.norm(self.inner_dropout(self.mix_out(mixed)) + x)
@@ -180,5 +184,5 @@ class GLINTRU(IncrementalModel):
 
 
 def _masked(x: Tensor, valid: Tensor | None) -> Tensor:
-    """(B, T, D) with zeros where not valid."""
+    """Return x (B, T, D) with zeros where not valid; x itself if None."""
     return x if valid is None else x * valid.unsqueeze(-1)

@@ -20,11 +20,10 @@ Shapes: B batch, T time, D width of the embedding, H width of the GRU, V items p
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, at_last, require
+from seqbench.models.base import IncrementalModel, NeuralConfig, TrainingConfig, at_last, require
 from seqbench.ops.dropout import Dropout
 
 
@@ -45,10 +44,11 @@ class GRU4RecConfig(NeuralConfig):
 class GRU4Rec(IncrementalModel):
     """GRU between an item embedding and a linear map back to its width, scored with tied weights."""
 
-    Config: ClassVar[type[ModelConfig]] = GRU4RecConfig
-    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
-    summary: ClassVar[str] = "gated recurrent unit"
-    paper: ClassVar[str] = "Hidasi et al., ICLR 2016"
+    Config = GRU4RecConfig
+    training_defaults = TrainingConfig()
+    display_name = "GRU4Rec"
+    summary = "gated recurrent unit"
+    paper = "Hidasi et al., ICLR 2016"
 
     def __init__(self, items: int, max_len: int, config: GRU4RecConfig) -> None:
         super().__init__(items, max_len, config)
@@ -70,7 +70,7 @@ class GRU4Rec(IncrementalModel):
         return self.embedding.weight
 
     def initial_state(self, batch: int) -> Tensor:
-        """Hidden states (layers, B, H)."""
+        """Return hidden states of zeros, (layers, B, H)."""
         return self.embedding.weight.new_zeros(self.gru.num_layers, batch, self.gru.hidden_size)
 
     def step(self, items: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,5 +78,5 @@ class GRU4Rec(IncrementalModel):
         return self.output(hidden.squeeze(1)), state
 
     def _recur(self, items: Tensor) -> Tensor:
-        """The GRU's states (B, T, H)."""
+        """Return the GRU's states (B, T, H)."""
         return self.gru(self.dropout(self.embedding(items)))[0]

@@ -5,14 +5,17 @@
 Shapes: B batch, T time, D width, E = D / heads.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from seqbench.models.base import at_last
+from seqbench.models.stack import Block
 from seqbench.ops.dropout import Dropout
 from seqbench.ops.linear_attention import linear_attention, linear_attention_step
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(Block):
     """Multi-head linear attention with output projection, residual and LayerNorm."""
 
     def __init__(self, hidden_size: int, *, heads: int, dropout: float, causal: bool, norm_eps: float) -> None:
@@ -26,41 +29,41 @@ class LinearAttention(nn.Module):
         self.norm = nn.LayerNorm(D, eps=norm_eps)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, valid: Tensor | None, lengths: Tensor | None = None) -> Tensor:
-        """Attend from every position, or from one of each row.
+    def mix(self, x: Tensor, valid: Tensor | None = None, state: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Attend from every position.
 
         Args:
-            x: (B, T, D).
+            x: (B, T, D); with `state` a single position, T = 1.
             valid: (B, T) bool, which positions are seen; all if None.
-            lengths: (B,) of the rows, if the last item of each is the only position to attend from.
+            state: (B, heads, E, E), the sum of k̂ᵀ v over the positions before x, for the causal form.
 
         Returns:
-            (B, T, D), or (B, D) with `lengths`.
+            (B, T, D), not yet projected, and the sum with x if there was a state.
         """
-        if lengths is None:
-            return self._attend(x, x, valid, causal=self.causal)
-        asking = at_last(x, lengths).unsqueeze(1)
-        return self._attend(asking, x, valid, causal=False).squeeze(1)  # all items are up to the last one
+        (query,) = self._split(self.query(x), 1)
+        key, value = self._split(self.key_value(x), 2)
+        if state is None:
+            return linear_attention(query, key, value, causal=self.causal, valid=valid).flatten(-2), None
+        attended, state = linear_attention_step(query.squeeze(1), key.squeeze(1), value.squeeze(1), state)
+        return attended.flatten(-2).unsqueeze(1), state
+
+    def mix_last(self, x: Tensor, lengths: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attend from the last items alone, which see all others in either form: x (B, T, D) → (B, D) each."""
+        last = at_last(x, lengths)
+        (query,) = self._split(self.query(last.unsqueeze(1)), 1)
+        key, value = self._split(self.key_value(x), 2)
+        return last, linear_attention(query, key, value, causal=False, valid=valid).flatten(-2).squeeze(1)
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Project, add and normalise: (…, D) each → (…, D)."""
+        return self.norm(self.dropout(self.out(mixed)) + x)
 
     def initial_state(self, batch: int) -> Tensor:
-        """The sum of k̂ᵀ v over no positions: zeros (B, heads, E, E)."""
+        """Return the sum of k̂ᵀ v over no positions: zeros (B, heads, E, E)."""
         weight = self.out.weight
         E = len(weight) // self.heads
         return weight.new_zeros(batch, self.heads, E, E)
 
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One position of the causal form: x (B, D) → (B, D), and the sum with it."""
-        (query,) = self._split(self.query(x), 1)
-        key, value = self._split(self.key_value(x), 2)
-        attended, state = linear_attention_step(query, key, value, state)
-        return self.norm(self.out(attended.flatten(-2)) + x), state
-
-    def _attend(self, asking: Tensor, x: Tensor, valid: Tensor | None, *, causal: bool) -> Tensor:
-        (query,) = self._split(self.query(asking), 1)
-        key, value = self._split(self.key_value(x), 2)
-        attended = linear_attention(query, key, value, causal=causal, valid=valid)
-        return self.norm(self.dropout(self.out(attended.flatten(-2))) + asking)
-
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(…, parts · D) → that many (…, heads, E)."""
+        """Split (…, parts · D) into that many (…, heads, E)."""
         return projected.unflatten(-1, (parts, self.heads, -1)).unbind(-3)

@@ -25,16 +25,16 @@ Shapes: B batch, T time, D width, E = D / heads, V items plus padding.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, cast
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from seqbench.models.base import IncrementalModel, ModelConfig, NeuralConfig, TrainingConfig, fill, require
+from seqbench.models.base import NeuralConfig, TrainingConfig, fill, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.models.linear_attention import LinearAttention
-from seqbench.ops.dropout import Dropout
+from seqbench.models.stack import Block, PositionedStack
 
 LAYER_NORM_EPS = 1e-12
 
@@ -55,76 +55,31 @@ class LinRecConfig(NeuralConfig):
         require(not (self.causal and self.official_quirks), "official_quirks has no causal form")
 
 
-class State(NamedTuple):
-    """How long the histories are, and per block the sum of k̂ᵀ v over them (B, heads, E, E)."""
-
-    length: int
-    sums: list[Tensor]
-
-
-class LinRec(IncrementalModel):
+class LinRec(PositionedStack):
     """Transformer with linear attention over item and position embeddings, scored with tied weights."""
 
-    Config: ClassVar[type[ModelConfig]] = LinRecConfig
-    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(
-        epochs=100, patience=10, batch_size=256, objective="prefix"
-    )
-    summary: ClassVar[str] = "linear attention"
-    paper: ClassVar[str] = "Liu et al., SIGIR 2023"
-    ends_at_max_len: ClassVar[bool] = True
+    Config = LinRecConfig
+    training_defaults = TrainingConfig(epochs=100, patience=10, batch_size=256, objective="prefix")
+    display_name = "LinRec"
+    summary = "linear attention"
+    paper = "Liu et al., SIGIR 2023"
 
     def __init__(self, items: int, max_len: int, config: LinRecConfig) -> None:
-        super().__init__(items, max_len, config)
-        D = config.hidden_size
+        blocks = (LinearAttentionBlock(config) for _ in range(config.layers))
+        super().__init__(items, max_len, config, blocks, norm_eps=LAYER_NORM_EPS)
         self.see_padding = config.official_quirks
-        self.embedding = nn.Embedding(items + 1, D, padding_idx=0)
-        self.positions = nn.Embedding(max_len, D)
-        self.embedding_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
-        self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(LinearAttentionBlock(config) for _ in range(config.layers))
         draw_normal(self.modules())
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        x, valid = self._input(items)
-        for block in self.blocks:
-            x = block(x, valid)
-        return x[:, : items.shape[1]]
-
-    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
-        x, valid = self._input(items)
-        *before, final = list(self.blocks)
-        for block in before:
-            x = block(x, valid)
-        return final(x, valid, lengths)
-
-    def _input(self, items: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What enters the first block, (B, T, D), and the positions (B, T) that are seen; all of max_len if None."""
+    def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
         if self.see_padding:
-            items = fill(items, self.max_len)
-        embedded = self.embedding(items) + self.positions.weight[: items.shape[1]]
-        return self.dropout(self.embedding_norm(embedded)), None if self.see_padding else items > 0
+            return self.embed(fill(items, self.max_len)), {}
+        return self.embed(items), {"valid": items > 0}
 
-    def item_weights(self) -> Tensor:
-        return self.embedding.weight
-
-    def initial_state(self, batch: int) -> State:
-        """No items, and sums of zero."""
-        return State(0, [cast(LinearAttentionBlock, block).attention.initial_state(batch) for block in self.blocks])
-
-    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
-        length = state.length + 1
-        if length > self.max_len:
-            raise ValueError(f"LinRec with max_len {self.max_len} has no position for item {length} of a history")
-        x = self.embedding_norm(self.embedding(items) + self.positions.weight[state.length])
-        sums = []
-        for block, before in zip(cast(list[LinearAttentionBlock], self.blocks), state.sums, strict=True):
-            x, after = block.attention.step(x, before)
-            x = block.feed_forward(x)
-            sums.append(after)
-        return x, State(length, sums)
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        return super().forward(items, lengths)[:, : items.shape[1]]
 
 
-class LinearAttentionBlock(nn.Module):
+class LinearAttentionBlock(Block):
     """Linear attention and feed-forward layer, each with residual and LayerNorm."""
 
     def __init__(self, config: LinRecConfig) -> None:
@@ -137,6 +92,18 @@ class LinearAttentionBlock(nn.Module):
             D, config.inner_size, F.gelu, dropout=config.dropout, inner_dropout=0.0, norm_eps=LAYER_NORM_EPS
         )
 
-    def forward(self, x: Tensor, valid: Tensor | None, lengths: Tensor | None = None) -> Tensor:
-        """(B, T, D) → (B, T, D); with the lengths (B,) of the rows, only at each one's last item: (B, D)."""
-        return self.feed_forward(self.attention(x, valid, lengths))
+    def mix(self, x: Tensor, valid: Tensor | None = None, state: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Attend from every position: x (B, T, D), valid (B, T) → (B, T, D), and the sum of k̂ᵀ v if one was given."""
+        return self.attention.mix(x, valid, state)
+
+    def mix_last(self, x: Tensor, lengths: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attend from the last items alone: x (B, T, D) → (B, D) each."""
+        return self.attention.mix_last(x, lengths, valid)
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Finish the attention, feed forward: (…, D) each → (…, D)."""
+        return self.feed_forward(self.attention.finish(x, mixed))
+
+    def initial_state(self, batch: int) -> Tensor:
+        """Return the sum of k̂ᵀ v (B, heads, E, E) over no positions."""
+        return self.attention.initial_state(batch)

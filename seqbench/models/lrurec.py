@@ -31,9 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, at_last, require
+from seqbench.models.base import NeuralConfig, TrainingConfig, require
 from seqbench.models.feed_forward import FeedForward
-from seqbench.models.recurrent_stack import RecurrentStack
+from seqbench.models.stack import Block, RecurrentStack
 from seqbench.ops import linear_scan
 from seqbench.ops.dropout import Dropout
 
@@ -55,15 +55,16 @@ class LRURecConfig(NeuralConfig):
 class LRURec(RecurrentStack):
     """Stack of linear recurrent units over item embeddings, scored with tied weights and an item bias."""
 
-    Config: ClassVar[type[ModelConfig]] = LRURecConfig
-    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(weight_decay=0.01, clip_norm=5.0)
+    Config = LRURecConfig
+    training_defaults = TrainingConfig(weight_decay=0.01, clip_norm=5.0)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ml-1m": {"dropout": 0.2},
         "amazon-beauty-sasrec": {"dropout": 0.6},
         "amazon-video-games-sasrec": {"dropout": 0.6},
     }
-    summary: ClassVar[str] = "linear recurrent units"
-    paper: ClassVar[str] = "Yue et al., WSDM 2024"
+    display_name = "LRURec"
+    summary = "linear recurrent units"
+    paper = "Yue et al., WSDM 2024"
 
     def __init__(self, items: int, max_len: int, config: LRURecConfig) -> None:
         blocks = (LRUBlock(config) for _ in range(config.layers))
@@ -76,15 +77,8 @@ class LRURec(RecurrentStack):
     def item_bias(self) -> Tensor:
         return self.scores_bias
 
-    def initial_state(self, batch: int) -> list[Tensor]:
-        """One complex (B, H) hidden state per block."""
-        weight = self.embedding.weight
-        dtype = torch.complex128 if weight.dtype == torch.float64 else torch.complex64
-        H = 2 * weight.shape[1]
-        return [torch.zeros(batch, H, dtype=dtype, device=weight.device) for _ in self.blocks]
 
-
-class LRUBlock(nn.Module):
+class LRUBlock(Block):
     """Linear recurrent unit and feed-forward layer, each with residual and LayerNorm."""
 
     def __init__(self, config: LRURecConfig) -> None:
@@ -103,19 +97,21 @@ class LRUBlock(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, state: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, T, D) → (B, T, D), or (B, D) at the last item of rows of lengths (B,).
-
-        Also the hidden state (B, H) after the last step.
-        """
+    def mix(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scan: x (B, T, D) and the hidden state (B, H) before it → complex h (B, T, H), and the last of them."""
         gates = torch.polar(torch.exp(-torch.exp(self.nu_log)), torch.exp(self.theta_log))
         # γ scales the rows of B rather than every position: the same product, T·B/D times cheaper.
         scale = torch.exp(self.gamma_log).repeat_interleave(2)
         drive = F.linear(x, self.in_projection.weight * scale.unsqueeze(1), self.in_projection.bias * scale)
         hidden = linear_scan(gates, torch.view_as_complex(drive.unflatten(-1, (-1, 2))), state)
-        final = hidden[:, -1]
-        if lengths is not None:
-            x, hidden = at_last(x, lengths), at_last(hidden, lengths)
-        mixed = self.out_projection(torch.view_as_real(hidden).flatten(-2))
-        x = self.recurrence_norm(self.dropout(mixed) + x)
-        return self.feed_forward(x), final
+        return hidden, hidden[:, -1]
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Project h back, add and normalise, feed forward: x (…, D), complex h (…, H) → (…, D)."""
+        projected = self.out_projection(torch.view_as_real(mixed).flatten(-2))
+        return self.feed_forward(self.recurrence_norm(self.dropout(projected) + x))
+
+    def initial_state(self, batch: int) -> Tensor:
+        """Return a hidden state of zeros, complex (B, H)."""
+        dtype = torch.complex128 if self.nu_log.dtype == torch.float64 else torch.complex64
+        return torch.zeros(batch, len(self.nu_log), dtype=dtype, device=self.nu_log.device)

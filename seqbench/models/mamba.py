@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import at_last
-from seqbench.models.gated_projection import GatedProjection
 from seqbench.ops import selective_scan
 from seqbench.ops.causal_convolution import causal_convolution
 
@@ -32,6 +31,9 @@ SMALLEST_STEP, LARGEST_STEP = 0.001, 0.1
 NO_WEIGHT_DECAY = ("decay_log", "skip")
 
 
+State = tuple[Tensor, Tensor]  # the convolution's window (B, K - 1, H), the scan's state (B, H, N)
+
+
 class Mamba(nn.Module):
     """Convolution, selective scan and gate between two projections. Causal."""
 
@@ -40,7 +42,7 @@ class Mamba(nn.Module):
         H = expand * hidden_size
         rank = math.ceil(hidden_size / 16)
         self.sizes = (rank, d_state, d_state)
-        self.in_projection = GatedProjection(hidden_size, H)
+        self.in_projection = nn.Linear(hidden_size, 2 * H, bias=False)  # rows: p, z
         bound = 1 / math.sqrt(d_conv)
         self.convolution_weight = nn.Parameter(torch.empty(d_conv, H).uniform_(-bound, bound))
         self.convolution_bias = nn.Parameter(torch.empty(H).uniform_(-bound, bound))
@@ -54,22 +56,28 @@ class Mamba(nn.Module):
             self.step_projection.weight.uniform_(-(rank**-0.5), rank**-0.5)
             self.step_projection.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # the inverse of softplus
 
-    def forward(
-        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Mix a sequence, from its start or from where `state` was left.
+    def mix(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Mix x (B, T, D) from its start, or from where `state` was left: (B, T, D), and the state after it."""
+        inputs, gate = self.in_projection(x).chunk(2, dim=-1)
+        mixed, state = self._convolve_and_scan(inputs, gate, state)
+        return self.out_projection(mixed), state
 
-        Args:
-            x: (B, T, D).
-            state: what an earlier call returned, or `initial_state`; zeros if None.
-            lengths: (B,) of the rows, if only the output at each one's last item is wanted.
+    def mix_last(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x and what is mixed, (B, D) each, at the last items of x (B, T, D), where alone z is computed."""
+        of_inputs, of_gate = self.in_projection.weight.chunk(2)
+        mixed, _ = self._convolve_and_scan(F.linear(x, of_inputs), None, None)
+        last = at_last(x, lengths)
+        return last, self.out_projection(at_last(mixed, lengths) * F.silu(F.linear(last, of_gate)))
 
-        Returns:
-            (B, T, D), or (B, D) with `lengths`, and the state after the last step: the convolution's window
-            (B, K - 1, H) and the scan's state (B, H, N).
-        """
+    def initial_state(self, batch: int) -> State:
+        """Return the state before the first step: zeros."""
+        weight = self.decay_log
+        H, states = weight.shape
+        return weight.new_zeros(batch, len(self.convolution_weight) - 1, H), weight.new_zeros(batch, H, states)
+
+    def _convolve_and_scan(self, inputs: Tensor, gate: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+        """Return (S·C + D ⊙ c) ⊙ silu(z) of p (B, T, H), ungated if z is None, and the state after it."""
         window, hidden = state if state is not None else (None, None)
-        inputs, gate = self.in_projection(x, lengths)
         convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window)
         convolved = F.silu(convolved)
         low, drive, readout = self.parameters_projection(convolved).split(self.sizes, dim=-1)
@@ -81,16 +89,8 @@ class Mamba(nn.Module):
             drive,
             readout,
             self.skip.to(dtype),
-            gate if lengths is None else None,
+            gate,
             None if hidden is None else hidden.to(dtype),
             delta_softplus=True,
         )
-        if lengths is not None:
-            mixed = at_last(mixed, lengths) * F.silu(gate)
-        return self.out_projection(mixed), (window, hidden)
-
-    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Window (B, K - 1, H) and scan state (B, H, N) before the first step: zeros."""
-        weight = self.decay_log
-        H, states = weight.shape
-        return weight.new_zeros(batch, len(self.convolution_weight) - 1, H), weight.new_zeros(batch, H, states)
+        return mixed, (window, hidden)

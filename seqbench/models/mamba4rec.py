@@ -24,21 +24,19 @@ Shapes: B batch, T time, D width, V items plus padding; the Mamba block's in its
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, at_last, require
+from seqbench.models.base import NeuralConfig, TrainingConfig, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
-from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
-from seqbench.models.recurrent_stack import RecurrentStack
+from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba, State
+from seqbench.models.stack import Block, RecurrentStack
 from seqbench.ops.dropout import Dropout
 
 LAYER_NORM_EPS = 1e-12
-
-State = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,13 @@ class Mamba4RecConfig(NeuralConfig):
 class Mamba4Rec(RecurrentStack):
     """Mamba blocks and feed-forward layers over item embeddings, scored with tied weights."""
 
-    Config: ClassVar[type[ModelConfig]] = Mamba4RecConfig
-    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    Config = Mamba4RecConfig
+    training_defaults = TrainingConfig()
     presets: ClassVar[dict[str, dict[str, Any]]] = {"ml-1m": {"dropout": 0.2}, "amazon-beauty": {"dropout": 0.4}}
-    no_weight_decay: ClassVar[tuple[str, ...]] = (*RecurrentStack.no_weight_decay, *NO_WEIGHT_DECAY)
-    summary: ClassVar[str] = "selective state spaces (Mamba)"
-    paper: ClassVar[str] = "Liu et al., arXiv 2403.03900"
+    no_weight_decay = (*RecurrentStack.no_weight_decay, *NO_WEIGHT_DECAY)
+    display_name = "Mamba4Rec"
+    summary = "selective state spaces (Mamba)"
+    paper = "Liu et al., arXiv 2403.03900"
 
     def __init__(self, items: int, max_len: int, config: Mamba4RecConfig) -> None:
         blocks = (MambaLayer(config) for _ in range(config.layers))
@@ -75,12 +74,8 @@ class Mamba4Rec(RecurrentStack):
         inside = ".mamba."  # of a Mamba block, which has its own initialisation
         draw_normal(each for name, each in self.named_modules() if config.official_quirks or inside not in name)
 
-    def initial_state(self, batch: int) -> State:
-        """The Mamba block's window and scan state, per layer."""
-        return [cast(MambaLayer, block).mamba.initial_state(batch) for block in self.blocks]
 
-
-class MambaLayer(nn.Module):
+class MambaLayer(Block):
     """Mamba block and feed-forward layer, each with LayerNorm and, but for a lone Mamba block, residual."""
 
     def __init__(self, config: Mamba4RecConfig) -> None:
@@ -94,16 +89,19 @@ class MambaLayer(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B, T, D) → (B, T, D), or (B, D) at the last item of rows of lengths (B,).
+    def mix(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Run the Mamba block: x (B, T, D) and its state before → (B, T, D) and its state after."""
+        return self.mamba.mix(x, state)
 
-        Also the Mamba block's state after the last step.
-        """
-        mixed, state = self.mamba(x, state, lengths)
+    def mix_last(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the Mamba block for the last items alone: x (B, T, D) → (B, D) each."""
+        return self.mamba.mix_last(x, lengths)
+
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Normalise, with a residual where layers are stacked, and feed forward: (…, D) each → (…, D)."""
         mixed = self.dropout(mixed)
-        if self.residual and lengths is not None:
-            x = at_last(x, lengths)
-        x = self.mamba_norm(mixed + x if self.residual else mixed)
-        return self.feed_forward(x), state
+        return self.feed_forward(self.mamba_norm(mixed + x if self.residual else mixed))
+
+    def initial_state(self, batch: int) -> State:
+        """Return the Mamba block's state before the first item."""
+        return self.mamba.initial_state(batch)

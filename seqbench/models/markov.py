@@ -3,8 +3,6 @@
 The sanity floor for sequential models: one that loses to it has not learned the order of items.
 """
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,9 +17,10 @@ class Markov(CountingModel):
     The counts are a sparse matrix in CSR form: `offsets` (V + 1,), `successors` and `weights` (distinct pairs,).
     """
 
-    summary: ClassVar[str] = "first-order transition counts"
-    paper: ClassVar[str] = "(baseline)"
-    ragged_buffers: ClassVar[tuple[str, ...]] = ("successors", "weights")
+    display_name = "Markov chain"
+    summary = "first-order transition counts"
+    paper = "(baseline)"
+    ragged_buffers = ("successors", "weights")
 
     def __init__(self, items: int, max_len: int, config: ModelConfig) -> None:
         super().__init__(items, max_len, config)

@@ -1,7 +1,5 @@
 """Popularity: every user gets the most frequent training items. The floor of every table."""
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,8 +11,9 @@ from seqbench.models.base import CountingModel, ModelConfig
 class Popularity(CountingModel):
     """Score of an item = its number of training interactions."""
 
-    summary: ClassVar[str] = "training counts"
-    paper: ClassVar[str] = "(baseline)"
+    display_name = "Popularity"
+    summary = "training counts"
+    paper = "(baseline)"
 
     def __init__(self, items: int, max_len: int, config: ModelConfig) -> None:
         super().__init__(items, max_len, config)

@@ -28,17 +28,16 @@ Shapes: B batch, T time, D width, H = expand · D channels, K width of the convo
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import ModelConfig, NeuralConfig, TrainingConfig, at_last, require
+from seqbench.models.base import NeuralConfig, TrainingConfig, at_last, require
 from seqbench.models.feed_forward import FeedForward
-from seqbench.models.gated_projection import GatedProjection
 from seqbench.models.initialise import draw_normal
-from seqbench.models.recurrent_stack import RecurrentStack
+from seqbench.models.stack import Block, RecurrentStack
 from seqbench.ops import rg_lru
 from seqbench.ops.causal_convolution import causal_convolution
 from seqbench.ops.dropout import Dropout
@@ -47,7 +46,7 @@ LAYER_NORM_EPS = 1e-12
 # exp(-softplus(Λ)), the decay with its gate fully open, starts evenly spread between these (in Λ).
 SMALLEST_DECAY, LARGEST_DECAY = 0.9, 0.999
 
-State = list[tuple[Tensor, Tensor]]
+State = tuple[Tensor, Tensor]  # the convolution's window (B, K - 1, H), the hidden state (B, H)
 
 
 @dataclass(frozen=True)
@@ -68,17 +67,18 @@ class RecBLRConfig(NeuralConfig):
 class RecBLR(RecurrentStack):
     """Gated linear recurrences and feed-forward layers over item embeddings, scored with tied weights."""
 
-    Config: ClassVar[type[ModelConfig]] = RecBLRConfig
-    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    Config = RecBLRConfig
+    training_defaults = TrainingConfig()
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ml-1m": {"dropout": 0.2},
         "amazon-beauty": {"dropout": 0.5},
         "amazon-sports": {"dropout": 0.5},
         "gowalla": {"dropout": 0.4},
     }
-    no_weight_decay: ClassVar[tuple[str, ...]] = (*RecurrentStack.no_weight_decay, "decay")
-    summary: ClassVar[str] = "gated linear recurrence"
-    paper: ClassVar[str] = "Liu et al., CIKM 2024"
+    no_weight_decay = (*RecurrentStack.no_weight_decay, "decay")
+    display_name = "RecBLR"
+    summary = "gated linear recurrence"
+    paper = "Liu et al., CIKM 2024"
 
     def __init__(self, items: int, max_len: int, config: RecBLRConfig) -> None:
         padding = (1 << (max_len - 1).bit_length()) - max_len if config.official_quirks else 0
@@ -86,19 +86,15 @@ class RecBLR(RecurrentStack):
         super().__init__(items, max_len, config, blocks, norm_eps=LAYER_NORM_EPS)
         draw_normal(self.modules())
 
-    def initial_state(self, batch: int) -> State:
-        """The convolution's window (B, K - 1, H) and the hidden state (B, H), per layer."""
-        return [cast(RecurrentLayer, block).initial_state(batch) for block in self.blocks]
 
-
-class RecurrentLayer(nn.Module):
+class RecurrentLayer(Block):
     """Gated linear recurrence and feed-forward layer, each with residual and LayerNorm."""
 
     def __init__(self, config: RecBLRConfig, padding: int) -> None:
         super().__init__()
         D, H, K = config.hidden_size, config.expand * config.hidden_size, config.d_conv
         self.padding = padding  # steps before the first item that the state has seen
-        self.in_projection = GatedProjection(D, H)
+        self.in_projection = nn.Linear(D, 2 * H, bias=False)  # rows: p, z
         bound = 1 / math.sqrt(K)
         self.convolution_weight = nn.Parameter(torch.empty(K, H).uniform_(-bound, bound))
         self.convolution_bias = nn.Parameter(torch.empty(H).uniform_(-bound, bound))
@@ -112,38 +108,44 @@ class RecurrentLayer(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(B, T, D) → (B, T, D), or (B, D) at the last item of rows of lengths (B,).
+    def mix(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Return silu(z) ⊙ h (B, T, H) of x (B, T, D), and the state after the last position."""
+        inputs, gate = self.in_projection(x).chunk(2, dim=-1)
+        hidden, state = self._convolve_and_recur(inputs, state)
+        return F.silu(gate) * hidden, state
 
-        Also window (B, K - 1, H) and hidden state (B, H) after the last step.
-        """
-        window, before = state if state is not None else (None, self._first_state(len(x)))
-        inputs, gate = self.in_projection(x, lengths)
-        convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window)
-        hidden = self._recur(convolved, before)
-        final = hidden[:, -1]
-        if lengths is not None:
-            x, hidden = at_last(x, lengths), at_last(hidden, lengths)
-        mixed = self.out_projection(F.silu(gate) * hidden)
-        x = self.recurrence_norm(self.dropout(mixed) + x)
-        return self.feed_forward(x), (window, final)
+    def mix_last(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x (B, D) and silu(z) ⊙ h (B, H) at the last items, where alone z is computed."""
+        of_inputs, of_gate = self.in_projection.weight.chunk(2)
+        hidden, _ = self._convolve_and_recur(F.linear(x, of_inputs), None)
+        last = at_last(x, lengths)
+        return last, F.silu(F.linear(last, of_gate)) * at_last(hidden, lengths)
 
-    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Window (B, K - 1, H) and hidden state (B, H) before the first item."""
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Project back, add and normalise, feed forward: x (…, D), mixed (…, H) → (…, D)."""
+        return self.feed_forward(self.recurrence_norm(self.dropout(self.out_projection(mixed)) + x))
+
+    def initial_state(self, batch: int) -> State:
+        """Return a window of zeros, and the hidden state before the first item."""
         K, H = self.convolution_weight.shape
         return self.decay.new_zeros(batch, K - 1, H), self._first_state(batch)
 
     def _first_state(self, batch: int) -> Tensor:
-        """(B, H): zeros, or what the given number of steps without an item leave."""
+        """Return zeros (B, H), or what `padding` steps without an item leave."""
         if not self.padding:
             return self.decay.new_zeros(batch, len(self.decay))
         nothing = self.convolution_bias.expand(1, self.padding, -1)  # the convolution of zeros
         return self._recur(nothing, None)[:, -1].expand(batch, -1)
 
+    def _convolve_and_recur(self, inputs: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Return hidden states (B, T, H) of p (B, T, H), and the state after the last position."""
+        window, before = state if state is not None else (None, self._first_state(len(inputs)))
+        convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window)
+        hidden = self._recur(convolved, before)
+        return hidden, (window, hidden[:, -1])
+
     def _recur(self, convolved: Tensor, before: Tensor | None) -> Tensor:
-        """Hidden states (B, T, H) from the convolution's output."""
+        """Return hidden states (B, T, H) of the convolution's output."""
         inputs = F.silu(convolved)
         dtype = inputs.dtype  # lower than that of the parameters under autocast
         gates = self.gates(inputs).to(dtype)

@@ -35,16 +35,17 @@ Shapes: B batch, T time, D width, V items plus padding; the Mamba block's in its
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import ModelConfig, NeuralConfig, SequenceModel, TrainingConfig, at_last, fill, require
+from seqbench.models.base import NeuralConfig, TrainingConfig, at_last, fill, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
+from seqbench.models.stack import Block, Stack
 from seqbench.ops.dropout import Dropout
 
 LAYER_NORM_EPS = 1e-12
@@ -78,14 +79,15 @@ class SIGMAConfig(NeuralConfig):
         require(self.expand >= 1, "expand must be at least 1")
 
 
-class SIGMA(SequenceModel):
+class SIGMA(Stack):
     """Mamba blocks that read both ways, over item embeddings, scored with tied weights."""
 
-    Config: ClassVar[type[ModelConfig]] = SIGMAConfig
-    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(patience=10, batch_size=256, objective="prefix")
-    no_weight_decay: ClassVar[tuple[str, ...]] = (*SequenceModel.no_weight_decay, *NO_WEIGHT_DECAY, "shares")
-    summary: ClassVar[str] = "Mamba in two directions and a GRU"
-    paper: ClassVar[str] = "Liu et al., AAAI 2025"
+    Config = SIGMAConfig
+    training_defaults = TrainingConfig(patience=10, batch_size=256, objective="prefix")
+    no_weight_decay = (*Stack.no_weight_decay, *NO_WEIGHT_DECAY, "shares")
+    display_name = "SIGMA"
+    summary = "Mamba in two directions and a GRU"
+    paper = "Liu et al., AAAI 2025"
 
     def __init__(self, items: int, max_len: int, config: SIGMAConfig) -> None:
         super().__init__(items, max_len, config)
@@ -99,35 +101,30 @@ class SIGMA(SequenceModel):
         inside = ".mamba."  # of a Mamba block, which has its own initialisation
         draw_normal(each for name, each in self.named_modules() if config.official_quirks or inside not in name)
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        x, order, valid = self._input(items, lengths)
-        for block in self.blocks:
-            x = block(x, order, valid)
-        return x[:, : items.shape[1]]
-
-    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
-        x, order, valid = self._input(items, lengths)
-        *before, final = list(self.blocks)
-        for block in before:
-            x = block(x, order, valid)
-        return final(x, order, valid, lengths)
-
-    def item_weights(self) -> Tensor:
-        return self.embedding.weight
-
-    def _input(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What enters the first layer (B, T, D), the partly reversed order of its positions (B, T), and which of them
-        are seen (B, T), all of max_len if None."""
+    def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Return what enters the first layer (B, T, D), with the context of `SIGMALayer.mix`."""
         if self.official:
             items = fill(items, self.max_len)
+        T = items.shape[1]
         x = self.embedding_norm(self.dropout(self.embedding(items)))
         if self.official:
-            reversed_first = torch.full_like(lengths, min(OFFICIAL_FLIP, items.shape[1]))
-            return x, flipped_order(items.shape[1], reversed_first), None
-        return x, flipped_order(items.shape[1], (lengths - self.kept).clamp_min(0)), items > 0
+            return x, {"order": flipped_order(T, torch.full_like(lengths, min(OFFICIAL_FLIP, T))), "valid": None}
+        return x, {"order": flipped_order(T, (lengths - self.kept).clamp_min(0)), "valid": items > 0}
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        return super().forward(items, lengths)[:, : items.shape[1]]
 
 
-class SIGMALayer(nn.Module):
+class Readings(NamedTuple):
+    """What a layer mixes over time, each (…, D)."""
+
+    flipped: Tensor  # x' itself
+    forwards: Tensor  # Mamba(x)
+    backwards: Tensor  # Mamba(x')
+    recurrent: Tensor  # GRU(conv(x))
+
+
+class SIGMALayer(Block):
     """Mixer and feed-forward layer, each with LayerNorm and, but for a lone mixer, residual."""
 
     def __init__(self, config: SIGMAConfig) -> None:
@@ -151,43 +148,58 @@ class SIGMALayer(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, order: Tensor, valid: Tensor | None, lengths: Tensor | None = None) -> Tensor:
-        """(B, T, D) → (B, T, D); with `lengths`, only at each row's last item: (B, D).
+    def mix(self, x: Tensor, order: Tensor, valid: Tensor | None) -> tuple[Readings, None]:
+        """Read both ways and recur.
 
         Args:
             x: (B, T, D).
             order: (B, T), the position that each position of the flipped reading takes its input from.
             valid: (B, T) bool, which positions the convolution sees; all if None.
-            lengths: (B,) of the rows.
         """
-        flipped = x.flatten(0, 1).index_select(0, _flat(order)).view_as(x)
-        both_lengths = None if lengths is None else lengths.repeat(2)
-        forwards, backwards = self.mamba(torch.cat([x, flipped]), lengths=both_lengths)[0].chunk(2)
-        seen = x if valid is None else x * valid.unsqueeze(-1)
-        recurrent, _ = self.gru(self.convolution(seen.transpose(1, 2)).transpose(1, 2))
-        if lengths is not None:  # the rest is done position by position
-            x, flipped, recurrent = (at_last(each, lengths) for each in (x, flipped, recurrent))
-        gated, flipped_gated = x + self.gate_input(x), flipped + self.flipped_gate_input(flipped)
+        flipped = _permuted(x, order)
+        forwards, backwards = self.mamba.mix(torch.cat([x, flipped]))[0].chunk(2)
+        return Readings(flipped, forwards, backwards, self._recur(x, valid)), None
+
+    def mix_last(self, x: Tensor, lengths: Tensor, order: Tensor, valid: Tensor | None) -> tuple[Tensor, Readings]:
+        """Read both ways and recur, for the last item of each row alone."""
+        flipped = _permuted(x, order)
+        _, both = self.mamba.mix_last(torch.cat([x, flipped]), lengths.repeat(2))
+        recurrent = self._recur(x, valid)
+        forwards, backwards = both.chunk(2)
+        last, flipped, recurrent = (at_last(each, lengths) for each in (x, flipped, recurrent))
+        return last, Readings(flipped, forwards, backwards, recurrent)
+
+    def finish(self, x: Tensor, mixed: Readings) -> Tensor:
+        """Gate and add up the readings, normalise, feed forward: (…, D) → (…, D)."""
+        gated = x + self.gate_input(x)
+        flipped_gated = mixed.flipped + self.flipped_gate_input(mixed.flipped)
         gate = self._gate(gated, gated)
         flipped_gate = self._gate(flipped_gated, gate if self.mixed_up_gate else flipped_gated)
-        mixed = self.shares[2] * forwards * (1 + gate) + self.shares[1] * backwards * (1 + flipped_gate)
-        mixed = self.dropout(self.projection(mixed + self.shares[0] * recurrent))
-        x = self.mixer_norm(mixed + x if self.residual else mixed)
-        return self.feed_forward(x)
+        read = self.shares[2] * mixed.forwards * (1 + gate) + self.shares[1] * mixed.backwards * (1 + flipped_gate)
+        out = self.dropout(self.projection(read + self.shares[0] * mixed.recurrent))
+        return self.feed_forward(self.mixer_norm(out + x if self.residual else out))
+
+    def _recur(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Return GRU(conv(x)), (B, T, D)."""
+        seen = x if valid is None else x * valid.unsqueeze(-1)
+        recurrent: Tensor = self.gru(self.convolution(seen.transpose(1, 2)).transpose(1, 2))[0]
+        return recurrent
 
     def _gate(self, through_silu: Tensor, through_sigmoid: Tensor) -> Tensor:
+        """Return W_s silu(…) + W_t σ(…) + b with dropout."""
         gate = self.gate_silu(F.silu(through_silu)) + self.gate_sigmoid(torch.sigmoid(through_sigmoid))
         return self.gate_dropout(gate)
 
 
 def flipped_order(T: int, count: Tensor) -> Tensor:
-    """(B, T) positions, of which the first `count` (B,) of each row are in reverse order."""
+    """Return positions (B, T), of which the first `count` (B,) of each row are in reverse order."""
     positions = torch.arange(T, device=count.device)
     count = count.unsqueeze(1)
     return torch.where(positions < count, count - 1 - positions, positions)
 
 
-def _flat(order: Tensor) -> Tensor:
-    """Indices (B · T,) into (B · T, D) of positions (B, T) within rows."""
+def _permuted(x: Tensor, order: Tensor) -> Tensor:
+    """Return x (B, T, D) with the position order[b, t] of its row at t."""
     B, T = order.shape
-    return (order + T * torch.arange(B, device=order.device).unsqueeze(1)).flatten()
+    rows = (order + T * torch.arange(B, device=order.device).unsqueeze(1)).flatten()
+    return x.flatten(0, 1).index_select(0, rows).view_as(x)

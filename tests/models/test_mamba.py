@@ -29,7 +29,7 @@ def official(golden: Golden) -> tuple[Mamba, dict[str, list[Entry]]]:
 def test_equals_the_official_block(golden: Golden, length: int, backend: str) -> None:
     block, names = official(golden)
     inputs = golden[f"L{length}/u"].requires_grad_()
-    outputs, (_, hidden) = block(inputs)
+    outputs, (_, hidden) = block.mix(inputs)
     (outputs * golden[f"L{length}/c"]).sum().backward()
     torch.testing.assert_close(outputs, golden[f"L{length}/out"], rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(hidden, golden[f"L{length}/mid/last_state"], rtol=1e-9, atol=1e-10)
@@ -43,10 +43,10 @@ def test_equals_the_official_block(golden: Golden, length: int, backend: str) ->
 def test_goes_on_where_it_stopped(golden: Golden, first: int) -> None:
     block, _ = official(golden)
     inputs = golden["L17/u"]
-    whole, _ = block(inputs)
+    whole, _ = block.mix(inputs)
     state = block.initial_state(len(inputs))
-    start, state = block(inputs[:, :first], state)
-    rest, _ = block(inputs[:, first:], state)
+    start, state = block.mix(inputs[:, :first], state)
+    rest, _ = block.mix(inputs[:, first:], state)
     torch.testing.assert_close(torch.cat([start, rest], dim=1), whole)
 
 

@@ -1,0 +1,171 @@
+"""Stacks of blocks over item embeddings, and what a block is.
+
+A block mixes over time, then finishes every position by itself:
+
+    mixed = block.mix(x),   x ← block.finish(x, mixed)
+
+Scoring and training on prefixes need the state at the last item alone. The last block then takes x and `mixed` there
+(`mix_last`), and finishes one position of each row.
+
+Shapes: B batch, T time, D width, E what a block mixes, V items plus padding.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from seqbench.models.base import IncrementalModel, NeuralConfig, SequenceModel, at_last
+from seqbench.ops.dropout import Dropout
+
+
+class Block(nn.Module):
+    """A layer of a sequence model.
+
+    `mix` and `mix_last` take what their model's `enter` returns beside x, by keyword; in an `IncrementalStack` `mix`
+    also takes the state that the block is in.
+    """
+
+    def mix(self, x: Tensor, *context: Any, **named: Any) -> tuple[Any, Any]:
+        """Mix over time: x (B, T, D) → (B, T, E), and the state after the last position (None if there is none)."""
+        raise NotImplementedError
+
+    def mix_last(self, x: Tensor, lengths: Tensor, *context: Any, **named: Any) -> tuple[Tensor, Any]:
+        """Mix for the last items alone: x (B, T, D), lengths (B,) → x (B, D) and what was mixed (B, E) there.
+
+        A block in which not every position needs to ask, or to be gated, overrides it.
+        """
+        mixed, _ = self.mix(x, *context, **named)
+        return at_last(x, lengths), at_last(mixed, lengths)
+
+    def finish(self, x: Tensor, mixed: Any) -> Tensor:
+        """Finish positions one by one: x (…, D), mixed (…, E) → (…, D)."""
+        raise NotImplementedError
+
+    def initial_state(self, batch: int) -> Any:
+        """Return the state before the first item, on the block's device."""
+        raise NotImplementedError
+
+
+class Stack(SequenceModel):
+    """Blocks over item embeddings, scored with tied weights."""
+
+    embedding: nn.Embedding
+    blocks: nn.ModuleList
+
+    @abstractmethod
+    def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Return what enters the first block, (B, T, D), and what `mix` of every block is told beside it."""
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        x, context = self.enter(items, lengths)
+        for block in self.layers:
+            x = block.finish(x, block.mix(x, **context)[0])
+        return x
+
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        x, context = self.enter(items, lengths)
+        *before, final = self.layers
+        for block in before:
+            x = block.finish(x, block.mix(x, **context)[0])
+        return final.finish(*final.mix_last(x, lengths, **context))
+
+    def item_weights(self) -> Tensor:
+        return self.embedding.weight
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, from the first to the last."""
+        return cast(list[Block], list(self.blocks))
+
+
+class IncrementalStack(Stack, IncrementalModel):
+    """A stack whose blocks can go on from the state after an item."""
+
+    @abstractmethod
+    def embed(self, items: Tensor, start: int = 0) -> Tensor:
+        """Return what enters the first block, (B, T, D), for items (B, T), the first of them at position `start`."""
+
+    def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        return self.embed(items), {}
+
+    def initial_state(self, batch: int) -> "State":
+        """Return the states of the blocks before the first item."""
+        return State(0, [block.initial_state(batch) for block in self.layers])
+
+    def step(self, items: Tensor, state: "State") -> tuple[Tensor, "State"]:
+        states, after = self._append(items.unsqueeze(1), state)
+        return states.squeeze(1), after
+
+    def _append(self, items: Tensor, state: "State") -> tuple[Tensor, "State"]:
+        """Return states (B, T, D) of items (B, T) that follow those in `state`, and the state after them."""
+        x = self.embed(items, state.length)
+        after = []
+        for block, before in zip(self.layers, state.blocks, strict=True):
+            mixed, new = block.mix(x, state=before)
+            x = block.finish(x, mixed)
+            after.append(new)
+        return x, State(state.length + items.shape[1], after)
+
+
+class State(NamedTuple):
+    """How long the histories are, and the state of each block after them."""
+
+    length: int
+    blocks: list[Any]
+
+
+class RecurrentStack(IncrementalStack):
+    """Recurrent blocks: x = LayerNorm(dropout(E[i])), then x ← block(x) for every block.
+
+    A subclass gives the blocks and draws the initial weights.
+    """
+
+    def __init__(
+        self, items: int, max_len: int, config: NeuralConfig, blocks: Iterable[Block], *, norm_eps: float
+    ) -> None:
+        super().__init__(items, max_len, config)
+        self.embedding = nn.Embedding(items + 1, config.hidden_size)
+        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=norm_eps)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(blocks)
+
+    def embed(self, items: Tensor, start: int = 0) -> Tensor:
+        return self.embedding_norm(self.dropout(self.embedding(items)))
+
+
+class PositionedStack(IncrementalStack):
+    """Blocks that learn positions: x = dropout(LayerNorm(E[i] + P[position])), then x ← block(x) for every block.
+
+    Positions count from the oldest item, so a history ends at max_len items: without the oldest, every position would
+    change, and every state with it. The caller then starts anew from the items that it wants to keep.
+
+    A subclass gives the blocks and draws the initial weights.
+    """
+
+    ends_at_max_len = True
+
+    def __init__(
+        self, items: int, max_len: int, config: NeuralConfig, blocks: Iterable[Block], *, norm_eps: float
+    ) -> None:
+        super().__init__(items, max_len, config)
+        D = config.hidden_size
+        self.embedding = nn.Embedding(items + 1, D, padding_idx=0)
+        self.positions = nn.Embedding(max_len, D)
+        self.embedding_norm = nn.LayerNorm(D, eps=norm_eps)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(blocks)
+
+    def embed(self, items: Tensor, start: int = 0) -> Tensor:
+        """As in every stack.
+
+        Raises:
+            ValueError: an item has a position behind max_len.
+        """
+        end = start + items.shape[1]
+        if end > self.max_len:
+            name = type(self).__name__
+            raise ValueError(f"{name} with max_len {self.max_len} has no position for item {end} of a history")
+        embedded = self.embedding(items) + self.positions.weight[start:end]
+        return self.dropout(self.embedding_norm(embedded))
