@@ -95,9 +95,7 @@ def test_learns_that_item_i_is_followed_by_the_next(form: str, tmp_path: Path) -
             ),
             protocol=protocol,
             seed=0,
-            device=torch.device("cpu"),
             checkpoint=tmp_path / "checkpoint.safetensors",
-            peak_memory=lambda: 0,
         ).run()
     ranks = rank(model, sequences, sequences.test(), protocol)
     assert (ranks.better == 0).all()
