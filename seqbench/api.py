@@ -143,18 +143,20 @@ def train(
     import torch
 
     from seqbench import device as devices
-    from seqbench.models import load_model
+    from seqbench.models import ModelEntry, find_model
     from seqbench.models.base import CountingModel, SequenceModel, TrainingConfig
     from seqbench.ops.backends import resolve, use
     from seqbench.settings import configure
     from seqbench.training.loop import Trainer, derived_seed
 
-    cls = load_model(model) if isinstance(model, str) else model
-    config, training = configure(cls, cls.__name__, settings, epochs)
+    entry = (
+        find_model(model) if isinstance(model, str) else ModelEntry(model.__name__, model.__name__, None, lambda: model)
+    )
+    config, training = configure(entry, settings, epochs)
     target = devices.resolve(device)
     torch.manual_seed(derived_seed(seed, 0))
     max_len = max_len or split.max_len
-    built = cls(split.items, max_len, cls.Config(**config)).to(target)
+    built = entry.cls(split.items, max_len, entry.cls.Config(**config)).to(target)
     if isinstance(built, CountingModel):
         built.fit(split)
         return built.eval()
@@ -218,10 +220,10 @@ def plan(
     from seqbench.protocol import choose
     from seqbench.settings import parse_settings
 
-    references = planning.parse_models(_list(models))
+    entries = planning.parse_models(_list(models))
     home, results = _home(options.get("home")), Path(options.get("results", RESULTS))
     device = str(devices.resolve(options.get("device", "auto")))
-    overrides = parse_settings(options.get("settings", {}), references)
+    overrides = parse_settings(options.get("settings", {}), entries)
     cells = []
     for prepared in datasets_of_run(_list(datasets), home, dry_run=dry_run):
         split = options.get("split") or prepared.splits[0]
@@ -231,7 +233,7 @@ def plan(
         prepared.check_split(split)
         definitions = planning.define(
             prepared,
-            references,
+            entries.values(),
             options.get("seeds", (0,)),
             protocol=protocol,
             preset=options.get("preset"),
@@ -241,7 +243,7 @@ def plan(
             backend=options.get("backend", "auto"),
         )
         cells += [planning.look_up(each, results, force=options.get("force", False)) for each in definitions]
-    return planning.Plan(cells, references, home, results, device)
+    return planning.Plan(cells, entries, home, results, device)
 
 
 def run(

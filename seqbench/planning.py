@@ -1,6 +1,6 @@
 """From what is asked for to the list of cells: which are finished, which are to be run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from seqbench import console
 from seqbench.data.prepared import PreparedDataset
 from seqbench.errors import UsageError, unknown_name
-from seqbench.models import load_model, model_name, model_names, model_source
+from seqbench.models import ModelEntry, find_model, model_names
 from seqbench.ops.backends import resolve
 from seqbench.protocol import Protocol
 from seqbench.results import CHECKPOINT, RECORD, Definition, UnreadableRecord, read_record
@@ -30,7 +30,7 @@ class Plan:
     """The cells of a run, and what they are run with."""
 
     cells: list[PlannedCell]
-    models: dict[str, str]  # name → reference
+    models: dict[str, ModelEntry]  # by name
     home: Path
     results: Path
     device: str
@@ -41,27 +41,28 @@ class Plan:
         return [cell for cell in self.cells if cell.state != "finished"]
 
 
-def parse_models(references: Sequence[str] | None) -> dict[str, str]:
-    """Return references as name → reference, each loaded once; all registered models if None.
+def parse_models(references: Sequence[str] | None) -> dict[str, ModelEntry]:
+    """Find each model that is referred to, by name; all registered models if None.
 
     Raises:
         UsageError: none at all, one that cannot be loaded, or two of the same name.
     """
-    chosen: dict[str, str] = {}
+    chosen: dict[str, ModelEntry] = {}
     for reference in model_names() if references is None else references:
         try:
-            load_model(reference)
+            entry = find_model(reference)
+            entry.load()
         except UsageError as error:
             if references is not None:
                 raise
             console.warn(f"{error.message} It is left out.")  # of another package, and not asked for
             continue
-        name = model_name(reference)
-        if chosen.get(name, reference) != reference:
+        before = chosen.setdefault(entry.name, entry)
+        if before.reference != entry.reference:
             raise UsageError(
-                f"Two models are called {name}: {chosen[name]} and {reference}.", hint="Rename one of the classes."
+                f"Two models are called {entry.name}: {before.reference} and {entry.reference}.",
+                hint="Rename one of the classes.",
             )
-        chosen[name] = reference
     if not chosen:
         raise UsageError("No model is named.", hint="See `seqbench list models`.")
     return chosen
@@ -69,7 +70,7 @@ def parse_models(references: Sequence[str] | None) -> dict[str, str]:
 
 def define(
     prepared: PreparedDataset,
-    models: Mapping[str, str],
+    models: Iterable[ModelEntry],
     seeds: Sequence[int],
     *,
     protocol: Protocol,
@@ -82,7 +83,7 @@ def define(
     """Return all cells of one data set, model by model. A model without anything random has one cell, of seed 0.
 
     Args:
-        models: name → reference.
+        models: those to be run, in this order.
         preset: "paper" for the values that a model's paper gives for this data set, or None for its defaults.
         overrides: model → field → value, or text that is read as one.
         device: such as "cpu" or "cuda:1"; its kind is part of the definition, its number is not.
@@ -92,12 +93,12 @@ def define(
         raise unknown_name("Preset", str(preset), PRESETS, "seqbench run --help")
     kind = device.partition(":")[0]
     definitions = []
-    for name, reference in models.items():
-        cls = load_model(reference)
+    for entry in models:
+        name, cls = entry.name, entry.cls
         tuned = cls.presets.get(prepared.name) if preset else None
         if preset and cls.training_defaults and tuned is None:
             console.note(f"The paper of {name} gives no values for {prepared.name}; its defaults are used there.")
-        config, training = configure(cls, reference, overrides.get(name, {}), epochs, tuned)
+        config, training = configure(entry, overrides.get(name, {}), epochs, tuned)
         definitions += [
             Definition(
                 dataset=prepared.name,
@@ -109,7 +110,7 @@ def define(
                 seed=seed,
                 device=kind,
                 backend=None if training is None else resolve("linear_scan", backend, kind).name,
-                source=model_source(reference),
+                source=entry.source,
             )
             for seed in (seeds if training is not None else [0])
         ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seqbench.errors import UsageError, unknown_name
-from seqbench.models import model_name
+from seqbench.models import ModelEntry, model_names
 from seqbench.models.base import Model, TrainingConfig
 from seqbench.models.checks import check_objective
 from seqbench.results.records import Changes
@@ -24,24 +24,22 @@ def setting_names(cls: type[Model]) -> list[str]:
 
 
 def configure(
-    cls: type[Model], reference: str, overrides: Overrides, epochs: int | None, preset: Mapping[str, Any] | None = None
+    model: ModelEntry, overrides: Overrides, epochs: int | None, preset: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the model's config and training config as plain dicts.
 
     They are its defaults, changed by the preset, then by the overrides, then by the limit of epochs.
 
-    Args:
-        reference: what the class was loaded from.
-
     Raises:
         UsageError: a field that the model does not have, or a value that does not fit it.
     """
-    name, known = model_name(reference), setting_names(cls)
+    name, cls, known = model.name, model.cls, setting_names(model.cls)
+    listing = f"seqbench list models {model.reference}"
     for field in overrides:
         if field not in known:
             if not known:
                 raise UsageError(f"{name} has nothing to set.", hint="Leave it out of --set.")
-            raise unknown_name(f"Setting of {name}", field, sorted(known), f"seqbench list models {reference}")
+            raise unknown_name(f"Setting of {name}", field, sorted(known), listing)
     try:
         config = _replaced(cls.Config(), preset or {}, overrides)
         training = cls.training_defaults
@@ -51,7 +49,7 @@ def configure(
                 training = dataclasses.replace(training, epochs=epochs)
             check_objective(config, training)
     except ValueError as error:
-        raise UsageError(f"{name}: {error}.", hint=f"See `seqbench list models {reference}`.") from None
+        raise UsageError(f"{name}: {error}.", hint=f"See `{listing}`.") from None
     return dataclasses.asdict(config), None if training is None else dataclasses.asdict(training)
 
 
@@ -63,19 +61,17 @@ def changes(cls: type[Model], config: Mapping[str, Any], training: Mapping[str, 
     return changed
 
 
-def parse_settings(settings: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def parse_settings(settings: Mapping[str, Any], models: Mapping[str, ModelEntry]) -> dict[str, dict[str, Any]]:
     """Return settings by model: model → field → value.
 
     Args:
         settings: "model.field" → value, and "field" → value for all models that have the field. What is said of one
             model goes before what is said of all.
-        models: name → reference of the models that are being run.
+        models: by name, those that are being run.
 
     Raises:
         UsageError: a model that is not being run, or a field that none of them has.
     """
-    from seqbench.models import load_model, model_names
-
     own: dict[str, dict[str, Any]] = {name: {} for name in models}
     common: dict[str, dict[str, Any]] = {name: {} for name in models}
     for target, value in settings.items():
@@ -83,9 +79,9 @@ def parse_settings(settings: Mapping[str, Any], models: Mapping[str, str]) -> di
         if not field or (dot and not model):
             raise UsageError(f"'{target}' is no setting.", hint="For example --set lrurec.dropout=0.5")
         if not dot:
-            having = [name for name in models if field in setting_names(load_model(models[name]))]
+            having = [name for name in models if field in setting_names(models[name].cls)]
             if not having:
-                known = sorted({each for name in models for each in setting_names(load_model(models[name]))})
+                known = sorted({each for name in models for each in setting_names(models[name].cls)})
                 raise unknown_name("Setting", field, known, "seqbench list models NAME")
             for name in having:
                 common[name][field] = value

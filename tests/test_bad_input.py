@@ -22,6 +22,7 @@ from seqbench.data.prepared import open_prepared
 from seqbench.errors import Diverged, SeqbenchError, StorageError
 from seqbench.events import Failed
 from seqbench.execution.failures import failed
+from seqbench.models import find_model
 from seqbench.protocol import choose
 from seqbench.results import SCHEMA_VERSION
 from seqbench.settings import parse_settings
@@ -286,11 +287,11 @@ def test_a_damaged_record_is_measured_again(bench: Bench) -> None:
 def test_a_damaged_checkpoint_fails_its_cell_and_force_starts_over(bench: Bench) -> None:
     (definition,) = planning.define(
         open_prepared("synthetic", bench.home),
-        {"lrurec": "lrurec"},
+        [find_model("lrurec")],
         [0],
         protocol=choose("fair", split="leave-one-out", max_len=20),
         preset=None,
-        overrides=parse_settings(settings(SMALL[1::2]), {"lrurec": "lrurec"}),
+        overrides=parse_settings(settings(SMALL[1::2]), {"lrurec": find_model("lrurec")}),
         epochs=1,
         device="cpu",
         backend="torch",

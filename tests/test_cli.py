@@ -20,7 +20,7 @@ import seqbench
 from seqbench import planning
 from seqbench.cli import app
 from seqbench.data.catalog import load_catalog
-from seqbench.models import MODELS, load_model
+from seqbench.models import MODELS, find_model, load_model
 from seqbench.models.base import SequenceModel
 from seqbench.ops.backends import BACKENDS
 from seqbench.protocol import Protocol
@@ -141,8 +141,8 @@ def test_the_settings_of_a_model_are_what_set_accepts(name: str, bench: Bench) -
     if not shown:
         assert f"{name} has nothing to set" in outcome.out
         return
-    config, training = configure(load_model(name), name, shown, None)
-    assert (config, training) == configure(load_model(name), name, {}, None)
+    config, training = configure(find_model(name), shown, None)
+    assert (config, training) == configure(find_model(name), {}, None)
     assert len(shown) == len({**config, **(training or {})})
 
 

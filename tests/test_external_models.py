@@ -4,13 +4,14 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from seqbench import planning
 from seqbench.errors import UsageError
-from seqbench.models import MODELS, load_model, model_name, model_names, model_source
+from seqbench.models import MODELS, find_model, load_model, model_names
 from seqbench.models.base import CountingModel, IncrementalModel
 from seqbench.planning import parse_models
 from seqbench.show.models import models_table
@@ -56,7 +57,7 @@ def test_the_example_runs_from_end_to_end(bench: Bench) -> None:
     assert outcome.code == 0, outcome.err
     record = bench.record("MeanOfEmbeddings")
     definition = record["definition"]
-    assert (definition["model"], definition["source"]) == ("MeanOfEmbeddings", model_source(REFERENCE))
+    assert (definition["model"], definition["source"]) == ("MeanOfEmbeddings", find_model(REFERENCE).source)
     assert (definition["config"]["hidden_size"], definition["training"]["loss"]) == (8, "bce")
     assert record["training"]["epochs"] == 2
     assert {point["mode"] for point in record["cost"]["latency"]} == {"whole", "step"}
@@ -98,7 +99,7 @@ def test_a_file_that_changes_before_its_cell_is_run_is_refused(
     bench: Bench, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(CONSTANT.replace("VALUE", "0.0"))
-    monkeypatch.setattr(planning, "model_source", lambda _: "sha256:another")
+    monkeypatch.setattr(planning, "find_model", lambda reference: replace(find_model(reference), source="another"))
     outcome = bench.run("--models", f"{path}:Constant", processes=True)
     assert outcome.code == 1
     assert "has changed since the run began" in outcome.words
@@ -127,15 +128,37 @@ def test_a_setting_whose_kind_is_not_known_is_refused(default: str, bench: Bench
 
 def test_a_class_may_be_in_a_file_beside_others(write: Write) -> None:
     path = write(CONSTANT.replace("VALUE", "0.0") + "\nclass Another(Constant):\n    pass\n")
-    assert model_name(f"{path}:Another") == "Another"
-    assert issubclass(load_model(f"{path}:Another"), CountingModel)
+    entry = find_model(f"{path}:Another")
+    assert (entry.name, entry.display) == ("Another", "Another")
+    assert issubclass(entry.cls, CountingModel)
+
+
+def test_a_file_with_one_model_need_not_name_its_class(bench: Bench, write: Write) -> None:
+    path = write(CONSTANT.replace("VALUE", "0.0"))
+    assert find_model(str(path)) == find_model(f"{path}:Constant")
+    assert find_model(str(path)).reference == f"{path}:Constant"
+    assert bench.run("--models", path).code == 0
+    assert "1 of 1 cells are finished already" in bench.run("--models", f"{path}:Constant").words
+    assert "Constant has nothing to set" in bench.call("list", "models", path).out
+
+
+def test_finding_a_model_in_a_file_does_not_execute_it(write: Write) -> None:
+    entry = find_model(f"{write('x = 1 / 0')}:Mine")
+    assert entry.source is not None
+    with pytest.raises(UsageError, match="ZeroDivisionError"):
+        _ = entry.cls
 
 
 @pytest.mark.parametrize(
     ("text", "suffix", "words"),
     [
         (None, ":Mine", r"Cannot read .*mine\.py: No such file"),
-        (CONSTANT, "", r"does not say which class is the model"),
+        ("x = 1", "", r"mine\.py' does not say which class is the model; there is no model in it"),
+        (
+            f"{CONSTANT}\nclass Another(Constant):\n    pass\n",
+            "",
+            r"does not say which class is the model; its models are Constant, Another\.",
+        ),
         (CONSTANT, ":", r"does not say which class is the model"),
         (CONSTANT, ":Constnt", r"mine\.py has no class Constnt; its models are Constant\."),
         ("x = 1", ":Mine", r"has no class Mine; there is no model in it"),
@@ -237,14 +260,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_models_of_other_packages_are_found_behind_ours(tmp_path: Path) -> None:
     assert model_names() == [*MODELS, "broken", "constant"]
     assert load_model("constant").summary == "all alike"
-    assert parse_models(["constant", "lrurec"]) == {"constant": "constant", "lrurec": "lrurec"}
-    before = model_source("constant")
+    assert list(parse_models(["constant", "lrurec"])) == ["constant", "lrurec"]
+    before = find_model("constant").source
     assert before is not None
     assert before.startswith("theirs 1.2 sha256:")
-    assert model_source("lrurec") is None
+    assert find_model("lrurec").source is None
     with (tmp_path / "theirs.py").open("a") as file:
         file.write("# edited in place\n")
-    assert model_source("constant") != before
+    assert find_model("constant").source != before
     assert load_model("lrurec").__name__ == "LRURec"
     with pytest.raises(UsageError, match="Did you mean constant"):
         load_model("constnt")

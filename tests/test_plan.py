@@ -11,7 +11,7 @@ from seqbench import planning, settings
 from seqbench.cli import words
 from seqbench.data.prepared import PreparedDataset, open_prepared
 from seqbench.errors import UsageError
-from seqbench.models import MODELS, load_model
+from seqbench.models import MODELS, find_model, load_model
 from seqbench.models.base import CountingModel, SequenceModel
 from seqbench.planning import parse_models
 from seqbench.protocol import Protocol
@@ -28,7 +28,7 @@ def prepared(home: Path) -> PreparedDataset:
 
 
 def overrides(texts: list[str], models: list[str]) -> dict[str, dict[str, Any]]:
-    return settings.parse_settings(words.settings(texts), dict(zip(models, models, strict=True)))
+    return settings.parse_settings(words.settings(texts), {name: find_model(name) for name in models})
 
 
 def define(prepared: PreparedDataset, models: list[str], **changes: Any) -> list[Definition]:
@@ -42,7 +42,7 @@ def define(prepared: PreparedDataset, models: list[str], **changes: Any) -> list
         "backend": "torch",
     }
     options = defaults | changes
-    return planning.define(prepared, {name: name for name in models}, options.pop("seeds"), **options)
+    return planning.define(prepared, [find_model(name) for name in models], options.pop("seeds"), **options)
 
 
 def test_models_are_all_or_the_chosen_ones_in_order() -> None:
@@ -108,7 +108,7 @@ def test_overrides_that_cannot_be_meant(setting: str, said: str) -> None:
 
 def test_overrides_reach_the_config_with_the_types_of_the_defaults() -> None:
     config, training = configure(
-        load_model("lrurec"), "lrurec", {"dropout": "0", "layers": "3", "patience": "7", "learning_rate": "1e-2"}, None
+        find_model("lrurec"), {"dropout": "0", "layers": "3", "patience": "7", "learning_rate": "1e-2"}, None
     )
     assert (config["dropout"], config["layers"]) == (0.0, 3)
     assert isinstance(config["dropout"], float)
@@ -121,7 +121,7 @@ def test_overrides_reach_the_config_with_the_types_of_the_defaults() -> None:
 
 @pytest.mark.parametrize("name", NEURAL)
 def test_the_epochs_flag_wins(name: str) -> None:
-    _, training = configure(load_model(name), name, {"epochs": "5"}, 3)
+    _, training = configure(find_model(name), {"epochs": "5"}, 3)
     assert training is not None
     assert training["epochs"] == 3
 
@@ -155,7 +155,7 @@ def test_the_epochs_flag_wins(name: str) -> None:
 )
 def test_a_setting_that_does_not_fit_is_refused(field: str, value: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        configure(load_model("lrurec"), "lrurec", {field: value}, None)
+        configure(find_model("lrurec"), {field: value}, None)
     assert caught.value.exit_code == 2
     assert "seqbench list models lrurec" in (caught.value.hint or "")
 
@@ -163,13 +163,13 @@ def test_a_setting_that_does_not_fit_is_refused(field: str, value: str, words: s
 @pytest.mark.parametrize("name", NEURAL)
 def test_the_default_objective_fits_the_model(name: str) -> None:
     cls = load_model(name)
-    _, training = configure(cls, name, {}, None)
+    _, training = configure(find_model(name), {}, None)
     assert training is not None
     assert cls.Config().causal or training["objective"] == "prefix"
 
 
 def test_words_reach_the_training_config() -> None:
-    _, training = configure(load_model("sasrec"), "sasrec", {"objective": "prefix", "loss": "gbce"}, None)
+    _, training = configure(find_model("sasrec"), {"objective": "prefix", "loss": "gbce"}, None)
     assert training is not None
     assert (training["objective"], training["loss"]) == ("prefix", "gbce")
 
@@ -178,15 +178,15 @@ def test_all_positions_of_a_model_that_sees_the_future_are_refused(monkeypatch: 
     cls = load_model("sasrec")
     monkeypatch.setattr(cls.Config, "causal", False)
     with pytest.raises(UsageError, match=r"sasrec: objective must be prefix, not 'all-positions': .* not causal"):
-        configure(cls, "sasrec", {"objective": "all-positions"}, None)
-    configure(cls, "sasrec", {"objective": "prefix"}, None)
+        configure(find_model("sasrec"), {"objective": "all-positions"}, None)
+    configure(find_model("sasrec"), {"objective": "prefix"}, None)
 
 
 @pytest.mark.parametrize("name", COUNTING)
 def test_a_model_without_settings_says_so(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} has nothing to set"):
-        configure(load_model(name), name, {"dropout": "0.5"}, None)
-    assert configure(load_model(name), name, {}, 3) == ({}, None)
+        configure(find_model(name), {"dropout": "0.5"}, None)
+    assert configure(find_model(name), {}, 3) == ({}, None)
 
 
 def test_every_default_is_plain_json(prepared: PreparedDataset) -> None:
@@ -259,9 +259,9 @@ def test_what_the_store_holds_decides_the_state(
 @pytest.mark.parametrize("name", MODELS)
 def test_presets_are_settings_of_their_model(name: str) -> None:
     cls = load_model(name)
-    defaults = configure(cls, name, {}, None)
+    defaults = configure(find_model(name), {}, None)
     for fields in cls.presets.values():
-        config, training = configure(cls, name, {}, None, fields)
+        config, training = configure(find_model(name), {}, None, fields)
         merged = config | (training or {})
         assert {field: merged[field] for field in fields} == fields
         assert {k: type(v) for k, v in merged.items()} == {

@@ -65,7 +65,7 @@ def run_plan(
     for number, cell in enumerate(plan.todo, start=1):
         order = Order(
             definition=cell.definition,
-            model=plan.models[cell.definition.model],
+            model=plan.models[cell.definition.model].reference,
             home=plan.home,
             results=plan.results,
             device=plan.device,

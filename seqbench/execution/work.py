@@ -6,7 +6,7 @@ from seqbench.events import Finished, Listener
 from seqbench.execution.cell import run_cell
 from seqbench.execution.orders import Order
 from seqbench.locking import locked
-from seqbench.models import load_model, model_source
+from seqbench.models import find_model
 from seqbench.ops.backends import AUTO, use
 from seqbench.results import CHECKPOINT, finished_record
 
@@ -18,7 +18,8 @@ def carry_out(order: Order, emit: Listener) -> Finished:
         SeqbenchError: what failed, in words.
     """
     definition = order.definition
-    if model_source(order.model) != definition.source:
+    entry = find_model(order.model)
+    if entry.source != definition.source:
         raise SeqbenchError(f"{order.model} has changed since the run began.", hint="Repeat the command.")
     folder = definition.folder(order.results)
     with locked(folder / ".lock", f"it is running {definition.label()}"):
@@ -35,5 +36,5 @@ def carry_out(order: Order, emit: Listener) -> Finished:
                     f"{prepared.name} was prepared anew since the run began.", hint="Repeat the command."
                 )
             with use(definition.backend or AUTO):
-                record = run_cell(order, load_model(order.model), prepared, emit)
+                record = run_cell(order, entry.cls, prepared, emit)
     return Finished(record.accuracy, record.seconds)

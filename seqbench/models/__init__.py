@@ -1,75 +1,93 @@
-"""The registry: one line per architecture. Importing it costs nothing; a model's module is loaded on use.
+"""The registry of models: one line per architecture. Importing it costs nothing; a model's module is loaded on use.
 
-A reference says where a model is: its name here, the name under which another package registers it, or
-`path/to/file.py:ClassName` for a file of the user's own (external.py).
+A reference says where a model is: its name here, the name under which another package registers it, or a file of your
+own (external.py), as `path/to/file.py:ClassName`, or `path/to/file.py` if it defines a single model.
 """
 
-from importlib import import_module
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from seqbench.errors import unknown_name
+from seqbench.registry import Registry
 
 if TYPE_CHECKING:
     from seqbench.models.base import Model
 
-MODELS = {
-    "lrurec": "seqbench.models.lrurec:LRURec",
-    "recblr": "seqbench.models.recblr:RecBLR",
-    "glintru": "seqbench.models.glintru:GLINTRU",
-    "linrec": "seqbench.models.linrec:LinRec",
-    "sigma": "seqbench.models.sigma:SIGMA",
-    "sasrec": "seqbench.models.sasrec:SASRec",
-    "gru4rec": "seqbench.models.gru4rec:GRU4Rec",
-    "mamba4rec": "seqbench.models.mamba4rec:Mamba4Rec",
-    "markov": "seqbench.models.markov:Markov",
-    "popularity": "seqbench.models.popularity:Popularity",
-}
+LISTING = "seqbench list models"
+
+MODELS: "Registry[type[Model]]" = Registry(
+    "Model",
+    {
+        "lrurec": "seqbench.models.lrurec:LRURec",
+        "recblr": "seqbench.models.recblr:RecBLR",
+        "glintru": "seqbench.models.glintru:GLINTRU",
+        "linrec": "seqbench.models.linrec:LinRec",
+        "sigma": "seqbench.models.sigma:SIGMA",
+        "sasrec": "seqbench.models.sasrec:SASRec",
+        "gru4rec": "seqbench.models.gru4rec:GRU4Rec",
+        "mamba4rec": "seqbench.models.mamba4rec:Mamba4Rec",
+        "markov": "seqbench.models.markov:Markov",
+        "popularity": "seqbench.models.popularity:Popularity",
+    },
+    LISTING,
+)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """Where a model comes from, and what it is called: found once, asked by all that deal with it."""
+
+    name: str  # in results and options: the registered name, or that of the class
+    reference: str  # what finds it again, in another process too
+    source: str | None  # stands for code that is not seqbench's: hash of the file, or package and version
+    load: "Callable[[], type[Model]]" = field(repr=False, compare=False)
+
+    @cached_property
+    def cls(self) -> "type[Model]":
+        """Return the class, imported on first use.
+
+        Raises:
+            UsageError: it cannot be imported, or is no model.
+        """
+        return self.load()
+
+    @property
+    def display(self) -> str:
+        """Return the name for people: as papers print it, or that of the class."""
+        return self.cls.display_name or self.cls.__name__
 
 
 def model_names() -> list[str]:
-    """All registered models: ours, then those of other packages."""
+    """Return the names of all registered models: ours, then those of other packages."""
     from seqbench.models import external
 
     return [*MODELS, *sorted(set(external.installed()) - set(MODELS))]
 
 
-def load_model(reference: str) -> "type[Model]":
-    """The class that a reference means.
+def find_model(reference: str) -> ModelEntry:
+    """Find the model that a reference means. Its class is not loaded, but where a file does not name one.
 
     Raises:
-        UsageError: no model has that name, or what has it is no model.
+        UsageError: no model has that name, or a class has the name of a registered model; or no class is named, and the
+            file has not exactly one model.
     """
     if reference in MODELS:
-        module, _, attribute = MODELS[reference].partition(":")
-        return getattr(import_module(module), attribute)
+        return ModelEntry(reference, reference, None, lambda: MODELS[reference])
     from seqbench.models import external
 
     if external.is_file(reference):
-        return external.load_from_file(reference)
+        return external.from_file(reference, taken=model_names())
     if reference in external.installed():
-        return external.load_installed(reference)
-    raise unknown_name("Model", reference, model_names(), "seqbench list models")
+        return external.from_package(reference)
+    raise unknown_name("Model", reference, model_names(), LISTING)
 
 
-def model_name(reference: str) -> str:
-    """What a model is called in results: its registered name, or the name of its class.
-
-    Raises:
-        UsageError: a class has the name of a registered model.
-    """
-    from seqbench.models import external
-
-    return external.class_name(reference, taken=model_names()) if external.is_file(reference) else reference
-
-
-def model_source(reference: str) -> str | None:
-    """What stands for the code of a model that is not part of seqbench: hash of its file, or package and version.
+def load_model(reference: str) -> "type[Model]":
+    """Return the class that a reference means.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: as `find_model`, or what has that name is no model.
     """
-    from seqbench.models import external
-
-    if reference in MODELS:
-        return None
-    return external.file_source(reference) if external.is_file(reference) else external.package_source(reference)
+    return find_model(reference).cls

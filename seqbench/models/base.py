@@ -114,6 +114,7 @@ class Model(nn.Module, ABC):
     training_defaults: ClassVar[TrainingConfig | None] = None  # None: nothing is trained by gradient
     ragged_buffers: ClassVar[tuple[str, ...]] = ()  # buffers whose size only fitting decides
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # data set → field → value, where the paper tunes per data set
+    display_name: ClassVar[str] = ""  # as papers print it; empty: the name of the class
     summary: ClassVar[str]  # a few words
     paper: ClassVar[str]  # authors, venue, year
 

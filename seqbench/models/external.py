@@ -1,4 +1,4 @@
-"""Models that are not part of seqbench: registered by other packages, or in a file of the user's own.
+"""Models that are not part of seqbench: registered by other packages, or in a file of your own.
 
 A package registers a model in its pyproject.toml:
 
@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from seqbench.errors import UsageError
+from seqbench.models import ModelEntry
 
 if TYPE_CHECKING:
     from seqbench.models.base import Model
@@ -29,19 +30,58 @@ FORM = "path/to/file.py:ClassName"
 
 
 def installed() -> dict[str, metadata.EntryPoint]:
-    """What other packages register, by name."""
+    """Return what other packages register, by name."""
     return {point.name: point for point in metadata.entry_points(group=GROUP)}
 
 
-def load_installed(name: str) -> "type[Model]":
-    """The class of an installed entry point.
+def from_package(name: str) -> ModelEntry:
+    """Find the model that an installed package registers under a name.
 
-    Raises:
-        UsageError: it cannot be imported, or is no model.
+    Its source is name and version of the package, and a hash of its code, which may be edited in place.
     """
     point = installed()[name]
-    where = f"Model {name} of the package {_package(point)}"
-    others = {_package(each) for each in metadata.entry_points(group=GROUP, name=name)} - {_package(point)}
+    source = f"{_package(point)} {_hash(_package_code(point))}"
+    return ModelEntry(name, name, source, lambda: _load_installed(point))
+
+
+def is_file(reference: str) -> bool:
+    """Tell a reference to a class in a file from a registered name."""
+    return ":" in reference or reference.endswith(".py")
+
+
+def file_of(reference: str) -> Path:
+    """Return the file in a reference to a class in a file."""
+    path, _ = _parts(reference)
+    return path
+
+
+def from_file(reference: str, taken: Collection[str]) -> ModelEntry:
+    """Find the model in a file. Its source is a hash of the file, which is executed when the class is loaded.
+
+    Args:
+        reference: `path/to/file.py:ClassName`; or `path/to/file.py`, which is executed to see its only model.
+        taken: names that a class must not have.
+
+    Raises:
+        UsageError: the file cannot be read, or the class has a name that is taken; or no class is named, and the file
+            cannot be executed or has not exactly one model.
+    """
+    path, named = _parts(reference)
+    code = _read(path)
+    name = named or _only_model(_execute(path, code), path)
+    if name in taken:
+        raise UsageError(f"The class {name} in {path} has the name of a registered model.", hint="Rename the class.")
+    return ModelEntry(name, f"{path}:{name}", _hash(code), lambda: _load_from_file(path, name, code))
+
+
+def _load_installed(point: metadata.EntryPoint) -> "type[Model]":
+    """Import the class of an entry point.
+
+    Raises:
+        UsageError: it cannot be imported, is no model, or another package registers the name, too.
+    """
+    where = f"Model {point.name} of the package {_package(point)}"
+    others = {_package(each) for each in metadata.entry_points(group=GROUP, name=point.name)} - {_package(point)}
     if others:
         raise UsageError(f"{where} is registered by {', '.join(sorted(others))}, too.", hint="Uninstall one of them.")
     try:
@@ -54,66 +94,60 @@ def load_installed(name: str) -> "type[Model]":
     return _checked(found, f"{where} ({point.value})")
 
 
-def package_source(name: str) -> str:
-    """Name and version of the package that registers a model, and a hash of its code, which may be edited in place."""
-    point = installed()[name]
+def _load_from_file(path: Path, name: str, code: bytes) -> "type[Model]":
+    """Execute a file and take the class from it.
+
+    Raises:
+        UsageError: the file cannot be executed, or the class is not in it, or is no model.
+    """
+    module = _execute(path, code)
+    if not hasattr(module, name):
+        raise UsageError(f"{path} has no class {name}; {_there(module)}.", hint=f"--models takes {FORM}.")
+    return _checked(getattr(module, name), f"{name} in {path}")
+
+
+def _only_model(module: ModuleType, path: Path) -> str:
+    """Return the name of the single model that a file defines."""
+    found = _models_in(module)
+    if len(found) != 1:
+        raise UsageError(
+            f"'{path}' does not say which class is the model; {_there(module)}.", hint=f"--models takes {FORM}."
+        )
+    return found[0]
+
+
+def _models_in(module: ModuleType) -> list[str]:
+    """Return the names of the models that a file defines itself; without those that lack a method."""
+    from seqbench.models.base import Model
+
+    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    return list(dict.fromkeys(each.__name__ for each in own if _is_class(each, Model) and not each.__abstractmethods__))
+
+
+def _there(module: ModuleType) -> str:
+    """Say which models a file has."""
+    found = _models_in(module)
+    return f"its models are {', '.join(found)}" if found else "there is no model in it"
+
+
+def _package_code(point: metadata.EntryPoint) -> bytes:
+    """Return the Python code of the package or module that an entry point is in."""
     spec = importlib.util.find_spec(point.module.partition(".")[0])
     folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
     files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     if spec and not folders and spec.origin:
         files = [Path(spec.origin)]
-    return f"{_package(point)} {_hash(b''.join(_read(path) for path in files))}"
-
-
-def is_file(reference: str) -> bool:
-    """Whether a reference means a class in a file and not a registered name."""
-    return ":" in reference or reference.endswith(".py")
-
-
-def class_name(reference: str, taken: Collection[str]) -> str:
-    """The class in a reference to a file.
-
-    Raises:
-        UsageError: there is none, or its name is taken by a registered model.
-    """
-    path, name = _parts(reference)
-    if name in taken:
-        raise UsageError(f"The class {name} in {path} has the name of a registered model.", hint="Rename the class.")
-    return name
-
-
-def file_source(reference: str) -> str:
-    """A hash of the file.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    return _hash(_read(_parts(reference)[0]))
-
-
-def load_from_file(reference: str) -> "type[Model]":
-    """Execute the file and take the class from it.
-
-    Raises:
-        UsageError: the file cannot be read or executed, or the class is not in it, or is no model.
-    """
-    from seqbench.models.base import Model
-
-    path, name = _parts(reference)
-    module = _execute(path, _read(path))
-    if not hasattr(module, name):
-        own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
-        found = [value.__name__ for value in own if _is_class(value, Model)]
-        there = f"its models are {', '.join(found)}" if found else "there is no model in it"
-        raise UsageError(f"{path} has no class {name}; {there}.", hint=f"--models takes {FORM}.")
-    return _checked(getattr(module, name), f"{name} in {path}")
+    return b"".join(_read(path) for path in files)
 
 
 def _package(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
 
 
-def _parts(reference: str) -> tuple[Path, str]:
+def _parts(reference: str) -> tuple[Path, str | None]:
+    """Split a reference into its file and its class, None if it names none."""
+    if reference.endswith(".py"):
+        return Path(reference).expanduser(), None
     path, _, name = reference.rpartition(":")
     if not path or not name.isidentifier():
         raise UsageError(f"'{reference}' does not say which class is the model.", hint=f"--models takes {FORM}.")
@@ -133,7 +167,7 @@ def _hash(code: bytes) -> str:
 
 @functools.cache
 def _execute(path: Path, code: bytes) -> ModuleType:
-    """The very bytes that were hashed, once per process."""
+    """Execute the very bytes that were hashed, once per process."""
     module = ModuleType(f"{path.stem} {_hash(code)}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where dataclasses look for the module of a class

@@ -13,7 +13,7 @@ import torch
 
 from seqbench import tensor_file
 from seqbench.errors import SeqbenchError, UsageError
-from seqbench.models import load_model, model_name, model_source
+from seqbench.models import find_model
 from seqbench.models.base import Model
 from seqbench.results.records import Definition, Record, read_record
 from seqbench.results.store import RECORD, WEIGHTS
@@ -125,11 +125,12 @@ def _class(plan: Blueprint, given: str | None) -> type[Model]:
             f"{plan.model} is a class in a file of yours, which is not executed unless you name it.",
             hint=f'Pass model="{plan.reference}".',
         )
-    if model_name(reference) != plan.model:
+    entry = find_model(reference)
+    if entry.name != plan.model:
         raise UsageError(f"These are weights of {plan.model}, not of {reference}.", hint="Name the model's own file.")
-    if model_source(reference) != plan.source:
+    if entry.source != plan.source:
         raise UsageError(
             f"The code of {plan.model} is not what it was when it was trained ({plan.source}).",
             hint="Use the file or package of that time, or train it again.",
         )
-    return load_model(reference)
+    return entry.cls

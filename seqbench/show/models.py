@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqbench.errors import SeqbenchError
-from seqbench.models import load_model, model_name, model_names
+from seqbench.models import find_model, model_names
 from seqbench.models.base import IncrementalModel, Model
 from seqbench.show.tables import columns, yes_or_no
 
@@ -20,7 +20,7 @@ def models_table() -> Table:
     table = columns("Model", "What it is", "Causal", "Incremental", "Parameters", "Paper")
     for name in model_names():
         try:
-            cls = load_model(name)
+            cls = find_model(name).cls
             words = cls.summary, parameter_words(cls), cls.paper
         except Exception as error:  # of another package; ours can always be loaded
             table.add_row(name, Text(error.message if isinstance(error, SeqbenchError) else repr(error)))
@@ -57,7 +57,8 @@ def parameter_words(cls: type[Model]) -> str:
 
 def settings_table(name: str) -> Table | Text:
     """Show the fields that --set can change, with their defaults, and what --preset paper changes."""
-    cls, name = load_model(name), model_name(name)
+    entry = find_model(name)
+    cls, name = entry.cls, entry.name
     table = columns("Setting", "Default", *(["--preset paper"] if cls.presets else []))
     defaults = dataclasses.asdict(cls.Config())
     if cls.training_defaults is not None:
