@@ -1,0 +1,145 @@
+"""Where dropout acts in each model, at which rate, and that it acts in training only.
+
+The official fixtures have it off, so they cannot tell.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqbench.models.base import Model, ModelConfig, SequenceModel
+from seqbench.ops import attention
+from seqbench.ops.dropout import Dropout
+from tests.models.forms import FORMS
+
+ITEMS, MAX_LEN = 30, 8
+NEURAL = [form for form, (cls, _) in FORMS.items() if issubclass(cls, SequenceModel)]
+
+
+def rates(config: ModelConfig) -> list[str]:
+    """The fields of a config that are rates of dropout."""
+    return [field.name for field in fields(config) if "dropout" in field.name]
+
+
+RATES = [(form, rate) for form in NEURAL for rate in rates(FORMS[form][1])]
+
+
+def make(form: str, **changes: Any) -> SequenceModel:
+    """A model with one layer, always the same weights, and no dropout but what is given."""
+    cls, config = FORMS[form]
+    off = dict.fromkeys(rates(config), 0.0)
+    torch.manual_seed(0)
+    model = cls(ITEMS, MAX_LEN, replace(config, **{"layers": 1, **off, **changes}))
+    assert isinstance(model, SequenceModel)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def histories() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([MAX_LEN, 5, MAX_LEN, 3])
+    items = torch.randint(1, ITEMS + 1, (4, MAX_LEN), generator=generator)
+    return items * (torch.arange(MAX_LEN) < lengths.unsqueeze(1)), lengths
+
+
+@pytest.mark.parametrize(("form", "rate"), RATES)
+@pytest.mark.parametrize("path", ["forward", "last_states"])
+def test_each_rate_alone_changes_what_training_computes_and_nothing_else(form: str, rate: str, path: str) -> None:
+    expected = getattr(make(form).eval(), path)(*histories())
+    model = make(form, **{rate: 0.5})
+    assert torch.equal(getattr(model.eval(), path)(*histories()), expected)
+    model.train()
+    one, other = (getattr(model, path)(*histories()) for _ in range(2))
+    assert not torch.allclose(one, other, rtol=1e-2)
+
+
+@contextmanager
+def traced(model: Model, dropped: str = "") -> Iterator[list[tuple[str, Tensor]]]:
+    """Yield a list to which every dropout and LayerNorm adds its name and its input.
+
+    Args:
+        dropped: name of the dropout that lets nothing through; all others let everything through.
+    """
+    trace: list[tuple[str, Tensor]] = []
+    names = {module: name for name, module in model.named_modules()}
+
+    def drop(module: Dropout, x: Tensor) -> Tensor:
+        trace.append((f"{names[module]} {module.probability}", x))
+        return torch.zeros_like(x) if names[module] == dropped else x
+
+    def drop_probabilities(x: Tensor, probability: float, training: bool) -> Tensor:
+        assert training
+        trace.append((f"attention {probability}", x))
+        return x
+
+    def watch(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        trace.append((names[module], inputs[0]))
+
+    handles = [each.register_forward_pre_hook(watch) for each in names if isinstance(each, nn.LayerNorm)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Dropout, "forward", drop)
+        patch.setattr(attention, "apply_dropout", drop_probabilities)
+        yield trace
+    for handle in handles:
+        handle.remove()
+
+
+FEED_FORWARD = ["feed_forward.inner_dropout dropout", "feed_forward.dropout dropout", "+ feed_forward.norm"]
+TRANSFORMER = [FEED_FORWARD[0].replace("dropout dropout", "dropout 0.0"), *FEED_FORWARD[1:]]  # none between its maps
+# Names of dropouts, each with the field that is its rate, and of LayerNorms, in the order in which they act in one
+# layer; "+" before a LayerNorm that takes what was just dropped and a residual that was not.
+PLACES = {
+    "lrurec": ["dropout dropout", "embedding_norm", "dropout dropout", "+ recurrence_norm", *FEED_FORWARD],
+    "recblr": ["dropout dropout", "embedding_norm", "dropout dropout", "+ recurrence_norm", *FEED_FORWARD],
+    "mamba4rec": ["dropout dropout", "embedding_norm", "dropout dropout", "mamba_norm", *FEED_FORWARD],
+    "sigma": [
+        *("dropout dropout", "embedding_norm", "gate_dropout gate_dropout", "gate_dropout gate_dropout"),
+        *("dropout dropout", "mixer_norm", *FEED_FORWARD),
+    ],
+    "glintru": [
+        *("dropout dropout", "attention.dropout dropout", "+ attention.norm", "inner_dropout inner_dropout"),
+        *("inner_dropout inner_dropout", "+ norm", "inner_dropout inner_dropout", "+ norm"),
+    ],
+    "linrec": ["embedding_norm", "dropout dropout", "attention.dropout dropout", "+ attention.norm", *TRANSFORMER],
+    "sasrec": [
+        *("embedding_norm", "dropout dropout", "attention attention_dropout", "dropout dropout", "+ attention_norm"),
+        *TRANSFORMER,
+    ],
+    "gru4rec": ["dropout dropout"],
+}
+
+
+@pytest.mark.parametrize("form", NEURAL)
+@pytest.mark.parametrize("path", ["forward", "last_states"])
+def test_dropout_acts_at_the_places_and_rates_of_the_official_code(form: str, path: str) -> None:
+    chosen = {rate: 0.1 * number for number, rate in enumerate(rates(FORMS[form][1]), start=1)}
+    model = make(form, **chosen).train()
+    with traced(model) as trace:
+        getattr(model, path)(*histories())
+    expected = [place.removeprefix("+ ") for place in PLACES[form.removesuffix("-causal")]]
+    for rate, value in chosen.items():
+        expected = [place.replace(f" {rate}", f" {value}") for place in expected]
+    assert [name.removeprefix("blocks.0.") for name, _ in trace] == expected
+
+
+@pytest.mark.parametrize("form", NEURAL)
+def test_residuals_are_added_after_dropout(form: str) -> None:
+    model = make(form, **dict.fromkeys(rates(FORMS[form][1]), 0.1)).train()
+    with torch.no_grad(), traced(model) as whole:
+        model(*histories())
+    places = PLACES[form.removesuffix("-causal")]
+    for index in range(1, len(places)):
+        name, before = whole[index][0], whole[index - 1][0].partition(" ")[0]
+        if name.partition(" ")[2] or not whole[index - 1][0].partition(" ")[2]:
+            continue  # no LayerNorm just behind a dropout
+        with torch.no_grad(), traced(model, dropped=before) as without:
+            model(*histories())
+        residual = without[[name for name, _ in without].index(name)][1]
+        assert (float(residual.abs().max()) > 1e-3) == places[index].startswith("+ "), name
