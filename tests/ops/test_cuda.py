@@ -12,6 +12,9 @@ from torch import Tensor
 
 from seqbench.ops import linear_scan, rg_lru, selective_scan
 from seqbench.ops.backends import BACKENDS, resolve
+from tests.ops.opskit import assert_close
+from tests.ops.test_cuda_cross_entropy import differentiated as cross_entropy_differentiated
+from tests.ops.test_cuda_cross_entropy import problem as cross_entropy_problem
 from tests.ops.test_cuda_kernels import compare, differentiated, rg_lru_problem, selective_problem
 from tests.ptx.gpu import force
 
@@ -22,21 +25,14 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "selective_scan": selective_scan,
 }
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-CASES = [
-    *(
-        (name, form, dtype)
-        for name in ("linear_scan", "rg_lru")
-        for form in ("channels", "chunked")
-        for dtype in DTYPES
-    ),
-    *(
-        ("linear_scan", form, dtype)
-        for form in ("channels", "chunked")
-        for dtype in (torch.complex64, torch.complex128)
-    ),
-    *(("selective_scan", None, dtype) for dtype in DTYPES),
+COMPLEX = [torch.complex64, torch.complex128]
+FORMS = [
+    *((name, form) for name in ("linear_scan", "rg_lru") for form in ("channels", "chunked")),
+    *(("selective_scan", form) for form in ("channels", "channels, shared", "chunked", "chunked, shared")),
 ]
-FORMS = [(name, form) for name, form, dtype in CASES if dtype == torch.float64]
+CASES = [
+    (name, form, dtype) for name, form in FORMS for dtype in (*DTYPES, *(COMPLEX if name == "linear_scan" else ()))
+]
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +64,34 @@ def on_the_device(name: str, B: int, T: int, D: int) -> tuple[dict[str, Tensor],
     return {key: tensor.to(DEVICE) for key, tensor in tensors.items()}, [tensor.to(DEVICE) for tensor in cotangents]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("N", "V", "D"), [(3, 31, 8), (300, 5000, 64), (5, 100_000, 64)])
+def test_cross_entropy_equals_the_reference(N: int, V: int, D: int, dtype: torch.dtype) -> None:
+    tensors, targets = cross_entropy_problem(N, V, D, dtype)
+    truth = cross_entropy_differentiated({k: t.double() for k, t in tensors.items()}, targets, "reference")
+    on_gpu = {name: tensor.to(DEVICE) for name, tensor in tensors.items()}
+    ours = cross_entropy_differentiated(on_gpu, targets.to(DEVICE), "cuda")
+    for name, true in truth.items():
+        assert_close(ours[name].cpu(), true, dtype, name, factor=4)  # products of many terms that cancel
+
+
+def test_cross_entropy_can_be_captured_in_a_graph() -> None:
+    tensors, targets = cross_entropy_problem(300, 5000, 64, torch.float32)
+    tensors, targets = {name: tensor.to(DEVICE) for name, tensor in tensors.items()}, targets.to(DEVICE)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        cross_entropy_differentiated(tensors, targets, "cuda")
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = cross_entropy_differentiated(tensors, targets, "cuda")
+    tensors["states"].mul_(0.5)
+    graph.replay()
+    for name, true in cross_entropy_differentiated(tensors, targets, "cuda").items():
+        assert torch.equal(captured[name], true), name
+
+
 def test_it_is_what_auto_means() -> None:
     assert resolve("linear_scan", "auto", "cuda").name == "cuda"
 
@@ -75,7 +99,7 @@ def test_it_is_what_auto_means() -> None:
 @pytest.mark.parametrize(("B", "T", "D"), [(3, 200, 65), (1, 4097, 5)])
 @pytest.mark.parametrize(("name", "form", "dtype"), CASES, ids=str)
 def test_equals_the_reference(
-    name: str, form: str | None, dtype: torch.dtype, B: int, T: int, D: int, monkeypatch: pytest.MonkeyPatch
+    name: str, form: str, dtype: torch.dtype, B: int, T: int, D: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     force(form, monkeypatch)
     compare(OPERATORS[name], *problem(name, B, T, D, dtype), device=DEVICE)
@@ -99,7 +123,7 @@ def test_padding_is_neither_read_nor_computed(form: str, constant: bool, monkeyp
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS, ids=str)
-def test_gradcheck(name: str, form: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradcheck(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     force(form, monkeypatch)
     tensors, _ = on_the_device(name, 2, 9, 3)
     names, leaves = list(tensors), [tensor.requires_grad_() for tensor in tensors.values()]
@@ -121,7 +145,7 @@ def test_operator_is_well_registered(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS, ids=str)
-def test_results_have_the_same_bits_every_time(name: str, form: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_have_the_same_bits_every_time(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     force(form, monkeypatch)
     tensors, cotangents = on_the_device(name, 40, 200, 130)
     if name == "linear_scan":
@@ -132,7 +156,7 @@ def test_results_have_the_same_bits_every_time(name: str, form: str | None, monk
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS, ids=str)
-def test_can_be_captured_in_a_graph(name: str, form: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_can_be_captured_in_a_graph(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     force(form, monkeypatch)
     tensors, cotangents = on_the_device(name, 3, 70, 33)
     stream = torch.cuda.Stream()
@@ -151,7 +175,7 @@ def test_can_be_captured_in_a_graph(name: str, form: str | None, monkeypatch: py
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS, ids=str)
-def test_runs_in_the_order_of_the_current_stream(name: str, form: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_in_the_order_of_the_current_stream(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     force(form, monkeypatch)
     tensors, cotangents = on_the_device(name, 3, 70, 33)
     truth = differentiated(OPERATORS[name], tensors, cotangents, backend="cuda")

@@ -12,6 +12,10 @@ FORMS = {
     "selective_scan": ("channels", "channels, shared", "chunked", "chunked, shared"),
 }
 FORMS_AND_TYPES = [(operator, form, dtype) for operator, dtype in PAIRS for form in FORMS[operator]]
+# Enough for every kernel, and for every way through the gradient of the selective scan.
+NORMALLY = [case for case in FORMS_AND_TYPES if case[1] not in ("channels, shared", "chunked")] + [
+    case for case in FORMS_AND_TYPES if case[0] != "selective_scan" and case[1] == "chunked"
+]
 # Approximate instructions are documented to be off by up to two units in the last place ("Parallel Thread Execution
 # ISA", ex2.approx).
 ULPS = 2
@@ -32,9 +36,10 @@ def agree(
                 case.check()
 
 
-@pytest.mark.parametrize(("operator", "form", "dtype"), FORMS_AND_TYPES, ids=str)
+@pytest.mark.parametrize(("operator", "form", "dtype"), NORMALLY, ids=str)
 def test_equals_the_reference(operator: str, form: str, dtype: torch.dtype) -> None:
-    agree(operator, form, dtype, (1, 31), Emulation())
+    agree(operator, form, dtype, (1,), Emulation(), LAYOUTS[:1])
+    agree(operator, form, dtype, (31,), Emulation())
 
 
 @pytest.mark.slow

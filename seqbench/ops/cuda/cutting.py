@@ -132,11 +132,15 @@ def cut(warps: int, T: int, processors: int, whole: Pass, reduced: Pass, carried
         carriers: warps of that one for each warp of the others.
     """
 
-    def cycles(cut: Cut) -> float:
-        main = whole.cycles(warps * cut.chunks, cut.size, processors)
-        if cut.chunks == 1:
-            return main
-        before = reduced.cycles(warps * cut.chunks, cut.size, processors)
-        return main + before + carried.cycles(warps * carriers, cut.chunks, processors) + 2 * LAUNCH
+    return min(cuts(T), key=lambda cut: predicted(cut, warps, processors, whole, reduced, carried, carriers))
 
-    return min(cuts(T), key=cycles)
+
+def predicted(
+    cut: Cut, warps: int, processors: int, whole: Pass, reduced: Pass, carried: Pass, carriers: int = 1
+) -> float:
+    """Predict the cycles that a scan takes with this cut; arguments as those of `cut`."""
+    main = whole.cycles(warps * cut.chunks, cut.size, processors)
+    if cut.chunks == 1:
+        return main
+    before = reduced.cycles(warps * cut.chunks, cut.size, processors)
+    return main + before + carried.cycles(warps * carriers, cut.chunks, processors) + 2 * LAUNCH

@@ -5,6 +5,7 @@ Shapes: B batch, T time, D channels, N states per channel.
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ def backward(scan: Arguments, grad_outputs: Tensor, grad_final: Tensor) -> tuple
     def empty(*shape: int, dtype: torch.dtype = precise) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
-    shares = _shares(problem)
+    shares = share_out(*_sharing(problem))
     pieces, slabs = shares.cut, shares.slabs
     grad_outputs, grad_final = rows(grad_outputs), plain(grad_final)
     entering, sums = problem.entering(pieces)
@@ -217,13 +218,14 @@ def _cut(problem: _Problem) -> Cut:
     return cutting.cut(problem.B * problem.groups, problem.T, processors, *kernels, carriers=STATES)
 
 
-def _shares(problem: _Problem) -> Shares:
+def _sharing(problem: _Problem) -> tuple[Any, ...]:
+    """Return the arguments of `share_out`."""
     most = max(1, min(problem.groups, WORKSPACE * problem.D // (2 * problem.N)))
     names = ("backward", "forward_reduce", "backward_reduce", "forward_carry", "backward_carry")
     slab_bytes = 4 * problem.N * problem.precise.itemsize  # of a step: written, read and added up, twice
     processors = gpu.processors(problem.like.device)
     sizes = (problem.B, problem.T, problem.groups)
-    return share_out(*sizes, most, slab_bytes, processors, *(problem.work(name) for name in names))
+    return *sizes, most, slab_bytes, processors, *(problem.work(name) for name in names)
 
 
 @cache
@@ -242,18 +244,23 @@ def share_out(
         whole: what the kernel does that makes the gradients.
         others: what the two do that reduce chunks, and the two that carry through them.
     """
-    reduces, carries = others[:2], others[2:]
 
     def cycles(shares: Shares) -> float:
-        cut, slabs = shares.cut, shares.slabs
-        rounds = -(-groups // slabs)
-        total = whole.cycles(B * cut.chunks * slabs, cut.size * rounds, processors)
-        total += B * T * slabs * slab_bytes / processors / cutting.BYTES_PER_CYCLE
-        if cut.chunks > 1:
-            total += sum(work.cycles(B * groups * cut.chunks, cut.size, processors) for work in reduces)
-            total += (
-                sum(work.cycles(B * groups * STATES, cut.chunks, processors) for work in carries) + 4 * cutting.LAUNCH
-            )
-        return total
+        return predicted(shares, B, T, groups, most, slab_bytes, processors, whole, *others)
 
     return min((Shares(cut, slabs) for cut in cutting.cuts(T) for slabs in range(1, most + 1)), key=cycles)
+
+
+def predicted(
+    shares: Shares, B: int, T: int, groups: int, most: int, slab_bytes: int, processors: int, whole: Pass, *others: Pass
+) -> float:
+    """Predict the cycles that the backward pass takes, shared out so; arguments as those of `share_out`."""
+    cut, slabs = shares.cut, shares.slabs
+    reduces, carries = others[:2], others[2:]
+    total = whole.cycles(B * cut.chunks * slabs, cut.size * -(-groups // slabs), processors)
+    total += B * T * slabs * slab_bytes / processors / cutting.BYTES_PER_CYCLE
+    if cut.chunks > 1:
+        total += sum(work.cycles(B * groups * cut.chunks, cut.size, processors) for work in reduces)
+        total += sum(work.cycles(B * groups * STATES, cut.chunks, processors) for work in carries)
+        total += 4 * cutting.LAUNCH
+    return total
