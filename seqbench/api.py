@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from seqbench import paths
+from seqbench import console, paths
 from seqbench.errors import SeqbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -231,6 +231,11 @@ def plan(
             options.get("protocol", "fair"), split=split, max_len=options.get("max_len") or prepared.max_len
         )
         prepared.check_split(split)
+        if protocol.name == "recbole" and prepared.ties != "recbole":
+            console.warn(
+                f"{prepared.name} is in the order of time. RecBole's own figures are of data in the order of time in "
+                f"float32, which `seqbench prepare {prepared.name} --ties recbole` makes."
+            )
         definitions = planning.define(
             prepared,
             entries.values(),

@@ -10,12 +10,12 @@ from seqbench.data.prepare import prepare
 from seqbench.data.prepared import PreparedDataset, list_prepared, open_prepared, prepared_names
 from seqbench.errors import SeqbenchError, UsageError
 
-# What a run uses when nothing is prepared: the first of these that can be had.
+# What a run uses when nothing is prepared: the first of these that is available.
 EMBEDDED = ("ml-100k", "synthetic")
 
 
 def datasets_of_run(names: list[str] | None, home: Path, *, dry_run: bool) -> list[PreparedDataset]:
-    """Open the data sets of a run. What is not prepared yet is prepared, and said; a dry run only says it.
+    """Open the data sets of a run. What is not prepared yet is prepared, with a note; a dry run only notes it.
 
     Args:
         names: as the user gave them; None for all that are prepared, or the embedded one if there is none.

@@ -8,6 +8,7 @@ from seqbench import console
 from seqbench.data.catalog import GIVEN
 from seqbench.data.describe import QUANTILES, Description
 from seqbench.data.prepared import PreparedDataset
+from seqbench.show.text import printable
 
 CEILING_METRICS = ("hr@10", "ndcg@10", "mrr@10")  # the ones that the table shows
 
@@ -36,7 +37,8 @@ def counts_table(prepared: PreparedDataset) -> Group:
     for key, words in (("mean_length", "mean length"), ("max_length", "longest")):
         table.add_row(words, f"{raw_counts[key]:,}", *["", ""] * bool(expected_raw), f"{counts[key]:,}")
     # Text, not markup: paths and titles may hold brackets.
-    return Group(Text(f"{prepared.name}: {meta['title']}", style="bold"), table, Text(_remarks(prepared)), Text())
+    heading = Text(printable(f"{prepared.name}: {meta['title']}"), style="bold")
+    return Group(heading, table, Text(printable(_remarks(prepared))), Text())
 
 
 def _beside(ours: int, published: int | None) -> list[str]:
@@ -95,7 +97,7 @@ def description_table(prepared: PreparedDataset, figures: Description) -> Group:
         ("per item", figures.item_counts, per_item),
     ):
         spread.add_row(words, *(f"{value:,}" for value in quantiles.values()), f"{mean:,.1f}")
-    heading = Text(f"{prepared.name}: {prepared.meta['title']}, {prepared.filters.words()}", style="bold")
+    heading = Text(printable(f"{prepared.name}: {prepared.meta['title']}, {prepared.filters.words()}"), style="bold")
     return Group(heading, lines, Text(), spread)
 
 

@@ -3,6 +3,8 @@
 from rich.table import Table
 from rich.text import Text
 
+from seqbench.show.text import printable
+
 
 def columns(*titles: str) -> Table:
     """Make an empty table with these columns; names are never wrapped."""
@@ -19,7 +21,7 @@ def facts(*rows: tuple[str, str]) -> Table:
     table.add_column(overflow="fold")
     for name, value in rows:
         if value:
-            table.add_row(name, Text(value))  # not markup: titles and paths may hold brackets
+            table.add_row(name, Text(printable(value)))  # not markup: titles and paths may hold brackets
     return table
 
 

@@ -17,6 +17,7 @@ from seqbench.data.prepare import prepare
 from seqbench.data.prepared import PreparedDataset
 from seqbench.data.resolve import resolve
 from seqbench.errors import SeqbenchError, UsageError
+from tests.kit import Bench
 
 CASES = Path(__file__).parent / "cases"
 
@@ -388,3 +389,32 @@ def test_forms_of_times_say_how_they_look() -> None:
         whole, _, usable = times.parse(pa.array([form.title]), form)
         assert usable.all(), form
         assert whole[0] in (1_300_000_000, 1_300_000_000 - 40, 1_299_974_400), form
+
+
+def test_no_name_of_a_file_or_column_commands_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    escape = "\x1b]0;X\x07\x1b[2J"
+    path = written(tmp_path, f"x{escape}[red].csv", f"user,item,time{escape},pos\nu{escape},a,5,1\nu{escape},b,4,2\n")
+    bench = Bench(tmp_path / "home", tmp_path / "results", capsys)
+    outcome = bench.call("prepare", "--raw", path, "--name", "x", "--columns", f"time=time{escape}")
+    assert outcome.code == 0
+    refused = bench.call("prepare", "--raw", path, "--name", "y", "--columns", "user=none")
+    assert refused.code == 2
+    for text in (
+        outcome.out,
+        outcome.err,
+        refused.err,
+        bench.call("data", "x").out,
+        bench.call("list", "datasets", "x").out,
+    ):
+        assert not set(text) & set("\x1b\x07")
+    assert "[red].csv" in outcome.out
+
+
+def test_the_protocol_of_recbole_wants_the_order_of_recbole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "user,item,time\n" + "".join(f"{n % 9},{n},{1_300_000_000 + n}\n" for n in range(90))
+    path = written(tmp_path, "x.csv", text)
+    bench = Bench(tmp_path / "home", tmp_path / "results", capsys)
+    run = ("run", "--datasets", "x", "--models", "popularity", "--protocol", "recbole", "--dry-run")
+    for ties, warned in (("file", True), ("recbole", False)):
+        assert bench.call("prepare", "--raw", path, "--name", "x", "--ties", ties).code == 0
+        assert ("--ties recbole` makes" in bench.call(*run).words) == warned

@@ -291,8 +291,9 @@ def typed(columns: dict[str, pa.ChunkedArray], fields: Fields, *, floats: bool =
             values = column.unify_dictionaries().combine_chunks()
             values.dictionary.validate(full=True)  # JSON is not checked for being UTF-8
             values = trimmed(values)
-            unusable = ["", *([fields.header[name]] if name in fields.header else [])]
-            if pc.any(pc.is_in(values.dictionary, pa.array(unusable))).as_py():
+            if (pc.min(pc.binary_length(values.dictionary)).as_py() or 0) == 0 and len(values):
+                return None
+            if name in fields.header and pc.index(values.dictionary, fields.header[name]).as_py() >= 0:
                 return None
             found[name] = values
         elif name == RATING:

@@ -397,7 +397,12 @@ def parts_of(texts: pa.Array) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
 
 
 def trimmed(values: pa.DictionaryArray) -> pa.DictionaryArray:
-    """Ids without the blanks around them."""
+    """Return ids without the blanks around them."""
+    letters = values.dictionary.buffers()[2]
+    if letters is not None:
+        codes = np.frombuffer(letters, np.uint8)
+        if not len(codes) or (codes.min() > ord(" ") and codes.max() < 0x80):
+            return values  # which is the rule, and seen at once
     ids = pc.utf8_trim(values.dictionary, BLANKS)
     if ids.equals(values.dictionary):
         return values

@@ -338,7 +338,10 @@ def unit_of(times: NDArray[np.int64]) -> str:
 
 
 def units_of(times: NDArray[np.int64]) -> dict[str, int]:
-    """Count the numbers (n,) that lie in our era, by the unit that they would have."""
+    """Count the numbers (n,) that lie in our era, by the unit that they would have; none if all have the same."""
+    low, high = (int(times.min()), int(times.max())) if len(times) else (0, 0)
+    if unit_of(np.array([low])) == unit_of(np.array([high])):
+        return {}
     counts = {
         unit: int(((times >= ERA[0] * parts) & (times < ERA[1] * parts)).sum()) for unit, parts in UNIT_PARTS.items()
     }

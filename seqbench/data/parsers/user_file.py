@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from seqbench.columns import ITEM, POSITION, ROLES, TIMESTAMP, USER
 from seqbench.data.log import Log, finer
@@ -340,11 +342,11 @@ def _missing_ids(log: Log) -> list[str]:
     """Note ids that many rows have, and that elsewhere stand for none."""
     notes = []
     for name, word, raw in ((USER, "user", log.users), (ITEM, "item", log.items)):
-        for code, text in enumerate(raw.to_pylist() if len(raw) < 1 << 22 else []):
-            if text.lower() in times.MISSING:
-                rows = int((log[name] == code).sum())
-                if rows >= max(2, len(log) // 1000):
-                    notes.append(f"{rows:,} rows have the {word} '{text}', which may stand for none.")
+        known = pc.is_in(pc.utf8_lower(raw), pa.array(sorted(times.MISSING))).to_numpy(zero_copy_only=False)
+        for code in np.flatnonzero(known):
+            rows = int((log[name] == code).sum())
+            if rows >= max(2, len(log) // 1000):
+                notes.append(f"{rows:,} rows have the {word} '{raw[int(code)]}', which may stand for none.")
     return notes
 
 
