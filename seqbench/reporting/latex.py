@@ -1,14 +1,20 @@
-"""LaTeX tables: booktabs, no vertical lines, models as rows, data sets as column groups."""
+"""LaTeX tables: booktabs, no vertical lines, models as rows, data sets as column groups.
+
+A caption says in a sentence what the table shows; what a reader needs besides stands under the table.
+"""
 
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from seqbench.reporting.document import FAILED, Column, Report, Row, Section, Table, TableCell
 from seqbench.show.numbers import split_at_point
 
 PACKAGES = ("booktabs", "graphicx")
-COLUMNS_PER_TABLE = 6  # more data sets than fit go into a further table
+COLUMNS_PER_TABLE = 16  # more data sets than fit go into a further table
+COLUMNS_WITH_SPREAD = 6  # wider tables have no room for standard deviations
+ROWS_PER_TABLE = 24  # a float that is higher than a page is never printed
 WIDE = 48  # characters of a row; about a column of a two-column paper
 
 _ESCAPES = {
@@ -54,12 +60,13 @@ def escape(text: str) -> str:
 
 def render_latex(report: Report) -> str:
     """Write all tables, each in a float, below a comment that says how they were made and what they need."""
-    floats = [
-        _Float(sections, [section.tables[0] for section in sections], report.models)
-        for sections in _comparable(report.sections)
-    ]
+    floats: list[_Float] = []
+    for sections in _comparable(report.sections):
+        floats.append(_Float(sections, [_accuracy(section) for section in sections], report.models))
     for section in report.sections:
-        floats += [_Float([section], [table], report.models) for table in section.shown if table.kind != "accuracy"]
+        for table in section.shown:
+            if table.kind != "accuracy":
+                floats += [_Float([section], [part], report.models) for part in _parts(table)]
     parts = [_comment(report)]
     names: list[str] = []
     for each in floats:
@@ -67,6 +74,21 @@ def render_latex(report: Report) -> str:
         repeated = names.count(each.name)
         parts.append(each.render(each.name if repeated == 1 else f"{each.name}-{repeated}"))
     return "\n".join(parts)
+
+
+def _accuracy(section: Section) -> Table:
+    return next(table for table in section.shown if table.kind == "accuracy")
+
+
+def _parts(table: Table) -> Iterator[Table]:
+    """Split a table between its blocks where it has more rows than a page."""
+    part: list[Row] = []
+    for _, rows in table.blocks():
+        if part and len(part) + len(rows) > ROWS_PER_TABLE:
+            yield replace(table, rows=part)
+            part = []
+        part = part + rows
+    yield replace(table, rows=part)
 
 
 def _escaped(character: str) -> str:
@@ -94,12 +116,17 @@ def _comment(report: Report) -> str:
 
 
 def _comparable(sections: Sequence[Section]) -> Iterator[list[Section]]:
-    """Sections that share a protocol, and so a table, as many as fit."""
+    """Group sections that share protocol, seeds and settings, and so a table, as many as fit.
+
+    The maximum length belongs to a data set: it may differ, and is said.
+    """
     groups: dict[object, list[Section]] = {}
     for section in sections:
-        groups.setdefault((section.protocol, tuple(section.seeds)), []).append(section)
+        if any(table.kind == "accuracy" for table in section.shown):
+            key = (replace(section.protocol, max_len=0), tuple(section.seeds), section.common)
+            groups.setdefault(key, []).append(section)
     for group in groups.values():
-        each = max(1, COLUMNS_PER_TABLE // len(group[0].tables[0].columns))
+        each = max(1, COLUMNS_PER_TABLE // len(_accuracy(group[0]).columns))
         for start in range(0, len(group), each):
             yield group[start : start + each]
 
@@ -112,6 +139,7 @@ class _Float:
         self.slots = [(table, column) for table in tables for column in table.columns]
         self.blocks = _merged(tables, models)
         self.notes: dict[str, list[str]] = {}  # footnote → the data sets that it is about
+        self.spread = len(self.slots) <= COLUMNS_WITH_SPREAD
 
     @property
     def name(self) -> str:
@@ -119,33 +147,26 @@ class _Float:
         return "tab:" + re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
     def render(self, label: str) -> str:
-        columns = "".join(r"r@{\,}l" if _span(*slot) == 2 else "r" for slot in self.slots)
-        tabular = [
+        columns = "".join(r"r@{\,}l" if self._span(*slot) == 2 else "r" for slot in self.slots)
+        environment = "table*" if self._characters() > WIDE else "table"
+        lines = [
+            rf"\begin{{{environment}}}[tp]",
+            r"\centering",
+            r"\setlength{\belowcaptionskip}{6pt}",  # article has none; classes that have their own keep it
+            rf"\caption{{{escape(self._caption())}}}",
+            rf"\label{{{label}}}",
+            r"\small",
+            r"\setlength{\tabcolsep}{4pt}",
+            r"\sbox0{%",
             rf"\begin{{tabular}}{{@{{}}l{columns}@{{}}}}",
             r"\toprule",
             *self._head(),
             *self._body(),
             r"\bottomrule",
-            r"\end{tabular}",
-        ]
-        wide = self._characters() > WIDE
-        if wide:
-            # Shrinks what is wider than the line, and leaves the rest alone.
-            tabular = [
-                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-                *tabular[:-1],
-                tabular[-1] + "}",
-            ]
-        environment = "table*" if wide else "table"
-        lines = [
-            rf"\begin{{{environment}}}[t]",
-            r"\centering",
-            rf"\caption{{{escape(self._caption())}}}",
-            rf"\label{{{label}}}",
-            r"\par\medskip",
-            r"\small",
-            r"\setlength{\tabcolsep}{4pt}",
-            *tabular,
+            r"\end{tabular}}%",
+            # What is wider than the line is shrunk to it.
+            r"\ifdim\wd0>\linewidth\sbox0{\resizebox{\linewidth}{!}{\usebox0}}\fi",
+            r"\usebox0",
             *self._footer(),
             rf"\end{{{environment}}}",
         ]
@@ -153,24 +174,38 @@ class _Float:
 
     def _caption(self) -> str:
         section, table = self.sections[0], self.tables[0]
-        data = "; ".join(f"{each.title} ({each.data_words()})" for each in self.sections)
-        where = f" Measured on {table.hardware}." if table.hardware else ""
-        protocol = section.protocol
-        short = f" Protocol {protocol.name}, {protocol.split} split, maximum length {protocol.max_len}."
+        data = _listed([each.title for each in self.sections])
         marks = "Best in bold, second underlined"
         if table.kind == "latency":
-            where += short
-            return f"Latency ({table.statistic}) on {data}.{where} {marks}, for each batch size and mode."
-        if table.kind == "cost":
-            where += short
+            return f"Latency ({table.statistic}) on {data}, {table.hardware}. {marks}, for each batch size and mode."
+        where = table.hardware or f"protocol {section.protocol.name}, {section.protocol.split} split"
+        seeds = len(section.seeds)
+        averaged = f" Mean{' ± sd' if self.spread else ''} over {seeds} seeds." if seeds > 1 else ""
+        return f"{table.title} on {data}, {where}.{averaged} {marks}."
+
+    def _details(self) -> Iterator[str]:
+        """Say what the figures are of: data, protocol, settings, seeds."""
+        section = self.sections[0]
+        yield "; ".join(f"{each.title}: {each.data_words()}" for each in self.sections) + "."
+        if self.tables[0].kind == "latency":
+            return
+        words, _, _ = section.protocol.words().rpartition(", maximum length")
+        lengths = {each.title: each.protocol.max_len for each in self.sections}
+        if len(set(lengths.values())) > 1:
+            length = ", ".join(f"{number} on {title}" for title, number in lengths.items())
         else:
-            where += f" {section.protocol_words()}."
-        return f"{table.title} on {data}.{where} {section.seed_words()}. {marks}."
+            length = str(section.protocol.max_len)
+        yield f"{words}, maximum length {length}."
+        yield from (f"{words}." for words in (section.common_words(), section.seed_words()) if words)
+        cells = [cell for table in self.tables for row in table.rows for cell in row.cells.values()]
+        spreads = [(cell.std, cell.spread) for cell in cells if cell.std is not None]
+        if spreads and not self.spread:
+            yield f"Standard deviations over seeds are at most {max(spreads)[1]}."
 
     def _head(self) -> Iterator[str]:
         titles, rules, first = [], "", 2
         for section, table in zip(self.sections, self.tables, strict=True):
-            span = sum(_span(table, column) for column in table.columns)
+            span = sum(self._span(table, column) for column in table.columns)
             titles.append(table.spanner or (section.title if len(self.sections) > 1 else ""))
             titles[-1] = rf"\multicolumn{{{span}}}{{c}}{{{escape(titles[-1])}}}" if titles[-1] else ""
             rules += rf"\cmidrule(lr){{{first}-{first + span - 1}}}"
@@ -184,16 +219,16 @@ class _Float:
             yield _line(["", *map(self._centred, range(len(units)), units)])
 
     def _centred(self, slot: int, text: str) -> str:
-        wide = _span(*self.slots[slot]) == 2
+        wide = self._span(*self.slots[slot]) == 2
         return rf"\multicolumn{{2}}{{c}}{{{escape(text)}}}" if wide else escape(text)
 
     def _body(self) -> Iterator[str]:
         for block, lines in self.blocks:
             yield r"\midrule"
             if block:
-                span = 1 + sum(_span(*slot) for slot in self.slots)
+                span = 1 + sum(self._span(*slot) for slot in self.slots)
                 yield rf"\multicolumn{{{span}}}{{@{{}}l@{{}}}}{{\emph{{{escape(block.capitalize())}}}}} \\"
-            ranked = True
+            ranked = False  # of the row before
             for label, rows in lines:
                 reference = not all(row.ranked for row in rows if row)
                 if ranked and reference:
@@ -209,13 +244,13 @@ class _Float:
         """The cells of one data set; `rows` are those that decimal points are aligned with."""
         table = self.tables[index]
         if row is None:
-            span = sum(_span(table, column) for column in table.columns)
+            span = sum(self._span(table, column) for column in table.columns)
             absent = "" if blank else FAILED + _superscript(self._mark(index, ["not run"]))
             yield rf"\multicolumn{{{span}}}{{c}}{{{absent}}}"
             return
         for column in table.columns:
             cell = row.cells[column.key]
-            paired = _span(table, column) == 2
+            paired = self._span(table, column) == 2
             if not cell.n:
                 mark = _superscript(self._mark(index, cell.notes))
                 text = escape(cell.text)
@@ -242,7 +277,8 @@ class _Float:
 
     def _footer(self) -> Iterator[str]:
         several = len(self.sections) > 1
-        lines = [
+        lines = [escape(" ".join(self._details()))]
+        lines += [
             _superscript([number]) + "~" + escape(f"{', '.join(sorted(about))}: {text}" if several else text)
             for number, (text, about) in enumerate(self.notes.items())
         ]
@@ -255,10 +291,15 @@ class _Float:
             lines.append(escape(remark if everywhere else f"{', '.join(sorted(about))}: {remark}"))
         for section in self.sections:
             lines += [escape(f"Warning, {section.title}: {warning}") for warning in section.warnings]
-        if lines:
-            yield r"\par\smallskip"
-            yield r"\parbox{\linewidth}{\footnotesize\raggedright"
-            yield "\\\\\n".join(lines) + "}"
+        # As wide as the table, but not too narrow to read.
+        yield r"\par\smallskip"
+        yield r"\dimen0=\wd0 \ifdim\dimen0<0.7\linewidth\dimen0=0.7\linewidth\fi"
+        yield r"\parbox{\dimen0}{\footnotesize\raggedright"
+        yield "\\par\n".join(lines) + "}"
+
+    def _span(self, table: Table, column: Column) -> int:
+        """Count printed columns: standard deviations get one of their own, which keeps the means aligned."""
+        return 2 if self.spread and any(row.cells[column.key].spread for row in table.rows) else 1
 
     def _characters(self) -> int:
         """About how wide the table is, in characters."""
@@ -266,7 +307,7 @@ class _Float:
         widths = [
             max(
                 len(column.header),
-                *(len(row.cells[column.key].text + row.cells[column.key].spread) for row in t.rows),
+                *(len(row.cells[column.key].text + row.cells[column.key].spread * self.spread) for row in t.rows),
             )
             for t, column in self.slots
         ]
@@ -289,11 +330,6 @@ def _merged(tables: Sequence[Table], models: Sequence[str]) -> list[tuple[str, l
     ]
 
 
-def _span(table: Table, column: Column) -> int:
-    """Printed columns: standard deviations get one of their own, which keeps the means aligned."""
-    return 2 if any(row.cells[column.key].spread for row in table.rows) else 1
-
-
 def _line(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
@@ -309,13 +345,19 @@ def _dagger(mark: str) -> str:
     return rf"\textsuperscript{{{_ESCAPES[mark]}}}" if mark else r"\phantom{\textsuperscript{$\dagger$}}"
 
 
+def _listed(words: Sequence[str]) -> str:
+    """Write "a", "a and b" or "a, b and c"."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _fraction(cell: TableCell) -> str:
     return split_at_point(cell.text)[1] if cell.n else ""
 
 
 def _superscript(notes: Sequence[int]) -> str:
     # Letters: a raised number beside a figure would read as an exponent.
-    letters = [chr(ord("a") + note) if note < 26 else str(note + 1) for note in dict.fromkeys(notes)]
+    letters = [chr(ord("a") + note) if note < 26 else str(note + 1) for note in sorted(set(notes))]
     return rf"\textsuperscript{{{','.join(letters)}}}" if letters else ""
 
 

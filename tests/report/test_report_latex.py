@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reportkit import report_of
 
+from seqbench.protocol import Protocol
 from seqbench.reporting.latex import escape, render_latex
 
 GOLDEN = Path(__file__).parent / "golden" / "report.tex"
@@ -98,14 +99,28 @@ def test_labels_are_unique(make_record):
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex with booktabs")
-@pytest.mark.parametrize("document_class", ["article", "[twocolumn]article"])
+@pytest.mark.parametrize(
+    "document_class",
+    [
+        "article",
+        "[twocolumn]article",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("[sigconf,nonacm]acmart", "elsarticle", "[twocolumn]elsarticle", "llncs")
+        ),
+    ],
+)
 def test_latex_compiles_below_its_own_preamble(rendered, tmp_path, document_class):
     options, name = re.fullmatch(r"(\[.*\])?(.*)", document_class).groups(default="")
+    if not subprocess.run(["kpsewhich", f"{name}.cls"], check=False, capture_output=True).stdout:
+        pytest.skip(f"needs {name}.cls")
     preamble = re.findall(r"^% +(\\usepackage.*)$", rendered, re.M)
     page = [
         rf"\documentclass{options}{{{name}}}",
         *preamble,
         r"\begin{document}",
+        *([r"\title{T}\author{A}\affiliation{\country{B}}\maketitle"] if name == "acmart" else []),
+        "One paragraph.",
         rendered,
         r"\end{document}",
     ]
@@ -114,3 +129,40 @@ def test_latex_compiles_below_its_own_preamble(rendered, tmp_path, document_clas
     outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert outcome.returncode == 0, outcome.stdout[-2000:]
     assert "Overfull" not in outcome.stdout
+
+
+def test_one_table_holds_all_data_sets_of_a_protocol_whatever_their_length(make_record):
+    lengths = {"ml-1m": 200, "steam": 50, "sports": 50, "beauty": 50}
+    made = [
+        make_record(model, seed, dataset, 0.1 + seed / 100, protocol=Protocol(max_len=length))
+        for dataset, length in lengths.items()
+        for model in ("lrurec", "sasrec")
+        for seed in (0, 1)
+    ]
+    text = render_latex(report_of(made, ["hr@10", "ndcg@10"], tables=["accuracy"]))
+    assert text.count(r"\begin{tabular}") == 1
+    assert r"\multicolumn{2}{c}{beauty} & \multicolumn{2}{c}{ml-1m} & \multicolumn{2}{c}{sports}" in text
+    assert "maximum length 50 on beauty, 200 on ml-1m, 50 on sports, 50 on steam." in text
+    assert "Standard deviations over seeds are at most 0.0134." in text  # HR: 1.9 * 0.01 / sqrt(2)
+    assert r"\pm" not in text.partition(r"\bottomrule")[0].partition(r"\midrule")[2]
+
+
+def test_captions_are_short_and_the_rest_stands_under_the_table(rendered):
+    captions = re.findall(r"\\caption\{(.*)\}", rendered)
+    assert captions
+    assert all(len(caption) < 200 for caption in captions)
+    assert not any("users" in caption for caption in captions)
+
+
+def test_a_table_that_is_higher_than_a_page_is_split_between_its_blocks(make_record):
+    made = [make_record(f"model{number}") for number in range(15)]
+    text = render_latex(report_of(made, tables=["latency"]))
+    parts = re.findall(r"\\begin\{tabular\}.*?\\end\{tabular\}", text, re.S)
+    assert [part.count("model") for part in parts] == [15, 15, 15]
+    assert r"\label{tab:latency-ml-100k-2}" in text
+
+
+def test_costs_alone_are_written_without_accuracy(make_record):
+    text = render_latex(report_of([make_record()], tables=["cost"]))
+    assert "Training cost" in text
+    assert "Accuracy" not in text
