@@ -12,6 +12,7 @@ from seqbench.registry import Registry
 from seqbench.reporting.cells import metric_cell
 from seqbench.reporting.costs import cost_tables, hardware_words, latency_tables
 from seqbench.reporting.document import CEILING, FAILED, Column, Report, Row, Section, Table, TableCell
+from seqbench.reporting.published import published_table
 from seqbench.reporting.runs import StoredRun
 from seqbench.reporting.significance import BASELINES, mark_accuracy
 from seqbench.reporting.variants import Variant, group_variants, order_models, seed_list
@@ -49,6 +50,7 @@ TABLES: Registry[Callable[[Material], list[Table]]] = Registry(
         "accuracy": lambda material: [accuracy_table(material)],
         "cost": lambda material: cost_tables(material.variants, material.seeds),
         "latency": lambda material: latency_tables(material.variants, material.seeds),
+        "published": lambda material: [published_table(material.variants, material.measures, material.seeds)],
     },
     "seqbench report --help",
 )
