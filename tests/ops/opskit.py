@@ -1,6 +1,6 @@
 """Shared by the tests of the scans: tolerances, every implementation, results with their gradients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,12 +32,22 @@ SUMMED = {
     "rg_lru": {"decay": 2.0},
     "selective_scan": {"decay": 4.0, "drive": 4.0, "readout": 4.0, "skip": 2.0},
 }
+# Of torch.library.opcheck: schema, gradient, fake tensors, and that it can be compiled for any shape.
+REGISTRATION = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 LENGTHS = (1, 2, 7, 8, 31, 63, 200, 1000, 1024, 4097)
+
+
+def rotating(combinations: Iterable[tuple[Any, ...]], values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Give every combination one of the values, each in turn and shifted by one in every round.
+
+    A covering array in place of a product: every value meets every value of the combinations' last, fastest factor.
+    """
+    return [(*c, values[(i + i // len(values)) % len(values)]) for i, c in enumerate(combinations)]
 
 
 @contextmanager
 def implementation(name: str, operator: str) -> Iterator[str]:
-    """Yields the backend that `name`, "backend" or "backend-form", stands for; skips the test if it cannot run here.
+    """Yield the backend that `name`, "backend" or "backend-form", stands for; skips the test if it cannot run here.
 
     The CUDA kernels run on the CPU here.
     """
@@ -65,7 +75,7 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str
 def differentiated(
     function: Callable[..., Any], tensors: dict[str, Tensor], cotangents: list[Tensor], **options: Any
 ) -> dict[str, Tensor]:
-    """Results of `function`, then gradients of Σ cotangent · result by the names of `tensors`."""
+    """Return results of `function`, then gradients of Σ cotangent · result by the names of `tensors`."""
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
     results = function(**leaves, **options)
     results = results if isinstance(results, tuple) else (results,)
@@ -76,12 +86,12 @@ def differentiated(
 
 
 def coarse(tensor: Tensor) -> Tensor:
-    """In double precision, and rounded so that every narrower type holds it exactly: one truth serves all of them."""
+    """Return double precision, rounded so that every narrower type holds it exactly: one reference serves all."""
     return tensor.bfloat16().half().double()
 
 
 def assert_equals(
-    truth: dict[str, Tensor],
+    expected: dict[str, Tensor],
     function: Callable[..., Any],
     tensors: dict[str, Tensor],
     cotangents: list[Tensor],
@@ -91,7 +101,7 @@ def assert_equals(
     """Results and gradients in `dtype` are those of the reference in double precision."""
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     found = differentiated(function, tensors, [cotangent.to(dtype) for cotangent in cotangents], **options)
-    for name, expected in truth.items():
+    for name, value in expected.items():
         assert found[name].dtype == dtype
-        assert found[name].shape == expected.shape
-        assert_close(found[name], expected, dtype, name)
+        assert found[name].shape == value.shape
+        assert_close(found[name], value, dtype, name)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqbench import paths
 from seqbench.errors import UsageError
 from seqbench.ops import linear_cross_entropy, linear_scan
 from seqbench.ops.backends import BACKENDS, Backend, resolve, use, used
@@ -35,13 +36,17 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         del sys.modules[name]
 
 
-def test_operators_are_imported_in_one_line_and_lazily() -> None:
+def test_operators_are_imported_in_one_line_and_lazily_and_nothing_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(paths.KERNEL_CACHE_VARIABLE, str(tmp_path / "kernels"))
     program = (
         "import sys, seqbench.ops; assert 'torch' not in sys.modules\n"
         "from seqbench.ops import linear_cross_entropy, linear_scan, rg_lru, selective_scan\n"
         "assert all(callable(f) for f in (linear_cross_entropy, linear_scan, rg_lru, selective_scan))\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    assert not (tmp_path / "kernels").exists()
 
 
 def test_an_unknown_backend_is_named_with_a_suggestion() -> None:

@@ -11,6 +11,7 @@ from seqbench.ops.backends import BACKENDS, use
 from seqbench.ops.cpu import binding
 from seqbench.ops.cpu import dropout as cpu_dropout
 from seqbench.ops.dropout import Dropout, dropout
+from tests.ops.opskit import REGISTRATION
 
 
 @pytest.fixture(params=["cpu", "torch"], autouse=True)
@@ -89,8 +90,8 @@ def test_takes_any_shape_stride_and_precision(dtype: torch.dtype) -> None:
 def test_attention_with_dropout_has_the_plain_one_as_its_mean() -> None:
     query, key, value = torch.randn(3, 1, 2, 6, 4, dtype=torch.float64).unbind(0)
     plain = causal_attention(query, key, value, dropout=0.5, training=False)
-    many = [causal_attention(query, key, value, dropout=0.5, training=True) for _ in range(4000)]
-    torch.testing.assert_close(torch.stack(many).mean(dim=0), plain, atol=0.15, rtol=0)
+    many = [causal_attention(query, key, value, dropout=0.5, training=True) for _ in range(1500)]
+    torch.testing.assert_close(torch.stack(many).mean(dim=0), plain, atol=0.25, rtol=0)
     nothing = causal_attention(query, key, value, dropout=1e-9, training=True)
     torch.testing.assert_close(nothing, plain)
 
@@ -107,8 +108,8 @@ def test_attention_of_the_last_items_sees_no_padding_with_dropout_or_without() -
 
     torch.testing.assert_close(attend(0.5, False), expected)
     torch.testing.assert_close(attend(1e-9, True), expected)
-    mean = torch.stack([attend(0.5, True) for _ in range(4000)]).mean(dim=0)
-    torch.testing.assert_close(mean, expected, atol=0.15, rtol=0)
+    mean = torch.stack([attend(0.5, True) for _ in range(1500)]).mean(dim=0)
+    torch.testing.assert_close(mean, expected, atol=0.25, rtol=0)
     assert not torch.allclose(attend(0.5, True), expected)
 
 
@@ -120,7 +121,8 @@ def test_nothing_is_left_with_probability_one() -> None:
 
 def test_operator_is_well_registered(backend: str) -> None:
     arguments = (torch.randn(4, 5, requires_grad=True), torch.tensor(7), 0.4, backend)
-    torch.library.opcheck(torch.ops.seqbench.dropout.default, arguments)
+    checks = REGISTRATION if backend == "cpu" else REGISTRATION[:3]  # the last takes seconds
+    torch.library.opcheck(torch.ops.seqbench.dropout.default, arguments, test_utils=checks)
 
 
 def test_any_number_of_threads_zeroes_the_same_elements(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:

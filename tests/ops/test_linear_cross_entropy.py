@@ -1,6 +1,7 @@
 """Every cross entropy backend against torch's own over all logits in float64: the loss and every gradient."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from seqbench.ops.backends import BACKENDS
 from seqbench.ops.cpu import binding
 from seqbench.ops.cpu import linear_cross_entropy as cpu
 from seqbench.ops.pytorch import linear_cross_entropy as torch_blocks
+from tests.ops.opskit import REGISTRATION, rotating
 
 OPERATOR = "linear_cross_entropy"
 
@@ -76,10 +78,10 @@ def compare_with_reference(arguments: tuple[Tensor, Tensor, Tensor | None, Tenso
     assert_close(results(*arguments, backend), truth, dtype)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("V", [1, 3, 50, 301, 5000])
-@pytest.mark.parametrize("N", [1, 17, 100, 1000])
+COUNTS = rotating(rotating(product((1, 17, 100, 1000), (1, 3, 50, 301, 1500)), (True, False)), tuple(TOLERANCE))
+
+
+@pytest.mark.parametrize(("N", "V", "with_bias", "dtype"), COUNTS, ids=str)
 def test_equals_reference_at_awkward_counts(
     N: int, V: int, with_bias: bool, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,14 +90,14 @@ def test_equals_reference_at_awkward_counts(
     compare_with_reference(problem(N, V, 6, dtype, with_bias), backend)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("D", [0, 1, 6, 16, 32, 50, 64, 100, 208])
-def test_equals_reference_at_awkward_widths(D: int, dtype: torch.dtype, backend: str) -> None:
-    compare_with_reference(problem(37, 333, D, dtype), backend)
+def test_equals_reference_at_awkward_widths(D: int, dtype: torch.dtype, fast: str) -> None:
+    compare_with_reference(problem(37, 333, D, dtype), fast)
 
 
 @pytest.mark.parametrize("name", [name for name in BACKENDS if name != "reference"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     N=st.integers(1, 200),
     V=st.integers(1, 700),
@@ -198,8 +200,7 @@ def test_gives_the_one_gradient_that_is_wanted(wanted: int, fast: str) -> None:
 
 def test_operator_is_well_registered(fast: str) -> None:
     states, items, bias, targets = problem(9, 20, dtype=torch.float32)
-    # aot_dispatch needs torch.compile's tool chain; the other checks cover schema, fake tensors and autograd.
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    checks = REGISTRATION if fast == "cpu" else REGISTRATION[:3]  # the last takes seconds
     for given_bias in (bias, None):
         for wanted in (True, False):
             leaves = [t if t is None else t.clone().requires_grad_(wanted) for t in (states, items, given_bias)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ from seqbench.errors import UsageError
 from seqbench.ops.backends import BACKENDS, resolve
 from seqbench.ops.cpu import binding, linear_scan, native
 from tests.kit import ROOT, Bench
-from tests.ops.opskit import assert_close
+from tests.ops.opskit import assert_close, rotating
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
@@ -223,23 +224,21 @@ def test_two_processes_may_race_for_an_empty_cache(
     log = tmp_path / "log"
     script = f'[ "$1" = --version ] || echo compiled >> {log}; exec {COMPILER} "$@"'
     monkeypatch.setenv("CXX", compiler_that(tmp_path / "counting", script))
-    program = "from seqbench.ops.cpu import native; assert native.load('linear_scan').code, native.load('linear_scan')"
+    program = "from seqbench.ops.cpu import native; assert native.load('dropout').code, native.load('dropout')"
     racing = [subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) for _ in range(2)]
     assert [process.wait(60) for process in racing] == [0, 0]
     assert len(log.read_text().split()) == 1
     assert len(list(empty_cache.glob("*.so"))) == 1
 
 
-def test_importing_compiles_nothing(empty_cache: Path) -> None:
-    program = "import seqbench.ops.functions.linear_scan, seqbench.ops.cpu.linear_scan"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
-    assert not empty_cache.exists()
+TYPES = (torch.float32, torch.complex64, torch.float64, torch.complex128)
+SHARED = rotating(
+    rotating(product(TYPES, (False, True)), ((1, 100, 2100), (7, 900, 33), (40, 300, 17))),
+    ("torch's threads", "threads of its own"),
+)
 
 
-@pytest.mark.parametrize("pool", ["torch's threads", "threads of its own"])
-@pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.float64, torch.complex128], ids=str)
-@pytest.mark.parametrize("shape", [(1, 100, 2100), (7, 900, 33), (40, 300, 17)], ids=str)
+@pytest.mark.parametrize(("dtype", "constant", "shape", "pool"), SHARED, ids=str)
 def test_any_number_of_threads_gives_the_same_bits(
     shape: tuple[int, int, int], dtype: torch.dtype, constant: bool, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

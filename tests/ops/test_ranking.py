@@ -55,7 +55,7 @@ def plainly(states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor,
 
 
 @pytest.mark.parametrize("name", [*FAST, "reference"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     shape=st.tuples(st.integers(0, 40), st.integers(1, 150), st.integers(0, 20), st.integers(0, 6)),
     with_bias=st.booleans(),
