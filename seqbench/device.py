@@ -147,7 +147,8 @@ class Cuda(DeviceKind):
             try:
                 uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
                 handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-                return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+                result: float | None = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+                return result
             finally:
                 pynvml.nvmlShutdown()
         except pynvml.NVMLError:

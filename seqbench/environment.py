@@ -27,12 +27,16 @@ def describe(device: str = "cpu") -> "Environment":
 
     from seqbench.device import facts
 
+    device_facts = facts(torch.device(device))
     return {
         "machine": f"{platform.machine()}, {cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB",
         "cpu": cpu_name(),
         "cores": cores(),
         "memory_bytes": psutil.virtual_memory().total,
-        **facts(torch.device(device)),
+        "device_name": device_facts["device_name"],
+        "device_memory_bytes": device_facts["device_memory_bytes"],
+        "tf32_matmul": device_facts["tf32_matmul"],
+        "tf32_cudnn": device_facts["tf32_cudnn"],
         "threads": torch.get_num_threads(),
         "os": platform.platform(),
         "python": platform.python_version(),

@@ -240,8 +240,9 @@ class Proposal:
 
 def chosen_scores(states: Tensor, items: Tensor, bias: Tensor | None, chosen: Tensor) -> Tensor:
     """Return the (N, K) scores of the items chosen (N, K) for each of the states (N, D)."""
-    scores = _ChosenScores.apply(states, items, chosen)
-    return scores if bias is None else scores + F.embedding(chosen, bias.unsqueeze(1)).squeeze(2)
+    scores = _ChosenScores.apply(states, items, chosen)  # type: ignore[no-untyped-call]
+    result: Tensor = scores if bias is None else scores + F.embedding(chosen, bias.unsqueeze(1)).squeeze(2)
+    return result
 
 
 class _ChosenScores(torch.autograd.Function):

@@ -120,7 +120,8 @@ class Process:
         last = histories[rows, np.maximum(lengths - 1, 0)]
         scores[rows[begun, None], self.successors[last[begun]]] += SHORT * np.array(SUCCESSORS)
         scores[row_of, met] = 0.0
-        return scores / np.cumsum(scores, axis=1)[:, -1:]
+        result: np.ndarray = scores / np.cumsum(scores, axis=1)[:, -1:]
+        return result
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ class Generated:
         """(B, longest) int32 the items of `users` (B,); what is past the length means nothing."""
         places = np.arange(int(self.lengths.max()))
         starts = np.cumsum(self.lengths) - self.lengths
-        return self.items[np.minimum(starts[users, None] + places, len(self.items) - 1)]
+        result: np.ndarray = self.items[np.minimum(starts[users, None] + places, len(self.items) - 1)]
+        return result
 
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """users, items (the raw ids, from 1) and timestamps (n,), all users together in order of time."""
@@ -300,7 +302,8 @@ def _draw(
     if t:
         nth = _pick(tables.successors, second * tables.successors[-1])
         items = np.where(which < short, process.successors[histories[users, t - 1], nth], items)
-    return items
+    result: np.ndarray = items
+    return result
 
 
 def _pick(cumulative: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -191,7 +191,8 @@ def _between_seeds(values: Floats) -> float:
     # What is left when the effects of user and seed are taken out.
     left = values - values.mean(axis=0) - means[:, None] + means.mean()
     single = float((left * left).sum()) / ((S - 1) * (U - 1)) / U
-    return max(0.0, float(means.var(ddof=1)) - single) / len(values)
+    result: float = max(0.0, float(means.var(ddof=1)) - single) / len(values)
+    return result
 
 
 def _p(difference: float, error: float, freedom: float) -> float:

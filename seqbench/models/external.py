@@ -209,7 +209,8 @@ def _checked(found: Any, what: str) -> "type[Model]":
             f"{what} cannot be made with its default Config as {found.__name__}(items, max_len, config): {error}.",
             hint="See seqbench/models/base.py, and examples/mean_of_embeddings.py.",
         ) from error
-    return found
+    result: type[Model] = found
+    return result
 
 
 def _is_class(value: Any, bases: Any) -> bool:

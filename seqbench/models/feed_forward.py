@@ -35,4 +35,5 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D)."""
         inner = self.inner_dropout(self.activation(self.inner(x)))
-        return self.norm(self.dropout(self.outer(inner)) + x)
+        result: Tensor = self.norm(self.dropout(self.outer(inner)) + x)
+        return result

@@ -167,12 +167,14 @@ class GLINTRU(IncrementalModel):
     def _select(self, convolved: Tensor, hidden: Tensor) -> Tensor:
         """Return gate(p) ⊙ (W_p GRU(p) + b_p), position by position."""
         gate = self.inner_dropout(self.gate_out(F.silu(self.gate_in(convolved))))
-        return gate * self.recurrent_out(hidden)
+        result: Tensor = gate * self.recurrent_out(hidden)
+        return result
 
     def _convolve(self, convolution: nn.Conv1d, x: Tensor) -> Tensor:
         """Convolve (B, T, D) with zeros around the row: before it if causal, else on both sides."""
         around = (TAPS - 1, 0) if self.causal else (TAPS // 2, TAPS // 2)
-        return convolution(F.pad(x.transpose(1, 2), around)).transpose(1, 2)
+        result: Tensor = convolution(F.pad(x.transpose(1, 2), around)).transpose(1, 2)
+        return result
 
     def _finish(self, x: Tensor, recurrent: Tensor, attended: Tensor) -> Tensor:
         """Join the two branches, position by position: (…, D) of each → (…, D)."""
@@ -180,7 +182,8 @@ class GLINTRU(IncrementalModel):
         mixed = (share[0] * recurrent + share[1] * attended) * F.gelu(self.mix_gate(x))
         h = self.norm(self.inner_dropout(self.mix_out(mixed)) + x)
         value, gate = self.filter_in(h).chunk(2, dim=-1)
-        return self.norm(self.inner_dropout(self.filter_out(value * F.gelu(gate))) + h)
+        result: Tensor = self.norm(self.inner_dropout(self.filter_out(value * F.gelu(gate))) + h)
+        return result
 
 
 def _masked(x: Tensor, valid: Tensor | None) -> Tensor:

@@ -61,10 +61,12 @@ class GRU4Rec(IncrementalModel):
             nn.init.xavier_uniform_(self.gru.get_parameter(name))
 
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return self.output(self._recur(items))
+        result: Tensor = self.output(self._recur(items))
+        return result
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return self.output(at_last(self._recur(items), lengths))
+        result: Tensor = self.output(at_last(self._recur(items), lengths))
+        return result
 
     def item_weights(self) -> Tensor:
         return self.embedding.weight
@@ -79,4 +81,5 @@ class GRU4Rec(IncrementalModel):
 
     def _recur(self, items: Tensor) -> Tensor:
         """Return the GRU's states (B, T, H)."""
-        return self.gru(self.dropout(self.embedding(items)))[0]
+        result: Tensor = self.gru(self.dropout(self.embedding(items)))[0]
+        return result

@@ -56,7 +56,8 @@ class LinearAttention(Block):
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Project, add and normalise: (…, D) each → (…, D)."""
-        return self.norm(self.dropout(self.out(mixed)) + x)
+        result: Tensor = self.norm(self.dropout(self.out(mixed)) + x)
+        return result
 
     def initial_state(self, batch: int) -> Tensor:
         """Return the sum of k̂ᵀ v over no positions: zeros (B, heads, E, E)."""
@@ -66,4 +67,5 @@ class LinearAttention(Block):
 
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (…, parts · D) into that many (…, heads, E)."""
-        return projected.unflatten(-1, (parts, self.heads, -1)).unbind(-3)
+        result: tuple[Tensor, ...] = projected.unflatten(-1, (parts, self.heads, -1)).unbind(-3)
+        return result

@@ -102,7 +102,8 @@ class LinearAttentionBlock(Block):
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Finish the attention, feed forward: (…, D) each → (…, D)."""
-        return self.feed_forward(self.attention.finish(x, mixed))
+        result: Tensor = self.feed_forward(self.attention.finish(x, mixed))
+        return result
 
     def initial_state(self, batch: int) -> Tensor:
         """Return the sum of k̂ᵀ v (B, heads, E, E) over no positions."""

@@ -109,7 +109,8 @@ class LRUBlock(Block):
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Project h back, add and normalise, feed forward: x (…, D), complex h (…, H) → (…, D)."""
         projected = self.out_projection(torch.view_as_real(mixed).flatten(-2))
-        return self.feed_forward(self.recurrence_norm(self.dropout(projected) + x))
+        result: Tensor = self.feed_forward(self.recurrence_norm(self.dropout(projected) + x))
+        return result
 
     def initial_state(self, batch: int) -> Tensor:
         """Return a hidden state of zeros, complex (B, H)."""

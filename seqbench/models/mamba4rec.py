@@ -100,7 +100,8 @@ class MambaLayer(Block):
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Normalise, with a residual where layers are stacked, and feed forward: (…, D) each → (…, D)."""
         mixed = self.dropout(mixed)
-        return self.feed_forward(self.mamba_norm(mixed + x if self.residual else mixed))
+        result: Tensor = self.feed_forward(self.mamba_norm(mixed + x if self.residual else mixed))
+        return result
 
     def initial_state(self, batch: int) -> State:
         """Return the Mamba block's state before the first item."""

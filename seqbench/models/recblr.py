@@ -123,7 +123,8 @@ class RecurrentLayer(Block):
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Project back, add and normalise, feed forward: x (…, D), mixed (…, H) → (…, D)."""
-        return self.feed_forward(self.recurrence_norm(self.dropout(self.out_projection(mixed)) + x))
+        result: Tensor = self.feed_forward(self.recurrence_norm(self.dropout(self.out_projection(mixed)) + x))
+        return result
 
     def initial_state(self, batch: int) -> State:
         """Return a window of zeros, and the hidden state before the first item."""

@@ -133,7 +133,8 @@ class AttentionBlock(Block):
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Project, add and normalise, feed forward: (…, D) each → (…, D)."""
-        return self.feed_forward(self.attention_norm(self.dropout(self.attention_out(mixed)) + x))
+        result: Tensor = self.feed_forward(self.attention_norm(self.dropout(self.attention_out(mixed)) + x))
+        return result
 
     def initial_state(self, batch: int) -> Cache:
         """Return an empty cache."""
@@ -150,4 +151,5 @@ class AttentionBlock(Block):
 
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (B, T, parts · D) into that many (B, heads, T, E)."""
-        return projected.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        result: tuple[Tensor, ...] = projected.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        return result

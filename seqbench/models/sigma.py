@@ -177,7 +177,8 @@ class SIGMALayer(Block):
         flipped_gate = self._gate(flipped_gated, gate if self.mixed_up_gate else flipped_gated)
         read = self.shares[2] * mixed.forwards * (1 + gate) + self.shares[1] * mixed.backwards * (1 + flipped_gate)
         out = self.dropout(self.projection(read + self.shares[0] * mixed.recurrent))
-        return self.feed_forward(self.mixer_norm(out + x if self.residual else out))
+        result: Tensor = self.feed_forward(self.mixer_norm(out + x if self.residual else out))
+        return result
 
     def _recur(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Return GRU(conv(x)), (B, T, D)."""
@@ -188,7 +189,8 @@ class SIGMALayer(Block):
     def _gate(self, through_silu: Tensor, through_sigmoid: Tensor) -> Tensor:
         """Return W_s silu(…) + W_t σ(…) + b with dropout."""
         gate = self.gate_silu(F.silu(through_silu)) + self.gate_sigmoid(torch.sigmoid(through_sigmoid))
-        return self.gate_dropout(gate)
+        result: Tensor = self.gate_dropout(gate)
+        return result
 
 
 def flipped_order(T: int, count: Tensor) -> Tensor:

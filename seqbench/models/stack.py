@@ -132,7 +132,8 @@ class RecurrentStack(IncrementalStack):
         self.blocks = nn.ModuleList(blocks)
 
     def embed(self, items: Tensor, start: int = 0) -> Tensor:
-        return self.embedding_norm(self.dropout(self.embedding(items)))
+        result: Tensor = self.embedding_norm(self.dropout(self.embedding(items)))
+        return result
 
 
 class PositionedStack(IncrementalStack):
@@ -168,4 +169,5 @@ class PositionedStack(IncrementalStack):
             name = type(self).__name__
             raise ValueError(f"{name} with max_len {self.max_len} has no position for item {end} of a history")
         embedded = self.embedding(items) + self.positions.weight[start:end]
-        return self.dropout(self.embedding_norm(embedded))
+        result: Tensor = self.dropout(self.embedding_norm(embedded))
+        return result

@@ -37,11 +37,11 @@ def causal_convolution(
             raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
     weight, bias = weight.to(inputs.dtype), bias.to(inputs.dtype)
     if window is None:
-        outputs = _CausalConvolution.apply(inputs, weight, bias)
+        outputs = _CausalConvolution.apply(inputs, weight, bias)  # type: ignore[no-untyped-call]
         missing = max(0, K - 1 - T)
         return outputs, F.pad(inputs[:, T - K + 1 + missing :], (0, 0, missing, 0))
     known = torch.cat([window.to(inputs.dtype), inputs], dim=1)
-    return _CausalConvolution.apply(known, weight, bias)[:, K - 1 :], known[:, T:]
+    return _CausalConvolution.apply(known, weight, bias)[:, K - 1 :], known[:, T:]  # type: ignore[no-untyped-call]
 
 
 class _CausalConvolution(torch.autograd.Function):

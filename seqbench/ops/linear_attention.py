@@ -66,7 +66,8 @@ def unit_elu(x: Tensor, valid: Tensor | None = None) -> Tensor:
         valid: (B, T) bool.
     """
     mask = None if valid is None else valid.to(x.dtype).unsqueeze(-1).unsqueeze(-1)
-    return _UnitElu.apply(x, mask)
+    result: Tensor = _UnitElu.apply(x, mask)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _UnitElu(torch.autograd.Function):

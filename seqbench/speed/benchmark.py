@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from seqbench import console
+from seqbench.device import Call
 from seqbench.environment import cores
 from seqbench.errors import UsageError, out_of_memory
 from seqbench.ops.backends import BACKENDS
 from seqbench.speed.choices import WORKLOADS
 from seqbench.speed.peers import PEERS, Peer, identity
 from seqbench.speed.request import Request
-from seqbench.speed.timing import Call, Sampler, compete, sampler
+from seqbench.speed.timing import Sampler, compete, sampler
 from seqbench.speed.verify import Deviation, deviation, reference
 from seqbench.speed.workloads import OUTPUT, Inputs, Shape, Workload, leaves
 

@@ -110,7 +110,8 @@ def _associative_scan(device: torch.device) -> Run:
         return earlier[0] * later[0], later[0] * earlier[1] + later[1]
 
     def run(inputs: Inputs) -> Tensor:
-        return scan(combine, (inputs["gates"], inputs["inputs"]), 1, combine_mode=mode)[1]
+        result: Tensor = scan(combine, (inputs["gates"], inputs["inputs"]), 1, combine_mode=mode)[1]
+        return result
 
     return torch.compile(run) if mode == "pointwise" else run
 

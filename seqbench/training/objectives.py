@@ -93,7 +93,8 @@ class AllPositions(Objective):
     def states(self, model: "SequenceModel", batch: Batch) -> Tensor:
         states = model(batch.items, batch.lengths)
         check_shape(model, "forward", states, (*batch.items.shape, model.item_weights().shape[1]))
-        return states.flatten(0, 1).index_select(0, batch.places)
+        result: Tensor = states.flatten(0, 1).index_select(0, batch.places)
+        return result
 
 
 class Prefixes(Objective):

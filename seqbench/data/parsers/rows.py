@@ -171,7 +171,8 @@ def _numbered(values: np.ndarray) -> tuple[np.ndarray, pa.Array]:
 def _looked_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(n,) int32 `table[values]`, in the memory of `values` where that is as wide."""
     if values.dtype != np.int32:
-        return table[values]
+        result: np.ndarray = table[values]
+        return result
     for start in range(0, len(values), CHUNK):
         # All values are in range; saying "clip" only saves looking.
         values[start : start + CHUNK] = table.take(values[start : start + CHUNK], mode="clip")

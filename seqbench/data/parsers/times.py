@@ -277,7 +277,8 @@ def _offsets(zones: pa.Array) -> NDArray[np.int64]:
         digits = re.sub(r"[^0-9]", "", zone or "").ljust(4, "0")
         ahead = int(digits[:2]) * 3600 + int(digits[2:]) * 60
         table.append(-ahead if (zone or "").startswith("-") else ahead)
-    return np.append(np.array(table, np.int64), 0)[pc.fill_null(encoded.indices, -1).to_numpy()]
+    result: NDArray[np.int64] = np.append(np.array(table, np.int64), 0)[pc.fill_null(encoded.indices, -1).to_numpy()]
+    return result
 
 
 def _signed(
@@ -290,12 +291,14 @@ def _signed(
 
 def _billionths(digits: pa.Array) -> NDArray[np.int64]:
     nine = pc.utf8_slice_codeunits(pc.utf8_rpad(pc.fill_null(digits, ""), 9, "0"), 0, 9)
-    return nine.cast(pa.int64()).to_numpy()
+    result: NDArray[np.int64] = nine.cast(pa.int64()).to_numpy()
+    return result
 
 
 def _integers(digits: pa.Array) -> NDArray[np.int64]:
     filled = pc.fill_null(digits, "")
-    return pc.if_else(pc.equal(filled, ""), "0", filled).cast(pa.int64()).to_numpy()
+    result: NDArray[np.int64] = pc.if_else(pc.equal(filled, ""), "0", filled).cast(pa.int64()).to_numpy()
+    return result
 
 
 def _field(split: pa.StructArray, name: str) -> pa.Array:

@@ -101,7 +101,8 @@ def product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     if left.dtype == out.dtype:
         return torch.mm(left, right, out=out)
     if hasattr(torch.ops.aten.mm, "dtype_out"):
-        return torch.ops.aten.mm.dtype_out(left, right, out.dtype, out=out)
+        result: Tensor = torch.ops.aten.mm.dtype_out(left, right, out.dtype, out=out)
+        return result
     return torch.mm(left.to(out.dtype), right.to(out.dtype), out=out)  # torch before 2.8
 
 

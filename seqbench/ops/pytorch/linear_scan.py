@@ -39,7 +39,8 @@ def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tenso
     """
     if lengths is not None:
         padding = _padding(inputs, lengths)
-        return forward(gates, inputs.masked_fill(padding, 0), initial_state, None).masked_fill_(padding, 0)
+        result: Tensor = forward(gates, inputs.masked_fill(padding, 0), initial_state, None).masked_fill_(padding, 0)
+        return result
     states = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
     _run(gates, inputs, initial_state, states, reverse=False)
     return states
@@ -65,7 +66,9 @@ def backward(
         padding = _padding(states, lengths)
         if gates.dim() == 3:
             gates = gates.masked_fill(padding, 0)
-        return backward(gates, states, initial_state, None, grad_states.masked_fill(padding, 0))
+        grad_states = grad_states.masked_fill(padding, 0)
+        result: tuple[Tensor, Tensor, Tensor] = backward(gates, states, initial_state, None, grad_states)
+        return result
     conjugate = gates.conj().resolve_conj()
     grad_inputs = torch.empty(states.shape, dtype=states.dtype, device=states.device)
     if states.shape[1] == 0:

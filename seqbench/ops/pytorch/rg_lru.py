@@ -12,7 +12,8 @@ from seqbench.ops.pytorch import linear_scan
 def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor) -> Tensor:
     """States (B, T, D); arguments as in `rg_lru`."""
     _, opened, alpha, beta = _gated(gates, decay)
-    return linear_scan.forward(alpha, beta * opened * inputs, initial_state, None)
+    result: Tensor = linear_scan.forward(alpha, beta * opened * inputs, initial_state, None)
+    return result
 
 
 @widened
