@@ -1,4 +1,4 @@
-"""How a kernel is launched, and how a torch tensor becomes its arguments.
+"""Launch kernels on torch's current stream, with tensors as their arguments.
 
 All parameters of all kernels are pointers and 64-bit integers.
 """

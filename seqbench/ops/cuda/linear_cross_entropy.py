@@ -4,8 +4,8 @@ Positions are taken in chunks. A chunk's logits are written by the product, read
 exponentials, read again, from the cache where the chunk fits, for their gradient, which takes their place, and read by
 the two products that follow: they move six times, where torch's operations for the same move them eleven times. A
 product of ours would not be faster than cuBLAS's, and a kernel that keeps the logits out of memory altogether computes
-them twice more: at D = 64 in float32 that is 256 operations per logit against some 20 bytes, 4 ps against 7 ps on an
-H100 if all of them came from memory; a chunk's come from the cache.
+them twice more: at D = 64 in float32 that is 256 operations per logit, 4 ps on an H100, against the 7 ps of some 20
+bytes from memory, and much less from the cache, where a chunk is.
 
 In half precision the products multiply half-precision numbers and add in float32, which is what the logits are; their
 gradient is rounded. Nothing waits for the GPU.

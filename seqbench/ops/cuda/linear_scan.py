@@ -27,7 +27,7 @@ WORK = {
 
 
 def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tensor | None) -> Tensor:
-    """States of h[t] = gates[t] * h[t-1] + inputs[t].
+    """Return the states of h[t] = gates[t] * h[t-1] + inputs[t].
 
     Args:
         gates: (B, T, D), or (D,) when constant over time.
@@ -68,7 +68,7 @@ def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tenso
 def backward(
     gates: Tensor, states: Tensor, initial_state: Tensor, lengths: Tensor | None, grad_states: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `forward`, by the adjoint recurrence g[t] = grad[t] + conj(gates[t+1]) * g[t+1].
+    """Return the gradients of `forward`, by the adjoint recurrence g[t] = grad[t] + conj(gates[t+1]) * g[t+1].
 
     Args:
         gates: as given to `forward`.

@@ -55,7 +55,7 @@ def _loaded(path: Path) -> Any:
 
 @cache
 def core() -> ModuleType:
-    """The module that has cuda.core's classes: older releases keep them under another name."""
+    """Return the module that has cuda.core's classes: older releases keep them under another name."""
     for name in ("cuda.core", "cuda.core.experimental"):
         try:
             module = import_module(name)
@@ -89,6 +89,7 @@ def options(source: Path, element: str, arch: str) -> Any:
 
 
 def compile_source(source: Path, element: str, arch: str) -> bytes:
+    """Return the machine code of a source for one element type; raises _CannotBuild with what NVRTC said."""
     try:
         program = core().Program(source.read_text(encoding="utf-8"), "c++", options(source, element, arch))
         return bytes(program.compile("cubin").code)
@@ -99,7 +100,7 @@ def compile_source(source: Path, element: str, arch: str) -> bytes:
 
 
 def _version() -> str:
-    """NVRTC's version."""
+    """Return NVRTC's version."""
     try:
         status, major, minor = import_module("cuda.bindings.nvrtc").nvrtcVersion()
     except Exception as error:  # an ImportError, or whatever cuda.bindings raises if it finds no library to load

@@ -22,7 +22,7 @@ WORK = {
 
 
 def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor) -> Tensor:
-    """States of the gated recurrence.
+    """Return the states of the gated recurrence.
 
     Args:
         inputs: (B, T, D).
@@ -63,7 +63,7 @@ def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor)
 def backward(
     inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor, states: Tensor, grad_states: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `forward`.
+    """Return the gradients of `forward`.
 
     Args:
         inputs: as given to `forward`, and so are gates, decay and initial_state.
