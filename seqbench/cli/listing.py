@@ -7,6 +7,7 @@ import typer
 
 from seqbench import console, paths
 from seqbench.cli.app import Home, Results, dataset_names, listing
+from seqbench.cli.selecting import Datasets, Models, Protocols, Seeds, Splits
 from seqbench.errors import SeqbenchError
 
 
@@ -37,12 +38,30 @@ def list_datasets(
 
 
 @listing.command("runs")
-def list_runs(results: Results = Path("results")) -> None:
-    """Stored results, one line per cell."""
-    from seqbench.results import load_records
-    from seqbench.show.runs import runs_table
+def list_runs(
+    datasets: Datasets = None,
+    models: Models = None,
+    protocol: Protocols = None,
+    split: Splits = None,
+    seeds: Seeds = None,
+    json: Annotated[bool, typer.Option("--json", help="Everything, with the folder of every run.")] = False,
+    results: Results = Path("results"),
+) -> None:
+    """List stored results, one line per cell, with what chose the epoch (validation) and what counts (test)."""
+    from json import dumps
 
-    records, errors = load_records(results)
-    if not records and not errors:
+    from seqbench.reporting.runs import load_runs
+    from seqbench.reporting.selection import Selection
+    from seqbench.show.runs import runs_table, runs_values
+
+    runs, errors = load_runs(results)
+    if not runs and not errors:
         raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
-    console.out.print(runs_table(records, errors))
+    selection = Selection.parse(datasets=datasets, models=models, protocols=protocol, splits=split, seeds=seeds)
+    chosen = selection.apply(runs)
+    if json:
+        for error in errors:
+            console.warn(error.message)
+        typer.echo(dumps(runs_values(chosen), indent=2))
+    else:
+        console.out.print(runs_table(chosen, errors))

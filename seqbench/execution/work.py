@@ -9,6 +9,7 @@ from seqbench.locking import locked
 from seqbench.models import find_model
 from seqbench.ops.backends import AUTO, use
 from seqbench.results import CHECKPOINT, finished_record
+from seqbench.results.store import LOCK
 
 
 def carry_out(order: Order, emit: Listener) -> Finished:
@@ -22,7 +23,7 @@ def carry_out(order: Order, emit: Listener) -> Finished:
     if entry.source != definition.source:
         raise SeqbenchError(f"{order.model} has changed since the run began.", hint="Repeat the command.")
     folder = definition.folder(order.results)
-    with locked(folder / ".lock", f"it is running {definition.label()}"):
+    with locked(folder / LOCK, f"it is running {definition.label()}"):
         for left in folder.glob(".*.tmp"):  # of a worker that was killed
             left.unlink(missing_ok=True)
         if order.force:

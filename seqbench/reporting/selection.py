@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from seqbench.errors import unknown_name
+from seqbench.errors import UsageError, unknown_name
 from seqbench.reporting.runs import StoredRun
 
 
@@ -51,3 +51,19 @@ class Selection:
             ("Split", self.splits, lambda run: run.record.definition.protocol.split),
             ("Seed", self.seeds, lambda run: str(run.seed)),
         ]
+
+
+def with_keys(runs: Sequence[StoredRun], keys: Sequence[str]) -> list[StoredRun]:
+    """Return the runs whose keys begin with one of these digits; all runs if there are none.
+
+    Raises:
+        UsageError: a key that no run has, or several.
+    """
+    chosen = []
+    for key in keys:
+        found = [run for run in runs if run.folder is not None and run.folder.name.startswith(key)]
+        if len(found) != 1:
+            many = "no run has it" if not found else f"{len(found)} runs have it"
+            raise UsageError(f"Key '{key}': {many}.", hint="See `seqbench list runs`.")
+        chosen += [run for run in found if run not in chosen]
+    return chosen if keys else list(runs)

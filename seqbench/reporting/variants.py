@@ -115,6 +115,12 @@ def order_models(models: Iterable[str], model_order: Sequence[str]) -> list[str]
     return sorted(set(models), key=lambda name: (rank.get(name, len(rank)), name))
 
 
+def changed_settings(run: StoredRun) -> str:
+    """Write the settings of a run that differ from its model's defaults: "dropout=0.5, epochs=15"."""
+    shown = {key: _text({key: value}, key) for key, value in _flat(run.record.changes or {}).items()}
+    return _words(shown, _short_names([shown]))
+
+
 def seed_list(seeds: Sequence[int]) -> str:
     """Write "seed 0" or "seeds 0, 1"."""
     return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(str(seed) for seed in seeds)}"

@@ -1,8 +1,10 @@
 """Where records lie, and how they get there and back."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+from seqbench.errors import SeqbenchError, storage_error
 from seqbench.files import write_json
 from seqbench.results.records import Definition, Record, UnreadableRecord, read_record
 
@@ -12,6 +14,7 @@ TOP = "top.parquet"
 SAMPLES = "samples.parquet"
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
+LOCK = ".lock"  # held by the process that runs the cell
 
 
 def write_record(results: Path, record: Record) -> None:
@@ -38,3 +41,26 @@ def load_records(results: Path) -> tuple[list[Record], list[UnreadableRecord]]:
         except UnreadableRecord as error:
             errors.append(error)
     return records, errors
+
+
+def remove_cell(results: Path, folder: Path) -> None:
+    """Delete a cell's folder, and the folders above it that are empty then.
+
+    Raises:
+        SeqbenchError: it is not a folder of the store, or another process is running the cell.
+        StorageError: it cannot be deleted.
+    """
+    from filelock import FileLock, Timeout
+
+    if folder.is_symlink() or len(folder.resolve().relative_to(results.resolve()).parts) != 3:
+        raise SeqbenchError(f"{folder} is not a run's folder in {results}.", hint="Delete it by hand if it should go.")
+    try:
+        with FileLock(folder / LOCK).acquire(timeout=0):
+            shutil.rmtree(folder)
+    except Timeout as error:
+        raise SeqbenchError(f"{folder} is being run.", hint="Stop that run first, or wait for its end.") from error
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    for above in (folder.parent, folder.parent.parent):
+        if not any(above.iterdir()):
+            above.rmdir()

@@ -1,14 +1,23 @@
 """Which runs and tables a report is made of."""
 
-import pytest
-from reportkit import report_of
+import io
+import json
+from pathlib import Path
 
-from seqbench.errors import UsageError
+import pytest
+from filelock import FileLock
+from reportkit import printed, report_of
+
+from seqbench.cli import app
+from seqbench.errors import SeqbenchError, UsageError
 from seqbench.protocol import PROTOCOLS, Protocol
 from seqbench.reporting.document import Table
-from seqbench.reporting.runs import StoredRun
+from seqbench.reporting.runs import StoredRun, load_runs
 from seqbench.reporting.selection import Selection
 from seqbench.reporting.tables import TABLES
+from seqbench.results import write_record
+from seqbench.results.store import LOCK, remove_cell
+from seqbench.show.runs import runs_table
 
 
 @pytest.fixture
@@ -94,3 +103,63 @@ def test_a_tiny_test_set_is_warned_of(make_record):
     record = make_record()
     record.dataset["evaluated_users"] = 40
     assert report_of([record]).sections[0].warnings == ["Only 40 users are tested: differences are mostly chance."]
+
+
+@pytest.fixture
+def store(tmp_path, make_record):
+    """Three stored runs, one of them failed."""
+    made = [make_record("lrurec"), make_record("sasrec", changes={"config": {"dropout": 0.5}}), make_record("sigma")]
+    made[2].status, made[2].failure = "failed", {"kind": "error", "message": "x"}
+    made[0].validation = {"ndcg@10": 0.4321}
+    for record in made:
+        write_record(tmp_path, record)
+    return tmp_path
+
+
+def called(capsys, *words):
+    """Exit code and stdout of a command."""
+    with pytest.raises(SystemExit) as ended:
+        app([*map(str, words)])
+    return ended.value.code or 0, capsys.readouterr().out
+
+
+def test_runs_are_listed_with_settings_protocol_validation_and_path(store, capsys):
+    code, out = called(capsys, "list", "runs", "--json", "--models", "sasrec,lrurec", "--results", store)
+    assert code == 0
+    first, second = json.loads(out)
+    assert (first["model"], first["validation"]["ndcg@10"]) == ("lrurec", 0.4321)
+    assert (second["settings"], second["protocol"]["name"]) == ("dropout=0.5", "fair")
+    assert (Path(first["path"]) / "record.json").is_file()
+    text = printed(runs_table(load_runs(store)[0], []), 100)
+    for words in ("0.4321", "(dropout=0.5)", "fair, 50", first["key"][:7], "failed"):
+        assert words in text
+
+
+def test_runs_are_deleted_by_key_and_by_what_they_are(store, capsys):
+    key = next(store.glob("ml-100k/lrurec/*")).name
+    assert called(capsys, "rm", key[:8], "--yes", "--quiet", "--results", store) == (0, "")
+    assert called(capsys, "rm", "--failed", "--yes", "--quiet", "--results", store) == (0, "")
+    assert [path.parent.parent.name for path in store.rglob("record.json")] == ["sasrec"]
+    assert not (store / "ml-100k" / "lrurec").exists()
+
+
+def test_nothing_is_deleted_without_a_choice_or_a_yes(store, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert called(capsys, "rm", "--models", "sasrec", "--results", store)[0] == 1
+    with pytest.raises(UsageError, match="Which runs"):
+        app(["rm", "--results", str(store)], standalone_mode=False)
+    with pytest.raises(UsageError, match="no run has it"):
+        app(["rm", "xyz", "--results", str(store)], standalone_mode=False)
+    assert len(list(store.rglob("record.json"))) == 3
+
+
+def test_folders_outside_the_store_and_running_cells_stay(store, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("other")
+    (store / "ml-100k" / "link").mkdir()
+    (store / "ml-100k" / "link" / "key").symlink_to(outside)
+    with pytest.raises(SeqbenchError, match="not a run's folder"):
+        remove_cell(store, store / "ml-100k" / "link" / "key")
+    folder = next(store.glob("ml-100k/lrurec/*"))
+    with FileLock(folder / LOCK), pytest.raises(SeqbenchError, match="is being run"):
+        remove_cell(store, folder)
+    assert (folder / "record.json").exists()
