@@ -95,7 +95,7 @@ def _published(request: Request, obtained: Obtained, files: RawFiles, *, ratings
             "interactions_sha256": digest,
         },
         unit=finer(spec.timestamp_unit, log.time_scale) if form.timed else "rows",
-        splits=spec.splits,
+        splits=spec.splits if form.timed else SPLITS[:1],
         titles=titles,
         expected=files.source.raw or (spec.expected.raw if spec.expected else None),
     )

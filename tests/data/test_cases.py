@@ -140,8 +140,13 @@ DATES: dict[str, Callable[[pd.Timestamp], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet", "x.tsv"])
-@pytest.mark.parametrize("way", DATES)
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [
+        *zip(DATES, ["x.csv", "x.jsonl", "x.parquet", "x.tsv"] * 3, strict=False),
+        *(("Foursquare, Goodreads", name) for name in ("x.jsonl", "x.parquet", "x.tsv")),
+    ],
+)
 def test_dates_that_public_data_sets_use(way: str, name: str, tmp_path: Path) -> None:
     frame = pd.DataFrame({"user": 1, "item": range(60), "time": [DATES[way](moment) for moment in MOMENTS]})[::-1]
     if name.endswith("parquet"):
@@ -155,7 +160,7 @@ def test_dates_that_public_data_sets_use(way: str, name: str, tmp_path: Path) ->
 
 
 def test_days_and_months_that_only_late_rows_tell_apart(tmp_path: Path) -> None:
-    early = "\n".join(f"u,{n},{1 + n % 12}/{1 + n % 11}/2010 8:{n % 60:02}" for n in range(20_000))
+    early = "\n".join(f"u,{n},{1 + n % 12}/{1 + n % 11}/2010 8:{n % 60:02}" for n in range(2000))
     path = written(tmp_path, "x.csv", f"user,item,time\n{early}\nu,last,12/13/2010 8:26\n")
     log = read(path, tmp_path).load()
     assert log[TIMESTAMP].max() == pd.Timestamp("2010-12-13 08:26").value // 10**9
@@ -279,7 +284,7 @@ def test_positions_and_times(tmp_path: Path) -> None:
     assert sequences(read(agree, tmp_path))["u"] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("blank", ["1 ", " 1", "1\t", "1\u00a0", "\u30001", "\u200b1", "\ufeff1 "])
+@pytest.mark.parametrize("blank", ["1 \t", "\u30001\u00a0", "\ufeff\u200b1"])
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
 def test_blanks_around_ids_mean_nothing(blank: str, name: str, tmp_path: Path) -> None:
     frame = pd.DataFrame({"user": ["1", blank, "2"], "item": ["a", "b", "c"], "time": [1, 2, 3]})
@@ -315,9 +320,8 @@ ROWS = [("u1", "a", "5,5", "1609459200"), ("u1", "b", "4,5", "1609459260"), ("u2
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
-@pytest.mark.parametrize("between", [";", "\t", "|", " "])
 @pytest.mark.parametrize("headed", [True, False])
-@pytest.mark.parametrize("ending", ["csv", "tsv", "txt", "dat"])
+@pytest.mark.parametrize(("ending", "between"), [("csv", ";"), ("tsv", "\t"), ("dat", "|"), ("txt", " ")])
 def test_separators_quotes_and_decimal_commas(
     ending: str, headed: bool, between: str, quote: str, tmp_path: Path
 ) -> None:
@@ -349,7 +353,7 @@ def test_lines_of_a_few_numbers_each(tmp_path: Path) -> None:
 
 def test_lists_of_items_are_said_not_to_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, "x.jsonl", '{"user": 1, "items": [1, 2, 3]}\n')
-    with pytest.raises(UsageError, match=r"no column is recognised as the item"):
+    with pytest.raises(UsageError, match="as the item, and items holds lists of items, which are not read"):
         read(path, tmp_path)
     with pytest.raises(UsageError, match="its column items holds lists of items, which are not read"):
         read(path, tmp_path, item="items")

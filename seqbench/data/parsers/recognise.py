@@ -53,6 +53,7 @@ WHICH_TIME = {
 
 NEAR = 36 * 3600.0  # seconds between the same moment as a time and as a day, in any zone
 
+LINES = "Give the file with one interaction in a row, or lines 'user item item …' in a file called .txt."
 HINT = "--columns user=NAME,item=NAME,time=NAME; numbers from 1 where there is no header."
 
 
@@ -138,6 +139,13 @@ def _named(sample: Sample, role: str, free: list[str]) -> str | None:
 
 
 def _without(sample: Sample, role: str) -> UsageError:
+    lists = [name for name in sample.names if name in sample.lists or plain(name) in LISTS]
+    if role == "item" and lists:
+        return UsageError(
+            f"{sample.where}: no column is recognised as the item, and {lists[0]} holds lists of items, which are not "
+            "read.",
+            hint=LINES,
+        )
     return UsageError(
         f"{sample.where}: no column is recognised as the {role} (it has {sample.listed()}).", hint=f"Say {HINT}"
     )
@@ -211,6 +219,10 @@ def _in_our_era(seconds: "np.ndarray | None") -> bool:
     return bool(1e8 < np.nanmedian(seconds) < 5e9)
 
 
+def _days_only(seconds: "np.ndarray | None") -> bool:
+    return seconds is not None and not (seconds[~np.isnan(seconds)] % 86_400).any()
+
+
 def _distinct(seconds: "np.ndarray | None") -> int:
     return 0 if seconds is None else len(np.unique(seconds[~np.isnan(seconds)]))
 
@@ -224,10 +236,9 @@ def _same(seconds: "dict[str, np.ndarray | None]", names: Sequence[str]) -> bool
 def _check_lists(sample: Sample, found: dict[str, str], chosen: dict[str, str]) -> None:
     """Whole histories are not read: say so, or ask where that may be what the file is about."""
     lists = [name for name in sample.names if name in sample.lists or plain(name) in LISTS]
-    hint = "Give the file with one interaction in a row, or lines 'user item item …' in a file called .txt."
     if found["item"] in lists:
         raise UsageError(
-            f"{sample.where}: its column {found['item']} holds lists of items, which are not read.", hint=hint
+            f"{sample.where}: its column {found['item']} holds lists of items, which are not read.", hint=LINES
         )
     if not lists:
         return
@@ -236,7 +247,7 @@ def _check_lists(sample: Sample, found: dict[str, str], chosen: dict[str, str]) 
         raise UsageError(
             f"{sample.where}: is a row one interaction with {item}, or the history in {lists[0]} with {item} after it? "
             "Histories are not read.",
-            hint=f"Say --columns item={item} for one interaction in a row. {hint}",
+            hint=f"Say --columns item={item} for one interaction in a row. {LINES}",
         )
     sample.notes.append(f"its column {lists[0]} is not read: a row is one interaction, with {item}.")
 
