@@ -107,7 +107,10 @@ class BinaryCrossEntropy(Loss):
     beta = 1.0
 
     def draw(self, targets: Tensor, generator: torch.Generator) -> Negatives:
-        return Negatives(other_items(targets, len(self.counts) - 1, self.training.negatives, generator))
+        V, count = len(self.counts), self.training.negatives
+        if self.training.shared_negatives:
+            return Negatives(torch.randint(1, V, (count,), generator=generator, device=targets.device))
+        return Negatives(other_items(targets, V - 1, count, generator))
 
     def __call__(
         self, states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, negatives: Negatives | None
@@ -178,13 +181,19 @@ def binary_cross_entropy(
         items: (V, D).
         bias: (V,), or None.
         targets: (N,) item ids.
-        negatives: (N, K) item ids.
+        negatives: (N, K) item ids, or (K,) the same for all positions; of those, a position leaves out its target.
         beta: power of the probability of the target.
     """
     positive = chosen_scores(states, items, bias, targets.unsqueeze(1))
-    negative = chosen_scores(states, items, bias, negatives)
+    if negatives.dim() == 2:
+        negative = chosen_scores(states, items, bias, negatives)
+    else:
+        negative = states @ F.embedding(negatives, items).t()
+        if bias is not None:
+            negative = negative + F.embedding(negatives, bias.unsqueeze(1)).squeeze(1)
+        negative = negative.masked_fill(negatives == targets.unsqueeze(1), -torch.inf)  # whose softplus is 0
     total = beta * F.softplus(-positive).sum() + F.softplus(negative).sum()
-    return total / (len(targets) * (1 + negatives.shape[1]))
+    return total / (len(targets) * (1 + negatives.shape[-1]))
 
 
 def gbce_beta(negatives: int, items: int, calibration: float) -> float:

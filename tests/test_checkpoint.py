@@ -101,16 +101,18 @@ def poisoned(value: float, prefix: str) -> Callable[[dict[str, Tensor], dict[str
 CONTENTS: dict[str, Callable[[dict[str, Tensor], dict[str, Any]], Any]] = {
     "no weights": lambda tensors, state: without(tensors, "model/"),
     "no best weights": lambda tensors, state: without(tensors, "best/"),
-    "no optimizer for one parameter's second moment": lambda tensors, state: without(tensors, "optimizer/0/exp_avg_sq"),
+    "no optimizer for one parameter's second moment": lambda tensors, state: without(
+        tensors, "optimizer/0/0/exp_avg_sq"
+    ),
     "a parameter too many in the optimizer": lambda tensors, state: tensors.update(
-        {"optimizer/99/step": torch.zeros(())}
+        {"optimizer/0/99/step": torch.zeros(())}
     ),
     "a tensor of nobody's": lambda tensors, state: tensors.update(other=torch.zeros(3)),
     "weights of another shape": lambda tensors, state: tensors.update({first(tensors, "model/"): torch.zeros(3)}),
     "weights of another type": lambda tensors, state: tensors.update(
         {first(tensors, "best/"): tensors[first(tensors, "best/")].double()}
     ),
-    "moments of another shape": lambda tensors, state: tensors.update({"optimizer/0/exp_avg": torch.zeros(3)}),
+    "moments of another shape": lambda tensors, state: tensors.update({"optimizer/0/0/exp_avg": torch.zeros(3)}),
     "weights that are not finite": poisoned(torch.nan, "model/"),
     "best weights that are not finite": poisoned(torch.inf, "best/"),
     "moments that are not finite": poisoned(torch.nan, "optimizer/"),

@@ -201,14 +201,12 @@ def test_logits_are_computed_at_valid_positions_only(make: Make, monkeypatch: py
 def test_gradients_are_clipped_unless_that_is_off(clip: float, make: Make) -> None:
     trainer = make(epochs=1, clip_norm=clip)
     norms = []
-    step = trainer.optimizer.step
 
-    def watch() -> None:
+    def watch(*_: Any) -> None:
         gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
         norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
-        step()
 
-    trainer.optimizer.step = watch  # type: ignore[assignment, method-assign]
+    trainer.optimizers[0].register_step_pre_hook(watch)
     trainer.run()
     if clip:
         assert max(norms) <= clip * 1.0001
@@ -222,7 +220,8 @@ def test_weights_decay_but_for_what_the_model_exempts(name: str, make: Make) -> 
     before = copy_of(trainer)
     for parameter in trainer.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    trainer.optimizer.step()
+    (optimizer,) = trainer.optimizers
+    optimizer.step()
     for key, parameter in trainer.model.named_parameters():
         decays = not any(part in key for part in trainer.model.no_weight_decay)
         expected = before[key] * (1 - 0.5 * 0.1) if decays else before[key]
@@ -379,7 +378,8 @@ def plain_binary(scores: Tensor, targets: Tensor, negatives: Negatives, training
     t = training.calibration
     beta = rate * (t * (1 - 1 / rate) + 1 / rate) if training.loss == "gbce" else 1.0
     positive = -beta * scores.gather(1, targets.unsqueeze(1)).sigmoid().log()
-    others = -(1 - scores.gather(1, negatives.ids).sigmoid()).log()
+    ids = negatives.ids.expand(len(targets), -1)
+    others = -(1 - scores.gather(1, ids).sigmoid()).log() * (ids != targets.unsqueeze(1))
     return torch.cat([positive, others], dim=1).mean()
 
 
@@ -389,12 +389,12 @@ FORMULAS: dict[str, Callable[..., Tensor]] = {
     "bce": plain_binary,
     "gbce": plain_binary,
 }
-OPTIONS = {"negatives": 9, "proposal": "log-uniform", "calibration": 0.2}
+OPTIONS = {"negatives": 9, "proposal": "log-uniform", "calibration": 0.2, "shared_negatives": True}
 ACTING = {
     "cross-entropy": (),
     "sampled-softmax": ("negatives", "proposal"),
-    "bce": ("negatives",),
-    "gbce": ("negatives", "calibration"),
+    "bce": ("negatives", "shared_negatives"),
+    "gbce": ("negatives", "calibration", "shared_negatives"),
 }
 
 
@@ -495,6 +495,51 @@ def test_training_ends_with_the_epochs(make: Make, monkeypatch: pytest.MonkeyPat
     trainer = make(epochs=3, patience=2)
     state = trainer.run()
     assert (state.epoch, state.best_epoch, state.stopped_early(trainer.training)) == (3, 3, False)
+
+
+def test_validation_on_a_sample_of_users_is_the_same_for_all_models_and_seeds(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = []
+    real = loop.rank
+
+    def watch(model: Any, sequences: Any, examples: Any, protocol: Any) -> Any:
+        judged.append(examples.users.tolist())
+        return real(model, sequences, examples, protocol)
+
+    monkeypatch.setattr(loop, "rank", watch)
+    for name, seed in (("lrurec", 0), ("gru4rec", 1)):
+        trainer = make(name, epochs=2, validate_users=9)
+        trainer.seed = seed
+        trainer.run()
+        (trainer.checkpoint or Path()).unlink()
+    assert len({tuple(users) for users in judged}) == 1
+    everyone = trainer.sequences.valid().users.tolist()
+    assert judged[0] == sorted(set(judged[0]))
+    assert len(judged[0]) == 9 < len(everyone)
+    assert set(judged[0]) < set(everyone)
+    for count in (0, len(everyone), 1000):
+        assert make(validate_users=count).validation.users.tolist() == everyone
+
+
+def test_validation_every_few_epochs_and_after_the_last(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, [0.1, 0.3, 0.2])
+    trainer = make(epochs=8, validate_every=3)
+    state = trainer.run()
+    validated = [(entry.epoch, round(entry.validation, 6)) for entry in state.history if entry.validation is not None]
+    assert validated == [(3, 0.1), (6, 0.3), (8, 0.2)]
+    assert state.best_epoch == 6
+    again = make(epochs=8, validate_every=3)
+    again.resume()
+    assert again.state == state
+
+
+def test_patience_waits_for_a_validation(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, [0.3, 0.2, 0.1, 0.1])
+    trainer = make(epochs=50, patience=4, validate_every=3)
+    state = trainer.run()
+    assert (state.epoch, state.best_epoch) == (9, 3)  # 6 is 3 epochs later, 9 is 6
+    assert state.stopped_early(trainer.training)
 
 
 # Resuming

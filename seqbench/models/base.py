@@ -51,6 +51,10 @@ class TrainingConfig:
     negatives: int = 256  # items drawn for each position (bce, gbce) or for each batch (sampled-softmax)
     proposal: str = "uniform"  # sampled-softmax: all items are drawn alike, or frequent ones more often ("log-uniform")
     calibration: float = 0.75  # gbce: t between 0 (plain bce) and 1 (unbiased probabilities)
+    shared_negatives: bool = False  # bce, gbce: the negatives are drawn once for each batch, for all of its positions
+    sparse_items: bool = False  # a step updates only the rows of the item table that it touches (sampled losses)
+    validate_users: int = 0  # the epoch is chosen by so many users, drawn once, the same for all runs; 0: by all users
+    validate_every: int = 1  # epochs between validations; the last epoch has one in any case
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "epochs must be at least 1")
@@ -64,6 +68,12 @@ class TrainingConfig:
         require(self.negatives >= 1, "negatives must be at least 1")
         require_one_of(self.proposal, PROPOSALS, "proposal")
         require(0 <= self.calibration <= 1, "calibration must be between 0 and 1")
+        require(
+            not self.sparse_items or LOSSES[self.loss].sampled,
+            f"sparse_items needs a loss that looks at a few items: {self.loss} scores the whole catalogue",
+        )
+        require(self.validate_users >= 0, "validate_users must not be negative")
+        require(self.validate_every >= 1, "validate_every must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Checkpoints: all that a training needs to go on after an epoch as if it had never been interrupted."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ Weights = dict[str, Tensor]
 
 
 def save(
-    path: Path, model: SequenceModel, best: Weights, optimizer: torch.optim.Optimizer, state: TrainingState
+    path: Path, model: SequenceModel, best: Weights, optimizers: Sequence[torch.optim.Optimizer], state: TrainingState
 ) -> None:
     """Store a checkpoint atomically.
 
@@ -30,13 +31,16 @@ def save(
     """
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
-    for index, entries in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": value for name, value in entries.items()}
+    for number, optimizer in enumerate(optimizers):
+        for index, entries in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{index}/{name}": value for name, value in entries.items()}
     tensor_file.write(path, tensors, json.dumps(asdict(state)))
 
 
-def load(path: Path, model: SequenceModel, optimizer: torch.optim.Optimizer) -> tuple[Weights, TrainingState]:
-    """Put a checkpoint into the model and the optimizer; return the weights of the best epoch and the state.
+def load(
+    path: Path, model: SequenceModel, optimizers: Sequence[torch.optim.Optimizer]
+) -> tuple[Weights, TrainingState]:
+    """Put a checkpoint into the model and its optimizers; return the weights of the best epoch and the state.
 
     Raises:
         DamagedFile: it is not what was stored, or not that of such a training.
@@ -54,14 +58,16 @@ def load(path: Path, model: SequenceModel, optimizer: torch.optim.Optimizer) -> 
         for given in (best, weights):
             _check(given, model.state_dict())
         model.load_state_dict(weights)
-        _restore(optimizer, moments)
+        restored = [_restore(each, _below(f"{number}/", moments)) for number, each in enumerate(optimizers)]
+        if sum(restored) < len(moments):
+            raise ValueError("it holds the state of another optimizer")
     except (RuntimeError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise tensor_file.damaged(path, error, HINT) from error
     return best, state
 
 
-def _restore(optimizer: torch.optim.Optimizer, moments: Weights) -> None:
-    """Give an optimizer of the Adam family its state back, parameter by parameter."""
+def _restore(optimizer: torch.optim.Optimizer, moments: Weights) -> int:
+    """Give an optimizer of the Adam family its state back; return how many tensors that took."""
     content = optimizer.state_dict()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, parameter in enumerate(parameters):
@@ -71,9 +77,8 @@ def _restore(optimizer: torch.optim.Optimizer, moments: Weights) -> None:
         shapes = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
         _check(entries, shapes)
         content["state"][index] = entries
-    if sum(map(len, content["state"].values())) != len(moments):
-        raise ValueError("it holds the state of another optimizer")
     optimizer.load_state_dict(content)
+    return sum(map(len, content["state"].values()))
 
 
 def _check(found: Weights, expected: dict[str, Tensor]) -> None:

@@ -15,19 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqbench.data.sequences import Ints, Sequences
+from seqbench.data.sequences import Examples, Ints, Sequences
 from seqbench.device import now
 from seqbench.errors import Diverged
 from seqbench.evaluation.ranking import rank
 from seqbench.events import EpochEnded, Listener, Resumed, Step
-from seqbench.losses import LOSSES
+from seqbench.losses import LOSSES, Negatives
 from seqbench.models.base import SequenceModel, TrainingConfig
 from seqbench.models.checks import check_causality, check_objective
 from seqbench.protocol import Protocol
 from seqbench.training import checkpoint
 from seqbench.training.batches import batches
-from seqbench.training.objectives import OBJECTIVES
-from seqbench.training.optimizer import make_optimizer
+from seqbench.training.objectives import OBJECTIVES, Batch
+from seqbench.training.optimizer import make_optimizers
+from seqbench.training.sparse import ItemTable
 from seqbench.training.state import Epoch, TrainingState
 
 # The first steps of a process allocate, tune and warm caches; they are left out of the throughput.
@@ -78,7 +79,9 @@ class Trainer:
         self.objective = OBJECTIVES[self.training.objective]
         counts = np.bincount(sequences.training_items(), minlength=sequences.items + 1)
         self.loss = LOSSES[self.training.loss](self.training, torch.from_numpy(counts).to(self.device))
-        self.optimizer = make_optimizer(model, self.training)
+        self.validation = _sample(sequences.valid(), self.training.validate_users)
+        self.table = ItemTable(model) if self.training.sparse_items else None
+        self.optimizers = make_optimizers(model, self.training, self.table)
         self.state = TrainingState()
         self.best_weights = _copy(model)
         self.warm_steps = 0
@@ -91,7 +94,7 @@ class Trainer:
             SeqbenchError: the checkpoint is damaged.
         """
         if self.checkpoint and self.checkpoint.exists():
-            self.best_weights, self.state = checkpoint.load(self.checkpoint, self.model, self.optimizer)
+            self.best_weights, self.state = checkpoint.load(self.checkpoint, self.model, self.optimizers)
             self.emit(Resumed(self.state.epoch))
         return self.state.seconds
 
@@ -115,14 +118,13 @@ class Trainer:
         number = self.state.epoch + 1
         loss, timed = self._pass(number)
         trained = self.clock()
-        valid = rank(self.model, self.sequences, self.sequences.valid(), self.protocol)
-        value = float(valid.per_user(self.protocol.selection).mean())
+        value = self._validate(number)
         entry = Epoch(number, loss, value, trained - began, self.clock() - trained, *timed)
         if self.state.add(entry):
             self.best_weights = _copy(self.model)
         self.state.peak_memory = max(self.state.peak_memory, self.peak_memory())
         if self.checkpoint:
-            checkpoint.save(self.checkpoint, self.model, self.best_weights, self.optimizer, self.state)
+            checkpoint.save(self.checkpoint, self.model, self.best_weights, self.optimizers, self.state)
         self.emit(
             EpochEnded(
                 epoch=number,
@@ -137,6 +139,13 @@ class Trainer:
                 ),
             )
         )
+
+    def _validate(self, number: int) -> float | None:
+        """Return the validation metric after an epoch, if it is one to validate after. The last one always is."""
+        if number % self.training.validate_every and number < self.training.epochs:
+            return None
+        ranks = rank(self.model, self.sequences, self.validation, self.protocol)
+        return float(ranks.per_user(self.protocol.selection).mean())
 
     def _pass(self, number: int) -> tuple[float, tuple[int, int, float]]:
         """Train all rows once; return the mean loss, and (interactions, sequences, seconds) of the timed steps."""
@@ -174,20 +183,39 @@ class Trainer:
     def _step(self, starts: Ints, lengths: Ints) -> Tensor:
         """Update the weights on rows (B,) and return their mean loss over positions."""
         batch = self.objective.batch(self.sequences, starts, lengths).to(self.device)
-        states = self.objective.states(self.model, batch)
         negatives = self.loss.draw(batch.targets, self.generator)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        if self.table is None:
+            loss = self._differentiate(batch, negatives)
+        else:
+            with self.table.touched(batch, negatives) as touched:
+                loss = self._differentiate(*touched)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def _differentiate(self, batch: Batch, negatives: Negatives | None) -> Tensor:
+        """Give every parameter its gradient, and return the loss."""
+        states = self.objective.states(self.model, batch)
         loss = self.loss(states, self.model.item_weights(), self.model.item_bias(), batch.targets, negatives)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.training.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
-        self.optimizer.step()
         return loss
 
 
 def derived_seed(*parts: int) -> int:
     """Return one 63-bit seed made of several numbers, far apart for neighbouring ones."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _sample(examples: Examples, count: int) -> Examples:
+    """Return so many of the examples, always the same ones for every model and seed; all of them if 0."""
+    if not 0 < count < len(examples):
+        return examples
+    chosen = np.random.default_rng(count).choice(len(examples), count, replace=False)
+    return examples.take(np.sort(chosen))
 
 
 def _copy(model: SequenceModel) -> dict[str, Tensor]:

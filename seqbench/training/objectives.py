@@ -91,7 +91,7 @@ class AllPositions(Objective):
         return Batch.of(items, lengths, following[items > 0], np.flatnonzero(items))
 
     def states(self, model: "SequenceModel", batch: Batch) -> Tensor:
-        states = model(batch.items, batch.lengths)
+        states: Tensor = model(batch.items, batch.lengths)
         check_shape(model, "forward", states, (*batch.items.shape, model.item_weights().shape[1]))
         result: Tensor = states.flatten(0, 1).index_select(0, batch.places)
         return result

@@ -17,7 +17,7 @@ class Epoch:
 
     epoch: int
     loss: float
-    validation: float
+    validation: float | None  # None: not validated after this epoch
     train_seconds: float
     evaluate_seconds: float
     timed_interactions: int  # of the steps that count for throughput
@@ -41,14 +41,15 @@ class TrainingState:
         self.history.append(entry)
         self.epoch = entry.epoch
         self.seconds += entry.train_seconds + entry.evaluate_seconds
-        if entry.validation <= self.best:
+        if entry.validation is None or entry.validation <= self.best:
             return False
         self.best, self.best_epoch = entry.validation, entry.epoch
         return True
 
     def stopped_early(self, training: TrainingConfig) -> bool:
-        """Return whether the validation metric has not improved for `patience` epochs."""
-        return self.epoch - self.best_epoch >= training.patience
+        """Return whether the validation metric has not improved for `patience` epochs, by the last validation."""
+        last = max((entry.epoch for entry in self.history if entry.validation is not None), default=0)
+        return last - self.best_epoch >= training.patience
 
     def summary(self, training: TrainingConfig) -> Training:
         """Return the record's `training` section."""
@@ -84,7 +85,8 @@ class TrainingState:
         """
         state = build(cls, stored, "state")
         counts = [state.seconds, state.peak_memory, state.best_epoch]
-        counts += [value for entry in state.history for name, value in asdict(entry).items() if name != "loss"]
+        for entry in state.history:
+            counts += [value for name, value in asdict(entry).items() if name != "loss" and value is not None]
         if not all(0 <= count < LARGEST for count in counts):
             raise ValueError("a number in it is negative, or too large")
         if [entry.epoch for entry in state.history] != list(range(1, state.epoch + 1)):
