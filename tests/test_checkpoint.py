@@ -123,6 +123,7 @@ CONTENTS: dict[str, Callable[[dict[str, Tensor], dict[str, Any]], Any]] = {
     "a missing field": lambda tensors, state: state.pop("best"),
     "more epochs than there is history of": lambda tensors, state: state.update(epoch=5),
     "a best epoch that never was": lambda tensors, state: state.update(best_epoch=2),
+    "another best value": lambda tensors, state: state.update(best=0.99),
     "a negative epoch": lambda tensors, state: state.update(epoch=-1, history=[]),
     "an epoch that is true": lambda tensors, state: state.update(epoch=True),
     "seconds as text": lambda tensors, state: state.update(seconds="1.0"),

@@ -1,7 +1,7 @@
 """Where a training stands, besides its tensors, and what follows from that."""
 
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 from seqbench.models.base import TrainingConfig
@@ -83,6 +83,8 @@ class TrainingState:
         Raises:
             ValueError: fields are missing, unknown, of another type, not finite, or contradict each other.
         """
+        if isinstance(stored, dict) and (missing := {each.name for each in fields(cls)} - stored.keys()):
+            raise ValueError(f"state has no {', '.join(sorted(missing))}")
         state = build(cls, stored, "state")
         counts = [state.seconds, state.peak_memory, state.best_epoch]
         for entry in state.history:
@@ -93,4 +95,6 @@ class TrainingState:
             raise ValueError("the history of epochs is not complete")
         if not 0 <= state.best_epoch <= state.epoch:
             raise ValueError("the best epoch is none of them")
+        if state.best != (state.history[state.best_epoch - 1].validation if state.best_epoch else cls.best):
+            raise ValueError("the best epoch has another validation metric")
         return state
