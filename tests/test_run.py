@@ -213,6 +213,16 @@ def test_another_protocol_is_another_cell(bench: Bench) -> None:
     assert record["dataset"]["ceiling"] is None, "the ceiling is that of the leave-one-out targets"
 
 
+def test_the_epoch_can_be_chosen_by_a_sample_of_users_every_few_epochs(bench: Bench) -> None:
+    words = ("--models", "lrurec", *SMALL, "--epochs", "3", "--validate-users", "7", "--validate-every", "2")
+    assert bench.run(*words).code == 0
+    record = bench.record("lrurec")
+    training = record["definition"]["training"]
+    assert (training["validate_users"], training["validate_every"]) == (7, 2)
+    assert [entry["validation"] is None for entry in record["training"]["history"]] == [True, False, False]
+    assert record["dataset"]["evaluated_users"] == 50, "the test is of all users"
+
+
 def test_a_failure_never_replaces_what_was_finished(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bench.run("--models", "popularity").code == 0
     before = bench.record("popularity")

@@ -18,6 +18,11 @@ def _joined(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers))
 
 
+def _given(**settings: int | None) -> dict[str, int]:
+    """Return the settings that are not None."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
 @app.command(
     epilog="Examples: seqbench run --models lrurec,sasrec --seeds 0,1  •  "
     "seqbench run --models lrurec --datasets ml-100k --set lrurec.dropout=0.5"
@@ -35,6 +40,15 @@ def run(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds, or ranges such as 0-4; each is a run.")] = "0",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="per model")] = None,
+    validate_users: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Choose the epoch by a sample of users. The test is of all.", show_default="all users"
+        ),
+    ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option(min=1, help="Epochs between validations.", show_default="1")
+    ] = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -108,7 +122,7 @@ def run(
         split=split,
         max_len=max_len,
         preset=preset,
-        settings=words.settings(settings or []),
+        settings=_given(validate_users=validate_users, validate_every=validate_every) | words.settings(settings or []),
         epochs=epochs,
         device=device,
         backend=backend,
