@@ -1,11 +1,10 @@
 """A model of your own in one file: the mean of the embeddings of all items so far.
 
-seqbench run --models examples/mean_of_embeddings.py:MeanOfEmbeddings,popularity
-seqbench run --models examples/mean_of_embeddings.py:MeanOfEmbeddings --set MeanOfEmbeddings.dropout=0.5
+seqbench run --models examples/mean_of_embeddings.py,popularity
+seqbench run --models examples/mean_of_embeddings.py --set MeanOfEmbeddings.dropout=0.5
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +27,10 @@ class MeanOfEmbeddingsConfig(ModelConfig):
 class MeanOfEmbeddings(IncrementalModel):
     """State at position t: a linear map of the mean of E[i_1] … E[i_t]. Ignores the order of items."""
 
-    Config: ClassVar[type[ModelConfig]] = MeanOfEmbeddingsConfig
-    training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig(learning_rate=3e-3)
-    summary: ClassVar[str] = "mean of item embeddings"
-    paper: ClassVar[str] = "(example)"
+    Config = MeanOfEmbeddingsConfig
+    training_defaults = TrainingConfig(learning_rate=3e-3)
+    summary = "mean of item embeddings"
+    paper = "(example)"
 
     def __init__(self, items: int, max_len: int, config: MeanOfEmbeddingsConfig) -> None:
         super().__init__(items, max_len, config)
@@ -49,7 +48,7 @@ class MeanOfEmbeddings(IncrementalModel):
         return self.embedding.weight
 
     def initial_state(self, batch: int) -> list[Tensor]:
-        """Sum (B, D) and count (B, 1)."""
+        """Return sum (B, D) and count (B, 1) of no items."""
         weight = self.embedding.weight
         return [weight.new_zeros(batch, weight.shape[1]), weight.new_zeros(batch, 1)]
 

@@ -104,7 +104,7 @@ class NeuralConfig(ModelConfig):
 
 
 def fill(items: Tensor, length: int) -> Tensor:
-    """(B, T) item ids with padding behind them up to `length`.
+    """Return item ids (B, T) with padding behind them up to `length`.
 
     RecBole gives every row to a model so, at the maximum length; here rows reach to the longest of their batch. It
     matters to models that see padding.
@@ -113,7 +113,7 @@ def fill(items: Tensor, length: int) -> Tensor:
 
 
 def at_last(x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, T, …) → (B, …): each row at its last item, of lengths (B,)."""
+    """Return x (B, T, …) at the last item of each row, (B, …), for lengths (B,)."""
     return x[torch.arange(len(x), device=x.device), lengths - 1]
 
 
@@ -155,22 +155,22 @@ class SequenceModel(Model):
 
     @abstractmethod
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """States (B, T, D) for items (B, T) padded on the right with 0; states at padding are meaningless."""
+        """Return states (B, T, D) of items (B, T) padded on the right with 0; those at padding are meaningless."""
 
     def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """States (B, D) at the last item of each row, as `forward` gives them; for models that need not compute all."""
+        """Return states (B, D) at the last item of each row, as in `forward`; override it to compute no others."""
         return at_last(self(items, lengths), lengths)
 
     @abstractmethod
     def item_weights(self) -> Tensor:
-        """(V, D) table that states are multiplied with; row 0 is padding."""
+        """Return the table (V, D) that states are multiplied with; row 0 is padding."""
 
     def item_bias(self) -> Tensor | None:
-        """(V,) added to the scores, or None."""
+        """Return what is added to the scores, (V,), or None."""
         return None
 
     def score_states(self, states: Tensor) -> Tensor:
-        """(N, V) scores of (N, D) states."""
+        """Return scores (N, V) of states (N, D)."""
         bias = self.item_bias()
         scores = states @ self.item_weights().t()
         return scores if bias is None else scores + bias
@@ -182,7 +182,7 @@ class SequenceModel(Model):
 class IncrementalModel(SequenceModel):
     """A model that can also append one item at a time, without encoding the history again.
 
-    One that has a form that is not causal can do so only in the other.
+    A model that is causal in one of its forms only can do so in that one.
     """
 
     state_grows: ClassVar[bool] = False  # with the history, and so does the cost of a step
@@ -190,11 +190,11 @@ class IncrementalModel(SequenceModel):
 
     @abstractmethod
     def initial_state(self, batch: int) -> Any:
-        """The state of `batch` empty histories, on the model's device."""
+        """Return the state of `batch` empty histories, on the model's device."""
 
     @abstractmethod
     def step(self, items: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Append items (B,) to the histories: states (B, D) as `forward` gives them, and the new state.
+        """Append items (B,) to the histories; return states (B, D) as `forward` gives them, and the new state.
 
         The state that was given can be stepped from again, so that a step can be repeated, but the new state may share
         its memory: whoever does that must not use what earlier steps from it gave.
@@ -204,7 +204,7 @@ class IncrementalModel(SequenceModel):
         """
 
     def prefill(self, items: Tensor) -> Any:
-        """The state of histories (B, T), equally long: what T steps lead to."""
+        """Return the state of histories (B, T), equally long: what T steps lead to."""
         state = self.initial_state(len(items))
         for column in items.unbind(1):
             _, state = self.step(column, state)
@@ -216,4 +216,4 @@ class CountingModel(Model):
 
     @abstractmethod
     def fit(self, sequences: Sequences) -> None:
-        """Count. Uses training interactions only."""
+        """Count what is needed, in training interactions only."""
