@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqbench import losses
+from seqbench.device import DEVICES
 from seqbench.losses import (
     Proposal,
     binary_cross_entropy,
@@ -120,7 +120,7 @@ def plain_binary(inputs: Inputs, negatives: Tensor, beta: float) -> Tensor:
 def test_binary_cross_entropy_by_its_formula(
     count: int, beta: float, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(losses.BLOCK_BYTES, "cpu", 3 * count * D * 8)  # three positions at a time
+    monkeypatch.setattr(DEVICES["cpu"], "block_bytes", 3 * count * D * 8)  # three positions at a time
     negatives = other_items(inputs[3], V - 1, count, generator())
     found = binary_cross_entropy(*inputs, negatives, beta)
     equal_with_gradients(found, plain_binary(inputs, negatives, beta), inputs)
@@ -191,7 +191,7 @@ def test_draws_depend_on_the_generator_alone(draw: Callable[[torch.Generator], T
 
 @pytest.mark.parametrize("block", [1, 1 << 20])
 def test_gradients_of_chosen_scores(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(losses.BLOCK_BYTES, "cpu", block)
+    monkeypatch.setattr(DEVICES["cpu"], "block_bytes", block)
     states = torch.randn(N, D, dtype=torch.float64, requires_grad=True)
     items = torch.randn(V, D, dtype=torch.float64, requires_grad=True)
     chosen = torch.randint(0, V // 2, (N, K))  # some items often, others never
