@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import Model, ModelConfig, SequenceModel
+from seqbench.models.base import ModelConfig, SequenceModel
+from seqbench.models.feed_forward import FeedForward
 from seqbench.ops import attention
 from seqbench.ops.dropout import Dropout
 from tests.models.forms import FORMS
@@ -61,7 +63,7 @@ def test_each_rate_alone_changes_what_training_computes_and_nothing_else(form: s
 
 
 @contextmanager
-def traced(model: Model, dropped: str = "") -> Iterator[list[tuple[str, Tensor]]]:
+def traced(model: nn.Module, dropped: str = "") -> Iterator[list[tuple[str, Tensor]]]:
     """Yield a list to which every dropout and LayerNorm adds its name and its input.
 
     Args:
@@ -143,3 +145,12 @@ def test_residuals_are_added_after_dropout(form: str) -> None:
             model(*histories())
         residual = without[[name for name, _ in without].index(name)][1]
         assert (float(residual.abs().max()) > 1e-3) == places[index].startswith("+ "), name
+
+
+@pytest.mark.parametrize("activation", [F.gelu, F.silu])
+def test_the_inner_dropout_of_a_feed_forward_layer_acts_behind_the_activation(activation: Any) -> None:
+    layer = FeedForward(8, 64, activation, dropout=0.1, inner_dropout=0.1, norm_eps=1e-5)
+    x = torch.randn(5, 8)
+    with traced(layer) as trace:
+        layer(x)
+    assert torch.equal(trace[0][1], activation(layer.inner(x)))
