@@ -103,6 +103,14 @@ def test_resampling_users_agrees_with_scipys_bootstrap():
     assert bootstrap_interval(first, second, resamples=4000) == pytest.approx((theirs.low, theirs.high), abs=0.02)
 
 
+def test_two_seeds_spread_as_a_sample_of_two_does():
+    """Users do not differ, so all of the interval is that of the seeds: of resampled means -1, 0 and 1, √2 times."""
+    first, second = np.repeat([[-1.0], [1.0]], 50, axis=1), np.zeros((1, 50))
+    widening = scipy_stats.t.ppf(0.975, 1) / scipy_stats.norm.ppf(0.975)
+    reach = math.sqrt(2) * widening
+    assert bootstrap_interval(first, second) == pytest.approx((-reach, reach), rel=1e-6)
+
+
 def simulated(generator, users, seeds, between_seeds, difference=0.0):
     """Hits of two models on the same users: some are easier, seeds shift the odds, and each hit is drawn."""
     ease = generator.normal(-1.5, 1.0, users)

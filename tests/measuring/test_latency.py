@@ -206,6 +206,21 @@ def test_a_growing_state_that_does_not_fit_is_skipped_with_the_reason() -> None:
     assert {entry["reason"] for entry in result.skipped} == {"out of memory at length 8"}
 
 
+def test_the_best_items_are_part_of_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding them takes a second of the clock here, and the rest what the models say."""
+    topk = torch.topk
+
+    def slow(scores: Tensor, k: int) -> Any:
+        clock.now += 1.0
+        assert scores.shape == (2, 6)
+        return topk(scores, k)
+
+    clock = Clock()
+    monkeypatch.setattr(torch, "topk", slow)
+    result = latency(lambda length: Stepping(clock), CPU, grid=LatencyGrid((8,), (2,)), clock=clock)
+    assert {point["mode"]: point["p50_ms"] for point in result.points} == {"whole": 11_000, "step": 2_000}
+
+
 def test_the_model_is_built_for_the_length() -> None:
     asked = []
 
