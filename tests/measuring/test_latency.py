@@ -89,7 +89,16 @@ def test_quantiles_are_those_of_the_samples() -> None:
     assert point["p99_ms"] == pytest.approx(1000 * np.percentile(samples, 99))
 
 
-@pytest.mark.parametrize(("seconds", "known"), [(0.3, ["p50"]), (0.05, ["p50", "p95"]), (0.01, ["p50", "p95", "p99"])])
+@pytest.mark.parametrize(
+    ("seconds", "known"),
+    [
+        (0.3, ["p50"]),
+        (0.054, ["p50"]),  # 19 samples
+        (0.05, ["p50", "p95"]),  # 20
+        (0.0102, ["p50", "p95"]),  # 99
+        (0.01, ["p50", "p95", "p99"]),  # 100
+    ],
+)
 def test_a_quantile_needs_a_sample_in_its_tail(seconds: float, known: list[str]) -> None:
     (point,) = measured(lambda *_: seconds, lengths=(8,), batches=(1,)).points
     assert [name for name in ("p50", "p95", "p99") if point[f"{name}_ms"] is not None] == known
