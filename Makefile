@@ -1,12 +1,14 @@
-# make demo   set up, then the main job on MovieLens 100K: train, evaluate, measure, report
-# make test   set up, then the tests
-# make check  lint, format, types
+# make demo     set up, then the main job on MovieLens 100K: train, evaluate, measure, report
+# make test     set up, then the tests
+# make check    lint, format, types
+# make docs     the site, in build/site
+# make package  sdist and wheel, in dist
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test test-all check format clean
+.PHONY: setup demo test test-all check format docs package clean
 
 setup: $(VENV)/.installed
 
@@ -18,6 +20,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 demo: setup
@@ -40,6 +46,15 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i kernels/*.cpp kernels/*.h
+
+# The variable silences an advertisement, not a warning about the site.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+package: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
