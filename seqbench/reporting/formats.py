@@ -39,5 +39,5 @@ def as_text(rendered: "str | RenderableType") -> str:
     from rich.console import Console
 
     stream = StringIO()
-    Console(file=stream, width=FILE_WIDTH, highlight=False).print(rendered)
+    Console(file=stream, width=FILE_WIDTH, highlight=False, force_jupyter=False).print(rendered)
     return stream.getvalue()
