@@ -17,6 +17,7 @@ from seqbench.evaluation.ranks import Ranks
 from seqbench.events import Begun, Listener, Phase
 from seqbench.execution.orders import Order
 from seqbench.measuring.latency import latency
+from seqbench.measuring.process import fix_allocator, load_optimizer
 from seqbench.measuring.sharing import sharing
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
 from seqbench.ops import backends
@@ -48,6 +49,9 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
 
     device = torch.device(order.device)
     sequences = prepared.split(definition.protocol.split)
+    fix_allocator()
+    if issubclass(cls, SequenceModel):
+        load_optimizer()  # before the mark that memory is measured from
     peak = kind(device).peak_memory(device)
     build = _builder(cls, sequences, definition)
     model = build(definition.protocol.max_len).to(device)
