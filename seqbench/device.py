@@ -5,13 +5,14 @@ called, how to wait for them, how to time work on them, how to measure their mem
 """
 
 import contextlib
+import os
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import psutil
 import torch
@@ -20,12 +21,24 @@ from seqbench.environment import cpu_name
 from seqbench.errors import UsageError
 from seqbench.registry import Registry
 
+T = TypeVar("T")
 Call = Callable[[], object]
 Clock = Callable[[], float]
 PeakMemory = Callable[[], int]  # bytes
 
 # More than any second-level cache of a GPU holds.
 CACHE_BYTES = 256 << 20
+
+RAPL = Path("/sys/class/powercap")
+
+# Bits of nvmlClocksThrottleReasons in nvml.h; that a GPU is idle, or that its clock was set, is no disturbance.
+THROTTLING = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "temperature (software)",
+    0x40: "temperature (hardware)",
+    0x80: "power brake",
+}
 
 
 class Facts(TypedDict):
@@ -35,6 +48,13 @@ class Facts(TypedDict):
     device_memory_bytes: int | None  # None where the device has no memory of its own
     tf32_matmul: bool | None  # single precision computed with fewer bits: other numbers, and other times
     tf32_cudnn: bool | None
+
+
+class ProcessMemory(NamedTuple):
+    """Bytes of a device's memory that this process holds; None where nobody can say."""
+
+    reserved: int | None  # taken by torch's allocator
+    process: int | None  # all of it: with contexts and libraries on a GPU, with code and data on a CPU
 
 
 class DeviceKind(ABC):
@@ -63,9 +83,17 @@ class DeviceKind(ABC):
     def seconds(self, call: Call, calls: int, device: torch.device, *, evict: bool, clock: Clock) -> list[float]:
         """Time each of several calls, in seconds; see `seqbench.timing.sample`."""
 
+    @abstractmethod
+    def process_memory(self, device: torch.device) -> ProcessMemory:
+        """Return what this process holds of the device's memory."""
+
+    @abstractmethod
     def energy(self, device: torch.device) -> float | None:
-        """Return the device's energy counter in joules, or None if it has none."""
-        return None
+        """Return the device's energy counter in joules, or None if there is none that can be read."""
+
+    def disturbances(self, device: torch.device) -> list[str]:
+        """Return what disturbs the device itself now, in words."""
+        return []
 
 
 class Cpu(DeviceKind):
@@ -93,6 +121,18 @@ class Cpu(DeviceKind):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM; see proc(5)
         before = resident_memory()
         return lambda: max(0, peak_resident_memory() - before)
+
+    def process_memory(self, device: torch.device) -> ProcessMemory:
+        """Return the peak of resident memory; the system's allocator reserves nothing that could be told apart."""
+        return ProcessMemory(None, peak_resident_memory())
+
+    def energy(self, device: torch.device) -> float | None:
+        """Return the joules of all processor packages, where RAPL's counters can be read (by root, on most systems)."""
+        try:
+            counters = [int(path.read_text(encoding="ascii")) for path in RAPL.glob("intel-rapl:?/energy_uj")]
+        except (OSError, ValueError):
+            return None
+        return sum(counters) / 1e6 if counters else None
 
     def seconds(self, call: Call, calls: int, device: torch.device, *, evict: bool, clock: Clock) -> list[float]:
         times = [clock()]
@@ -139,20 +179,51 @@ class Cuda(DeviceKind):
         torch.cuda.synchronize(device)
         return [started.elapsed_time(ended) / 1000 for started, ended in pairs]
 
+    def process_memory(self, device: torch.device) -> ProcessMemory:
+        """Return what torch's allocator reserves, and what the driver says that this process holds."""
+
+        def held(handle: Any) -> int | None:
+            return next((each.usedGpuMemory for each in _processes(handle) if each.pid == os.getpid()), None)
+
+        return ProcessMemory(torch.cuda.memory_reserved(device), _ask(device, held))
+
     def energy(self, device: torch.device) -> float | None:
         import pynvml
 
+        return _ask(device, lambda handle: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000)
+
+    def disturbances(self, device: torch.device) -> list[str]:
+        """Return other processes on the GPU, and why its clock is lower than it could be."""
+        import pynvml
+
+        found: list[str] = []
+        # In a container this process has another number there: one of them is this one whatever its number.
+        others = (_ask(device, lambda handle: len(_processes(handle))) or 1) - 1
+        if others:
+            found.append(f"{others} other process{'es' if others > 1 else ''} on the GPU")
+        reasons = _ask(device, pynvml.nvmlDeviceGetCurrentClocksThrottleReasons) or 0
+        return found + [f"the GPU's clock was lowered: {words}" for bit, words in THROTTLING.items() if reasons & bit]
+
+
+def _ask(device: torch.device, question: Callable[[Any], T]) -> T | None:
+    """Return the answer to a question about NVML's handle of a GPU; None where NVML is absent or has no answer."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
         try:
-            pynvml.nvmlInit()
-            try:
-                uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-                handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-                result: float | None = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
-                return result
-            finally:
-                pynvml.nvmlShutdown()
-        except pynvml.NVMLError:
-            return None
+            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+            return question(pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+
+
+def _processes(handle: Any) -> list[Any]:
+    import pynvml
+
+    return list(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
 
 
 DEVICES: Registry[DeviceKind] = Registry("Device", {"cpu": Cpu(), "cuda": Cuda()}, "seqbench env")

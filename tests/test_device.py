@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +47,7 @@ def test_each_call_is_timed_by_itself(queue: bool) -> None:
 
 PEAK = """
 import sys
+from pathlib import Path
 import torch
 from seqbench.device import kind
 if sys.platform == 'linux':
@@ -66,3 +68,19 @@ def test_peak_memory_is_what_was_held_at_once() -> None:
     assert before < 100
     assert 200 <= during - before < 230
     assert after > during - 1  # a peak stays
+
+
+def test_the_memory_of_this_process_is_told() -> None:
+    held = device.kind(CPU).process_memory(CPU)
+    assert held.reserved is None
+    assert held.process is not None
+    assert held.process >= device.resident_memory() // 2
+
+
+def test_energy_is_that_of_all_packages_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "RAPL", tmp_path)
+    assert device.kind(CPU).energy(CPU) is None
+    for package, joules in ((0, 3), (1, 4)):
+        (tmp_path / f"intel-rapl:{package}").mkdir()
+        (tmp_path / f"intel-rapl:{package}" / "energy_uj").write_text(f"{joules * 10**6}\n")
+    assert device.kind(CPU).energy(CPU) == 7.0

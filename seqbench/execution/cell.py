@@ -18,6 +18,7 @@ from seqbench.events import Begun, Listener, Phase
 from seqbench.execution.orders import Order
 from seqbench.measuring.latency import latency
 from seqbench.measuring.process import fix_allocator, load_optimizer
+from seqbench.measuring.quiet import Watch
 from seqbench.measuring.sharing import sharing
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
 from seqbench.ops import backends
@@ -57,11 +58,15 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
     model = build(definition.protocol.max_len).to(device)
 
     with sharing(device) as shared:
+        watch = Watch(device)
         fitted = _fit(model, sequences, definition, folder / CHECKPOINT, device, peak, emit)
+        fitted.cost["conditions"] = fitted.cost["fit_conditions"] = watch.conditions()
         emit(Phase("evaluating"))
         valid = rank(model, sequences, sequences.valid(), definition.protocol)
         test = rank(model, sequences, sequences.test(), definition.protocol, top=TOP_ITEMS)
         fitted.cost.setdefault("peak_memory_bytes", peak())
+        held = kind(device).process_memory(device)
+        fitted.cost |= Cost(reserved_memory_bytes=held.reserved, process_memory_bytes=held.process)
         if order.keep_weights:
             save_weights(folder / WEIGHTS, model, blueprint(definition, order.model, sequences.items))
         counted = model if isinstance(model, CountingModel) else None

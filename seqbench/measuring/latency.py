@@ -19,8 +19,9 @@ from seqbench.device import Clock
 from seqbench.errors import out_of_memory
 from seqbench.files import replacing
 from seqbench.measuring.grid import LatencyGrid
+from seqbench.measuring.quiet import Watch
 from seqbench.models.base import IncrementalModel, Model
-from seqbench.results.records import LatencyPoint, SkippedPoint
+from seqbench.results.records import Conditions, LatencyPoint, SkippedPoint
 
 POSITIONS = 1 << 18  # largest batch × length that is tried: beyond it memory, not the model, is what is tested
 TOP = 10
@@ -29,7 +30,27 @@ WARMUP_CALLS = 2
 MINIMUM_SAMPLES = 3
 MAXIMUM_SAMPLES = 100
 SECONDS_PER_CALL = 4.0  # a point whose calls, or whose state, would take longer is skipped, and says so
+SPREAD = 0.3  # of the median: samples whose quartiles lie further apart are unsteady
 STEPS_BEFORE = 8  # items that an incremental model has seen before its steps are timed
+
+
+def summarise(mode: str, batch: int, length: int | None, samples: list[float]) -> LatencyPoint:
+    """Return a point from its samples in seconds: quantiles, None where there are too few, and how steady they are."""
+    p95, p99 = (
+        float(np.percentile(samples, percent)) * 1000 if len(samples) >= needed else None
+        for percent, needed in ((95, 20), (99, 100))  # one sample in the tail
+    )
+    p25, p50, p75 = np.percentile(samples, (25, 50, 75))
+    return LatencyPoint(
+        mode=mode,
+        batch=batch,
+        length=length,
+        p50_ms=float(p50) * 1000,
+        p95_ms=p95,
+        p99_ms=p99,
+        repeats=len(samples),
+        unsteady=bool(p75 - p25 > SPREAD * p50),
+    )
 
 
 @dataclass
@@ -40,24 +61,16 @@ class Latency:
     skipped: list[SkippedPoint] = field(default_factory=list)
     samples: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, mode: str, batch: int, length: int | None, samples: list[float]) -> None:
+    def add(
+        self, mode: str, batch: int, length: int | None, samples: list[float], conditions: Conditions | None = None
+    ) -> LatencyPoint:
         """Keep a measured point: quantiles, None where there are too few samples, and the samples they are made of."""
-        p95, p99 = (
-            float(np.percentile(samples, percent)) * 1000 if len(samples) >= needed else None
-            for percent, needed in ((95, 20), (99, 100))  # one sample in the tail
-        )
-        self.points.append(
-            LatencyPoint(
-                mode=mode,
-                batch=batch,
-                length=length,
-                p50_ms=float(np.percentile(samples, 50)) * 1000,
-                p95_ms=p95,
-                p99_ms=p99,
-                repeats=len(samples),
-            )
-        )
+        point = summarise(mode, batch, length, samples)
+        if conditions is not None:
+            point["conditions"] = conditions
+        self.points.append(point)
         self.samples[f"latency/{mode}/{batch}/{length}"] = samples
+        return point
 
     def skip(self, mode: str, batch: int, length: int | None, reason: str) -> None:
         """Keep the reason why a point has no figure."""
@@ -114,8 +127,10 @@ def latency(
                 while waiting:
                     point = waiting[0]
                     items = torch.randint(1, model.items + 1, (batch, point.items), generator=generator).to(device)
-                    samples = _samples(CALLS[point.mode](model, items), device, grid.seconds, clock)
-                    result.add(point.mode, batch, point.length, samples)
+                    call = CALLS[point.mode](model, items)
+                    watch = Watch(device)
+                    samples = _samples(call, device, grid.seconds, clock)
+                    result.add(point.mode, batch, point.length, samples, watch.conditions())
                     if point.mode == "whole":
                         medians.append(statistics.median(samples))
                     waiting.pop(0)

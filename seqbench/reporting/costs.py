@@ -21,6 +21,7 @@ class _Quantity:
     scale: numbers.Scale
     read: Callable[[Record], Any]
     with_spread: bool = True
+    conditions: Literal["conditions", "fit_conditions"] | None = None  # that it was measured in; None: it is counted
 
 
 def _cost(key: str) -> Callable[[Record], Any]:
@@ -34,9 +35,10 @@ def _quantity(
     scale: numbers.Scale,
     read: Callable[[Record], Any] | None = None,
     with_spread: bool = True,
+    conditions: Literal["conditions", "fit_conditions"] | None = None,
 ) -> _Quantity:
     column = Column(key=key, title=title, direction=direction, base_unit=scale[0][0])
-    return _Quantity(column, scale, read or _cost(key), with_spread)
+    return _Quantity(column, scale, read or _cost(key), with_spread, conditions)
 
 
 def _seconds_to_best(record: Record) -> float | None:
@@ -50,8 +52,8 @@ def _seconds_to_best(record: Record) -> float | None:
 QUANTITIES = (
     # More parameters are neither better nor worse: no direction, and the same for every seed.
     _quantity("parameters", "Parameters", None, numbers.PLAIN, with_spread=False),
-    _quantity("epoch_seconds", "Epoch", "down", numbers.SECONDS),
-    _quantity(THROUGHPUT, "Interactions", "up", numbers.RATE),
+    _quantity("epoch_seconds", "Epoch", "down", numbers.SECONDS, conditions="conditions"),
+    _quantity(THROUGHPUT, "Interactions", "up", numbers.RATE, conditions="conditions"),
     _quantity(
         "seconds_to_best",
         "Time to best",
@@ -59,7 +61,7 @@ QUANTITIES = (
         numbers.SECONDS,
         _seconds_to_best,
     ),
-    _quantity("fit_seconds", "Fit", "down", numbers.SECONDS),
+    _quantity("fit_seconds", "Fit", "down", numbers.SECONDS, conditions="fit_conditions"),
     _quantity("peak_memory_bytes", "Peak memory", "down", numbers.BYTES),
 )
 
@@ -122,6 +124,7 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
         for row, variant, values in zip(table.rows, variants, measured, strict=True):
             if values:
                 cell = cost_cell(values, factor, quantity.with_spread)
+                _flag(table, cell, _disturbances(variant.finished, quantity.conditions))
             elif quantity.column.key == THROUGHPUT and any(record.training for record in variant.finished):
                 cell = TableCell(FAILED, notes=[table.note("too few steps to time")])
             elif variant.finished:
@@ -152,6 +155,9 @@ def _latency_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: 
                 points = {length: _latencies(variant, (mode, batch, length), statistic) for length in lengths}
                 if any(values or missing for values, missing in points.values()):
                     cells = {str(length): _latency_cell(table, *point) for length, point in points.items()}
+                    for length in lengths:
+                        noise = _noise(variant.finished, (mode, batch, length))
+                        _flag(table, cells[str(length)], noise)
                     row = Row(variant.model, variant.configuration, cells, mode, batch, ranked=variant.trained)
                     row.notes = [table.note(words) for words in variant.seed_remarks(seeds)]
                     # What does not grow takes the same time at every length, and is measured once.
@@ -195,6 +201,29 @@ def _latency_cell(table: Table, values: dict[str, float], missing: dict[str, lis
     if values:
         return cost_cell(values, 1.0, with_spread=False)
     return TableCell(FAILED, notes=[table.note(reason) for reason in missing]) if missing else TableCell(NOT_APPLICABLE)
+
+
+def _flag(table: Table, cell: TableCell, noise: Sequence[str]) -> None:
+    """Mark a figure that was measured while the machine was not quiet, with what disturbed it."""
+    if cell.n and noise:
+        cell.noisy = True
+        cell.notes += [table.note(f"noisy: {words}") for words in noise]
+
+
+def _disturbances(records: Iterable[Record], key: Literal["conditions", "fit_conditions"] | None) -> list[str]:
+    if key is None:
+        return []
+    found = [words for record in records for words in record.cost.get(key, {}).get("disturbances", [])]
+    return list(dict.fromkeys(found))
+
+
+def _noise(records: Iterable[Record], point: tuple[str, int, int]) -> list[str]:
+    """Return what disturbed the measurements of one point of latency."""
+    entries = [entry for entry in _entries(records, "latency") if _is_at(entry, point)]
+    found = [words for entry in entries for words in entry.get("conditions", {}).get("disturbances", [])]
+    if any(entry.get("unsteady") for entry in entries):
+        found.append("the middle half of the samples spans more than 30 % of their median")
+    return list(dict.fromkeys(found))
 
 
 def _entries(records: Iterable[Record], key: Literal["latency", "latency_skipped"]) -> list[dict[str, Any]]:

@@ -58,6 +58,7 @@ class TableCell:
     mean: float | None = None
     std: float | None = None
     n: int = 0
+    noisy: bool = False  # measured while the machine was not quiet: it competes with no other
     best: bool = False
     second: bool = False
     dagger: str = ""  # significantly better than the best baseline: "†" or "‡"
@@ -128,7 +129,7 @@ class Table:
             if column.direction is None:
                 continue
             for _, rows in self.blocks():
-                cells = [row.cells[column.key] for row in rows if row.ranked and row.cells[column.key].n]
+                cells = [row.cells[column.key] for row in rows if row.ranked and _competes(row.cells[column.key])]
                 order = sorted({float(cell.text) for cell in cells}, reverse=column.direction == "up")
                 for cell in cells if len(order) > 1 else ():
                     cell.best = float(cell.text) == order[0]
@@ -140,6 +141,10 @@ class Table:
         for row in self.rows:
             grouped.setdefault(row.block, []).append(row)
         return list(grouped.items())
+
+
+def _competes(cell: TableCell) -> bool:
+    return cell.n > 0 and not cell.noisy
 
 
 @dataclass

@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from seqbench import paths
 from seqbench.errors import SeqbenchError
@@ -32,16 +32,28 @@ FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 FailureKind = Literal["out-of-memory", "killed", "non-finite", "error", "storage"]
 
 
+class Conditions(TypedDict, total=False):
+    """What went on beside a measurement (seqbench.measuring.quiet), and the energy of the device meanwhile."""
+
+    seconds: float
+    busy_cores: float  # that other processes kept busy on average; absent if it was too short to tell
+    disturbances: list[str]  # in words; none: the machine was quiet
+    joules: float | None  # None: there is no counter that can be read
+
+
 class LatencyPoint(TypedDict):
     """One point of latency against length."""
 
-    mode: str  # "whole" or "step"
+    mode: str  # a name of seqbench.measuring.grid.MODES
     batch: int
     length: int | None  # None: the same at every length
     p50_ms: float
     p95_ms: float | None  # None: too few samples
     p99_ms: float | None
     repeats: int
+    state_bytes: NotRequired[int]  # of each history, of modes that have a state
+    conditions: NotRequired[Conditions]
+    unsteady: NotRequired[bool]  # the middle half of the samples is wide: its median says little
 
 
 class SkippedPoint(TypedDict):
@@ -68,8 +80,12 @@ class Cost(TypedDict, total=False):
     train_sequences_per_second: float | None
     epoch_seconds: float | None
     fit_seconds: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int  # on a GPU that of torch's allocator, on a CPU resident memory above what was held before
+    reserved_memory_bytes: int | None  # that the allocator took from the GPU
+    process_memory_bytes: int | None  # all that the process held: on a GPU as its driver says, on a CPU the peak
     sharing: Sharing
+    conditions: Conditions  # of epochs and memory
+    fit_conditions: Conditions  # of the whole training; another only if costs were measured again
     latency: list[LatencyPoint]
     latency_skipped: list[SkippedPoint]
 

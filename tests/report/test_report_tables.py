@@ -76,6 +76,35 @@ def test_best_follows_the_direction_of_each_cost(make_record):
     assert not cells["parameters"].second
 
 
+def test_a_figure_measured_on_a_busy_machine_says_so_and_does_not_compete(make_record):
+    busy, fast, slow = (make_record(name, cost_scale=scale) for name, scale in (("a", 0.5), ("b", 1), ("c", 2)))
+    busy.cost["conditions"] = {"seconds": 9.0, "disturbances": ["other processes kept 1.9 of 2 cores busy"]}
+    (costs,) = tables(report_of([busy, fast, slow]), "cost")
+    cells = {each.label: each.cells["epoch_seconds"] for each in costs.rows}
+    assert [costs.footnotes[note] for note in cells["a"].notes] == ["noisy: other processes kept 1.9 of 2 cores busy"]
+    assert [name for name, cell in cells.items() if cell.noisy] == ["a"]
+    assert (cells["a"].best, cells["b"].best, cells["c"].second) == (False, True, True)
+    assert row(costs, "a").cells["fit_seconds"].best  # measured at another time, and not known to be noisy
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("conditions", {"disturbances": ["1 other process on the GPU"]}, "noisy: 1 other process on the GPU"),
+        ("unsteady", True, "noisy: the middle half of the samples spans more than 30 % of their median"),
+    ],
+)
+def test_a_noisy_latency_says_so_and_does_not_compete(make_record, field, value, words):
+    noisy, quiet = make_record("a", cost_scale=0.5), make_record("b")
+    point = next(entry for entry in noisy.cost["latency"] if (entry["mode"], entry["batch"]) == ("whole", 1))
+    point[field] = value
+    table = tables(report_of([noisy, quiet]), "latency")[0]
+    cell = row(table, "a").cells[str(point["length"])]
+    assert cell.noisy
+    assert not cell.best
+    assert [table.footnotes[note] for note in cell.notes] == [words]
+
+
 def test_protocols_fingerprints_and_lengths_never_share_a_section(make_record):
     report = report_of(
         [

@@ -1,0 +1,55 @@
+"""Whether the machine was quiet while something was measured, and how much energy that took."""
+
+import os
+import time
+
+import psutil
+import torch
+
+from seqbench.device import kind
+from seqbench.results.records import Conditions
+
+BUSY = 0.2  # of the cores: if other processes keep more busy, figures are noisy
+SHORTEST = 0.2  # seconds: processor times come in hundredths
+
+
+class Watch:
+    """Counters at a moment; `conditions` says what happened since.
+
+    Args:
+        device: what the measured work runs on; its own disturbances and energy count, too.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._joules = kind(device).energy(device)
+        self._busy, self._own, self._at = _busy_seconds(), _own_seconds(), time.perf_counter()
+
+    def conditions(self) -> Conditions:
+        """Return how busy others kept the machine since this watch was made."""
+        seconds = time.perf_counter() - self._at
+        joules = kind(self._device).energy(self._device)
+        used = None if joules is None or self._joules is None else joules - self._joules
+        found = Conditions(seconds=seconds, joules=used if used is not None and used >= 0 else None, disturbances=[])
+        if seconds < SHORTEST:
+            return found
+        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        cores = psutil.cpu_count() or 1
+        found["busy_cores"] = max(0.0, others / seconds)
+        if found["busy_cores"] > BUSY * cores:
+            found["disturbances"].append(f"other processes kept {found['busy_cores']:.1f} of {cores} cores busy")
+        found["disturbances"] += kind(self._device).disturbances(self._device)
+        return found
+
+
+def _busy_seconds() -> float:
+    """Return the seconds of all cores in which they were not idle, in all processes; stolen ones count."""
+    times = psutil.cpu_times()._asdict()
+    idle = ("idle", "iowait", "guest", "guest_nice")  # guests are part of user and nice
+    return sum(seconds for name, seconds in times.items() if name not in idle)
+
+
+def _own_seconds() -> float:
+    """Return the seconds that this process and its finished children used."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
