@@ -1,5 +1,6 @@
 """One cell from definition to record: load, fit, evaluate, measure, record."""
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from seqbench.execution.orders import Order
 from seqbench.measuring.latency import latency
 from seqbench.measuring.process import fix_allocator, load_optimizer
 from seqbench.measuring.quiet import Watch
+from seqbench.measuring.reuse import measured_before, plain
 from seqbench.measuring.sharing import sharing
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
 from seqbench.ops import backends
@@ -71,14 +73,25 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
             save_weights(folder / WEIGHTS, model, blueprint(definition, order.model, sequences.items))
         counted = model if isinstance(model, CountingModel) else None
         del model  # so that there is more room for measuring
-        emit(Phase("measuring latency"))
-        timings = latency(
-            lambda length: counted or build(length), device, grid=order.latency
-        )  # weights do not matter for time
+        earlier = None if order.force or counted else measured_before(order.results, definition, machine, order.latency)
+        if earlier is None:
+            emit(Phase("measuring latency"))
+            timings = latency(
+                lambda length: counted or build(length), device, grid=order.latency
+            )  # weights do not matter for time
+            timings.write_samples(folder / SAMPLES)
+            measured = Cost(latency=timings.points, latency_skipped=timings.skipped)
+        else:
+            source = earlier.definition
+            shutil.copyfile(source.folder(order.results) / SAMPLES, folder / SAMPLES)
+            measured = Cost(
+                latency=earlier.cost["latency"],
+                latency_skipped=earlier.cost["latency_skipped"],
+                latency_from=earlier.cost.get("latency_from", source.key),
+            )
 
     test.write(folder / RANKS)
     test.write_top(folder / TOP)
-    timings.write_samples(folder / SAMPLES)
     record = Record(
         definition=definition,
         status="finished",
@@ -89,7 +102,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         accuracy=test.metrics(),
         validation=valid.metrics(),
         training=fitted.training,
-        cost=fitted.cost | Cost(sharing=shared, latency=timings.points, latency_skipped=timings.skipped),
+        cost=fitted.cost | measured | Cost(sharing=shared, latency_grid=plain(order.latency)),
         changes=changed,
     )
     write_record(order.results, record)

@@ -109,6 +109,7 @@ def latency(
     grid = grid or LatencyGrid()
     lengths = grid.lengths
     result = Latency()
+    all_points = Watch(device)
     generator = torch.Generator().manual_seed(0)
     for batch in grid.batches:
         medians: list[float] = []
@@ -141,7 +142,17 @@ def latency(
                 exhausted = f"out of memory at length {length:,}"
                 for point in waiting:
                     result.skip(point.mode, batch, point.length, exhausted)
+    _judge(result.points, all_points.conditions())
     return result
+
+
+def _judge(points: list[LatencyPoint], together: Conditions) -> None:
+    """Judge points that were too short to tell what went on beside them by all points together."""
+    for point in points:
+        found = point.get("conditions", {})
+        if "busy_cores" not in found and "busy_cores" in together:
+            found["busy_cores"] = together["busy_cores"]
+            found["disturbances"] = together["disturbances"]
 
 
 class _Point(NamedTuple):

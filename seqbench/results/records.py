@@ -86,6 +86,8 @@ class Cost(TypedDict, total=False):
     sharing: Sharing
     conditions: Conditions  # of epochs and memory
     fit_conditions: Conditions  # of the whole training; another only if costs were measured again
+    latency_grid: dict[str, Any]  # the points that were asked for
+    latency_from: str  # key of the cell that was measured instead, of another seed on the same machine
     latency: list[LatencyPoint]
     latency_skipped: list[SkippedPoint]
 

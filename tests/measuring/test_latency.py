@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seqbench.data.sequences import Sequences
+from seqbench.measuring import latency as latency_module
 from seqbench.measuring.grid import LatencyGrid
 from seqbench.measuring.latency import MAXIMUM_SAMPLES, MINIMUM_SAMPLES, POSITIONS, Latency, latency
 from seqbench.models.base import CountingModel, IncrementalModel, Model, ModelConfig
@@ -285,3 +286,13 @@ def test_raw_samples_are_stored(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "samples.parquet").to_pydict()
     assert table["series"] == ["latency/whole/1/8"] * 4 + ["latency/whole/1/16"] * 4
     assert table["value"] == pytest.approx([0.25] * 8)
+
+
+def test_points_too_short_to_judge_are_judged_by_all_together() -> None:
+    result = measured(lambda *_: 0.25, lengths=(8, 16), batches=(1,))
+    long, short = result.points
+    long["conditions"] = {"busy_cores": 0.0, "disturbances": []}
+    short["conditions"] = {"disturbances": []}
+    latency_module._judge(result.points, {"busy_cores": 1.5, "disturbances": ["busy"]})
+    assert long["conditions"] == {"busy_cores": 0.0, "disturbances": []}
+    assert short["conditions"] == {"busy_cores": 1.5, "disturbances": ["busy"]}
