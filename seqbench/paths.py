@@ -3,13 +3,16 @@
 import os
 from pathlib import Path
 
+HOME_VARIABLE = "SEQBENCH_HOME"
 KERNEL_CACHE_VARIABLE = "SEQBENCH_KERNEL_CACHE"
 
 
 def home(override: Path | None = None) -> Path:
-    """The folder for downloads and prepared data sets."""
+    """Return the folder for downloads and prepared data sets: `override`, SEQBENCH_HOME, or the user's cache folder."""
     if override is not None:
         return override.expanduser()
+    if configured := os.environ.get(HOME_VARIABLE):
+        return Path(configured).expanduser()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("seqbench", appauthor=False))
