@@ -5,7 +5,7 @@ Shapes: B batch, T time, V items plus padding.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from seqbench.errors import out_of_memory
 from seqbench.files import replacing
 from seqbench.measuring.grid import LatencyGrid
 from seqbench.measuring.quiet import Watch
-from seqbench.models.base import IncrementalModel, Model
+from seqbench.models.base import IncrementalModel, Model, SequenceModel
 from seqbench.results.records import Conditions, LatencyPoint, SkippedPoint
 
 POSITIONS = 1 << 18  # largest batch × length that is tried: beyond it memory, not the model, is what is tested
@@ -128,10 +128,12 @@ def latency(
                 while waiting:
                     point = waiting[0]
                     items = torch.randint(1, model.items + 1, (batch, point.items), generator=generator).to(device)
-                    call = CALLS[point.mode](model, items)
+                    timed = CALLS[point.mode](model, items)
                     watch = Watch(device)
-                    samples = _samples(call, device, grid.seconds, clock)
-                    result.add(point.mode, batch, point.length, samples, watch.conditions())
+                    samples = _samples(timed, device, grid.seconds, clock)
+                    added = result.add(point.mode, batch, point.length, samples, watch.conditions())
+                    if point.mode in STATEFUL:
+                        added["state_bytes"] = state_bytes(model, items)
                     if point.mode == "whole":
                         medians.append(statistics.median(samples))
                     waiting.pop(0)
@@ -164,7 +166,8 @@ class _Point(NamedTuple):
 def _points(model: Model, length: int, *, first: bool) -> list[_Point]:
     """What is timed of a model that was built for a length, which may be the first of all lengths."""
     points = [_Point("whole", length, length)]
-    if isinstance(model, IncrementalModel) and model.config.causal:
+    if "step" in modes_of(model):
+        assert isinstance(model, IncrementalModel)
         if model.state_grows:
             points.append(_Point("step", length, length))
         elif first:
@@ -172,9 +175,50 @@ def _points(model: Model, length: int, *, first: bool) -> list[_Point]:
     return points
 
 
+def modes_of(model: Model) -> list[str]:
+    """Return the names of CALLS that a model has."""
+    steps = isinstance(model, IncrementalModel) and model.config.causal
+    neural = isinstance(model, SequenceModel)
+    return [mode for mode in CALLS if mode == "whole" or (steps if mode in STATEFUL else neural)]
+
+
+def call(mode: str, model: Model, items: Tensor) -> Callable[[], None]:
+    """Return what is timed in a mode of `modes_of` on histories (B, T)."""
+    prepared = CALLS[mode](model, items)
+
+    @torch.inference_mode()
+    def timed() -> None:
+        prepared()
+
+    return timed
+
+
+@torch.inference_mode()
+def state_bytes(model: Model, items: Tensor) -> int:
+    """Return the bytes of an incremental model's state, for each of the histories (B, T) that it stands for."""
+    assert isinstance(model, IncrementalModel)
+    return sum(each.nbytes for each in _tensors(model.prefill(items))) // len(items)
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a state, however deep they lie in tuples, lists, dicts and objects."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict):
+        yield from (each for value in state.values() for each in _tensors(value))
+    elif isinstance(state, tuple | list):
+        yield from (each for value in state for each in _tensors(value))
+    elif hasattr(state, "__dict__"):
+        yield from _tensors(vars(state))
+
+
+def _lengths(items: Tensor) -> Tensor:
+    return torch.full((len(items),), items.shape[1], device=items.device)
+
+
 def _encoding(model: Model, items: Tensor) -> Callable[[], None]:
     """From histories (B, T) to the best items."""
-    lengths = torch.full((len(items),), items.shape[1], device=items.device)
+    lengths = _lengths(items)
 
     def encode() -> None:
         torch.topk(model.score(items, lengths), min(TOP, model.items))
@@ -182,10 +226,22 @@ def _encoding(model: Model, items: Tensor) -> Callable[[], None]:
     return encode
 
 
+def _encoding_only(model: Model, items: Tensor) -> Callable[[], None]:
+    """From histories (B, T) to the states that items are scored with."""
+    assert isinstance(model, SequenceModel)
+    lengths = _lengths(items)
+
+    def encode() -> None:
+        model.last_states(items, lengths)
+
+    return encode
+
+
 def _appending(model: Model, items: Tensor) -> Callable[[], None]:
     """From the last item of histories (B, T), and the state of the items before it, to the best items."""
     assert isinstance(model, IncrementalModel)
-    state = model.prefill(items[:, :-1])
+    with torch.inference_mode():
+        state = model.prefill(items[:, :-1])
     last = items[:, -1]
 
     def append() -> None:
@@ -195,7 +251,18 @@ def _appending(model: Model, items: Tensor) -> Callable[[], None]:
     return append
 
 
-CALLS = {"whole": _encoding, "step": _appending}
+def _filling(model: Model, items: Tensor) -> Callable[[], None]:
+    """From histories (B, T) to the state that items can be appended to."""
+    assert isinstance(model, IncrementalModel)
+
+    def fill() -> None:
+        model.prefill(items)
+
+    return fill
+
+
+CALLS = {"whole": _encoding, "encode": _encoding_only, "step": _appending, "prefill": _filling}
+STATEFUL = ("step", "prefill")
 
 
 def _too_much(batch: int, length: int, medians: list[float]) -> str | None:

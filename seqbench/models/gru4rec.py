@@ -79,6 +79,10 @@ class GRU4Rec(IncrementalModel):
         hidden, state = self.gru(self.embedding(items).unsqueeze(1), state)
         return self.output(hidden.squeeze(1)), state
 
+    def prefill(self, items: Tensor) -> Tensor:
+        """Return the state of histories (B, T), equally long, in one pass of the GRU."""
+        return self.gru(self.embedding(items))[1] if items.shape[1] else self.initial_state(len(items))
+
     def _recur(self, items: Tensor) -> Tensor:
         """Return the GRU's states (B, T, H)."""
         result: Tensor = self.gru(self.dropout(self.embedding(items)))[0]

@@ -135,6 +135,11 @@ class RecurrentStack(IncrementalStack):
         result: Tensor = self.embedding_norm(self.dropout(self.embedding(items)))
         return result
 
+    def prefill(self, items: Tensor) -> State:
+        """Return the state of histories (B, T), equally long, in one pass of the blocks."""
+        start = self.initial_state(len(items))
+        return self._append(items, start)[1] if items.shape[1] else start
+
 
 class PositionedStack(IncrementalStack):
     """Blocks that learn positions: x = dropout(LayerNorm(E[i] + P[position])), then x ← block(x) for every block.

@@ -44,7 +44,7 @@ class Conditions(TypedDict, total=False):
 class LatencyPoint(TypedDict):
     """One point of latency against length."""
 
-    mode: str  # a name of seqbench.measuring.grid.MODES
+    mode: str  # a name of seqbench.measuring.latency.CALLS
     batch: int
     length: int | None  # None: the same at every length
     p50_ms: float
