@@ -3,12 +3,15 @@
 # make check    lint, format, types
 # make docs     the site, in build/site
 # make package  sdist and wheel, in dist
+# make gpu      prove and measure everything on a GPU; DEVICE=cpu rehearses it. Needs torch only, goes on where it was.
 PYTHON ?= python3
 VENV ?= .venv
+DEVICE ?= cuda
+OUTPUT ?= gpu-results
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test test-all check format docs package clean
+.PHONY: setup demo test test-all check format docs package gpu clean
 
 setup: $(VENV)/.installed
 
@@ -55,6 +58,9 @@ package: $(VENV)/.installed-dev
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
+
+gpu:
+	$(PYTHON) tools/gpu.py --device $(DEVICE) --output $(OUTPUT)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

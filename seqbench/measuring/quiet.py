@@ -46,7 +46,7 @@ def _busy_seconds() -> float:
     """Return the seconds of all cores in which they were not idle, in all processes; stolen ones count."""
     times = psutil.cpu_times()._asdict()
     idle = ("idle", "iowait", "guest", "guest_nice")  # guests are part of user and nice
-    return sum(seconds for name, seconds in times.items() if name not in idle)
+    return sum(float(seconds) for name, seconds in times.items() if name not in idle)
 
 
 def _own_seconds() -> float:
