@@ -66,7 +66,7 @@ def test_peak_memory_is_what_was_held_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=60, check=True)
     before, during, after = (int(word) / 2**20 for word in done.stdout.split())
     assert before < 100
-    assert 200 <= during - before < 230
+    assert 199 <= during - before < 230  # Linux counts pages by processor, and adds them up now and then
     assert after > during - 1  # a peak stays
 
 

@@ -11,6 +11,7 @@ import ctypes
 import gc
 import statistics
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,8 +169,10 @@ def size(request: Request) -> Iterator[Figure]:
                 if mode in modes_of(model):
                     prepared = call(mode, model, _histories(request, 1, length))
                     # oneDNN's recurrent layers are one operator that torch cannot count.
-                    with FlopCounterMode(display=False) as counter, torch.backends.mkldnn.flags(enabled=False):
-                        prepared()
+                    with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
+                        warnings.simplefilter("ignore")  # leaving the next line, torch speaks of GPUs that are not here
+                        with torch.backends.mkldnn.flags(enabled=False):
+                            prepared()
                     values[f"{mode}_flops"] = counter.get_total_flops()
             yield Figure(name, "size", 1, length, values)
 
