@@ -32,7 +32,7 @@ from seqbench.models.base import Model, SequenceModel, TrainingConfig
 from seqbench.registry import Registry
 from seqbench.speed.timing import compete
 from seqbench.training.objectives import OBJECTIVES, Batch
-from seqbench.training.optimizer import make_optimizer
+from seqbench.training.optimizer import make_optimizers
 
 RESAMPLES = 1000  # of the bootstrap behind an interval
 TRIALS = 7  # halvings of the range of rates
@@ -283,7 +283,7 @@ def _training_step(model: Model, items: Tensor) -> Call:
     )
     batch = Batch(items[:, :-1].contiguous(), torch.full((B,), T, device=items.device), targets, places)
     loss = LOSSES[settings.loss](settings, torch.ones(model.items + 1, device=items.device))
-    optimizer = make_optimizer(model, settings)
+    optimizers = make_optimizers(model, settings)
     generator = torch.Generator(items.device).manual_seed(0)
 
     def step() -> None:
@@ -292,9 +292,11 @@ def _training_step(model: Model, items: Tensor) -> Call:
             states = objective.states(model, batch)
             negatives = loss.draw(batch.targets, generator)
             value = loss(states, model.item_weights(), model.item_bias(), batch.targets, negatives)
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
             value.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         model.eval()
 
     return step

@@ -12,14 +12,14 @@ from seqbench import device
 from seqbench.measuring.process import load_optimizer
 from seqbench.models import load_model
 from seqbench.models.base import TrainingConfig
-from seqbench.training.optimizer import make_optimizer
+from seqbench.training.optimizer import make_optimizers
 
 cls = load_model("gru4rec")
 load_optimizer()
 cpu = torch.device("cpu")
 peak, before = device.kind(cpu).peak_memory(cpu), set(sys.modules)
 model = cls(50, 8, cls.Config())
-optimizer = make_optimizer(model, TrainingConfig())
+(optimizer,) = make_optimizers(model, TrainingConfig())
 items = torch.ones(2, 8, dtype=torch.int64)
 model(items, torch.tensor([8, 8])).sum().backward()
 optimizer.step()
