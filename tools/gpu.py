@@ -47,10 +47,11 @@ def steps(device: str, output: Path) -> list[Step]:
     seqbench = (sys.executable, "-m", "seqbench")
     tests = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     lengths = "64,256,1024,4096,16384" if gpu else "64,256"
+    models = () if gpu else ("--models", "lrurec,sasrec")
     shapes = () if gpu else ("--operators", "linear_scan", "--shapes", "2x50x16")
 
     def bench(quantity: str, seconds: float, *words: str) -> Step:
-        command = (*seqbench, "bench", quantity, "--device", device, "--lengths", lengths, *words)
+        command = (*seqbench, "bench", quantity, "--device", device, "--lengths", lengths, *models, *words)
         return Step(f"bench-{quantity}", (*command, "--json", str(output / f"bench-{quantity}.json")), seconds)
 
     found = [
@@ -73,7 +74,8 @@ def steps(device: str, output: Path) -> list[Step]:
             (
                 *(*seqbench, "run", "--device", device, "--datasets", "synthetic", "--epochs", "2", "--no-latency"),
                 *("--max-len", "50", "--results", str(output / "results")),
-                *(() if gpu else ("--models", "lrurec,sasrec", "--executor", "inline")),
+                *models,
+                *(() if gpu else ("--executor", "inline")),
             ),
             150,
         ),

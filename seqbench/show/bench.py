@@ -19,6 +19,7 @@ from seqbench.show.tables import columns
 
 SCHEMA_VERSION = 1
 MISSING = "–"
+COUNTED = ("state_bytes", "bound_ms")  # the same on a busy machine
 # Names of values: how they end says what they are in.
 SCALES: dict[str, Scale] = {"_bytes": BYTES, "_flops": PLAIN, "parameters": PLAIN, "_without_items": PLAIN}
 
@@ -60,7 +61,10 @@ def _table(request: Request, quantity: str, figures: Sequence[Figure], notes: li
             remarks.append("~ unsteady: the middle half of the samples spans more than 30 % of their median")
         marks = "".join(f" [{footnotes.note(notes, words) + 1}]" for words in remarks)
         noisy = "~" if figure.disturbances or figure.unsteady else ""
-        cells = [noisy + _shown(name, figure.values.get(name)) for name in names]
+        cells = [
+            ("" if name in COUNTED else noisy) + _shown(name, figure.values[name]) if name in figure.values else ""
+            for name in names
+        ]
         if ratios:
             cells.append("" if figure.ratio is None else "{} ({}–{})".format(*map(significant, figure.ratio)))
         table.add_row(figure.model + marks, str(figure.batch), f"{figure.length:,}", *cells)
