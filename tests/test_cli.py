@@ -30,7 +30,20 @@ from seqbench.show.datasets import short_count
 from seqbench.show.models import POSITIONS, WIDTH, parameter_words
 from tests.kit import Bench
 
-COMMANDS = ("", "prepare", "run", "report", "kernels", "rm", "env", "list", "list models", "list datasets", "list runs")
+COMMANDS = (
+    "",
+    "prepare",
+    "run",
+    "report",
+    "compare",
+    "kernels",
+    "rm",
+    "env",
+    "list",
+    "list models",
+    "list datasets",
+    "list runs",
+)
 HEAVY = ("torch", "pandas", "pyarrow", "numpy", "scipy", "yaml", "httpx", "safetensors")
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*\b(3[0-8]|4[0-8]|9[0-7])[0-9;]*m")
