@@ -21,6 +21,7 @@ from seqbench.models.base import (
     SequenceModel,
     TrainingConfig,
 )
+from seqbench.models.stack import RecurrentStack
 from seqbench.protocol import Protocol
 from seqbench.training.loop import Trainer
 from tests.models.forms import FORMS
@@ -173,6 +174,19 @@ def test_steps_go_on_from_a_history_that_was_encoded_at_once(form: str) -> None:
     for known in (1, 2, MAX_LEN - 1):
         states, _ = model.step(items[:, known], model.prefill(items[:, :known]))
         torch.testing.assert_close(states, whole[:, known], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [form for form in INCREMENTAL if issubclass(FORMS[form][0], RecurrentStack)])
+def test_blocks_go_on_from_the_state_after_several_positions(form: str) -> None:
+    model = make(form)
+    assert isinstance(model, RecurrentStack)
+    x = torch.randn(3, MAX_LEN, FORMS[form][1].hidden_size)  # type: ignore[attr-defined]
+    for block in model.layers:
+        whole, _ = block.mix(x)
+        for first in (1, 2, 5):
+            start, state = block.mix(x[:, :first], state=block.initial_state(3))
+            rest, _ = block.mix(x[:, first:], state=state)
+            torch.testing.assert_close(torch.cat([start, rest], dim=1), whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", INCREMENTAL)
