@@ -6,6 +6,7 @@ processes themselves needs workers that are some (`processes=True`), signals the
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -117,6 +118,12 @@ class Bench:
         return sorted(path.name for path in self.results.rglob("*") if path.is_file() and path.stat().st_size)
 
 
+def _listen_to_signals() -> None:
+    """Undo what `nohup` and background jobs of scripts ignore: these tests send signals."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Running:
     """A command that runs in its own process group."""
 
@@ -128,6 +135,7 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_listen_to_signals,
         )
         self.lines: list[str] = []
         self._changed = threading.Condition()

@@ -8,9 +8,9 @@ import json
 import os
 import pty
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -91,13 +91,17 @@ def test_help_of_the_main_commands_has_two_examples_that_parse(command: str) -> 
 
 
 @pytest.mark.parametrize("command", ["", "run"])
-def test_help_takes_less_than_half_a_second(command: str) -> None:
+def test_help_takes_less_than_half_a_second_of_a_processor(command: str) -> None:
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
     times: list[float] = []
-    while len(times) < 6 and min(times, default=1.0) > 0.5:  # the machine may be busy with something else
-        started = time.perf_counter()
+    while len(times) < 6 and min(times, default=1.0) > 0.5:  # a shared core takes longer for the same work, too
+        before = spent()
         words = [sys.executable, "-m", "seqbench", *command.split(), "--help"]
         subprocess.run(words, check=True, capture_output=True)
-        times.append(time.perf_counter() - started)
+        times.append(spent() - before)
     assert min(times) < 0.5, times
 
 
