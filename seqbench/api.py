@@ -3,7 +3,7 @@
 Imported as `seqbench.prepare`, `seqbench.run` and so on; nothing heavy is loaded before one of them is used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seqbench.models.base import Model
     from seqbench.planning import Plan
     from seqbench.protocol import Protocol
+    from seqbench.reporting.document import Report
     from seqbench.reporting.runs import StoredRun
     from seqbench.results import Record
 
@@ -43,6 +44,20 @@ class PlanOptions(TypedDict, total=False):
     force: bool  # run finished cells again
     results: Folder  # the results store; "results"
     home: Folder | None  # downloads and prepared data sets; None: the user's cache folder
+
+
+class ReportOptions(TypedDict, total=False):
+    """What `report` takes besides the store and the format; each is optional, and None is as if it were not given."""
+
+    metrics: Sequence[str] | None  # such as "ndcg@10", "recall@50" or "mrr"; computed from the stored ranks
+    tables: Sequence[str] | None  # "accuracy", "cost", "latency", "published"
+    on: Literal["test", "valid"]  # whose accuracy: of the test or of the validation targets
+    baselines: Sequence[str] | None  # models that the others are tested against
+    datasets: Sequence[str] | None  # only these
+    models: Sequence[str] | None
+    protocols: Sequence[str] | None
+    splits: Sequence[str] | None
+    seeds: Sequence[int | str] | None
 
 
 def prepare(
@@ -88,6 +103,24 @@ def prepare(
         offline=offline,
         **filters,
     )
+
+
+def prepare_all(
+    datasets: Sequence[str], *, force: bool = False, offline: bool = False, home: Folder | None = None, **options: Any
+) -> Iterator["PreparedDataset"]:
+    """Prepare several data sets of the catalogue, after fetching all that they need, several files at once.
+
+    One that fails does not keep the others from being prepared; the errors come last.
+
+    Args:
+        options: further ones of `prepare`.
+    """
+    from seqbench.data.prepare import prepare_all as prepare_each
+    from seqbench.data.synthetic import SyntheticOptions
+
+    if sizes := options.pop("synthetic", None):
+        options["synthetic"] = SyntheticOptions(**sizes)
+    yield from prepare_each(datasets, home=_home(home), force=force, offline=offline, **options)
 
 
 def load_dataset(name: str, *, home: Folder | None = None) -> "PreparedDataset":
@@ -311,26 +344,51 @@ def load_ranks(results: Folder = RESULTS) -> "pd.DataFrame":
     return ranks_frame(run for run in _runs(results) if run.record.finished)
 
 
-def report(
-    results: Folder = RESULTS, format: str = "terminal", *, metrics: Sequence[str] = ("hr@10", "ndcg@10", "mrr@10")
-) -> str:
+def report(results: Folder = RESULTS, format: str = "terminal", **options: Unpack[ReportOptions]) -> str:
     """Return tables of accuracy and cost of the stored results, as text.
 
     Args:
         results: the results store.
         format: "terminal", "latex", "markdown", "csv" or "json"; a name of seqbench.reporting.formats.FORMATS.
-        metrics: such as "ndcg@10", "recall@50" or "mrr"; computed from the stored ranks.
+        options: see `ReportOptions`.
 
     Raises:
-        UsageError: no such format or metric.
+        UsageError: no such format, metric or table, or no stored run of a name.
+        SeqbenchError: there are no results.
+    """
+    from seqbench.reporting.formats import FORMATS, as_text
+
+    render = FORMATS[format]
+    return as_text(render(make_report(results, **options)))
+
+
+def make_report(results: Folder = RESULTS, **options: Unpack[ReportOptions]) -> "Report":
+    """Return the tables of stored results as a document, which a format of `FORMATS` renders.
+
+    Raises:
+        UsageError: no such metric or table, or no stored run of a name.
         SeqbenchError: there are no results.
     """
     from seqbench.models import MODELS
-    from seqbench.reporting.formats import FORMATS, as_text
-    from seqbench.reporting.tables import build_report
+    from seqbench.reporting.selection import Selection
+    from seqbench.reporting.significance import BASELINES
+    from seqbench.reporting.tables import DEFAULT_METRICS, DEFAULT_TABLES, build_report
 
-    render = FORMATS[format]
-    return as_text(render(build_report(_runs(results), metrics, list(MODELS))))
+    selection = Selection(
+        datasets=tuple(options.get("datasets") or ()),
+        models=tuple(options.get("models") or ()),
+        protocols=tuple(options.get("protocols") or ()),
+        splits=tuple(options.get("splits") or ()),
+        seeds=tuple(map(str, options.get("seeds") or ())),
+    )
+    return build_report(
+        selection.apply(_runs(results)),
+        options.get("metrics") or DEFAULT_METRICS,
+        list(MODELS),
+        options.get("baselines") or BASELINES,
+        options.get("tables") or DEFAULT_TABLES,
+        options.get("on") or "test",
+    )
 
 
 def load(cell: Folder, *, model: str | None = None, device: str = "cpu") -> "Model":
@@ -358,6 +416,8 @@ def _runs(results: Folder) -> "list[StoredRun]":
     runs, errors = load_runs(Path(results))
     for error in errors:
         console.warn(error.message)
+    if not runs and errors:
+        raise errors[0]
     if not runs:
         raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
     return runs

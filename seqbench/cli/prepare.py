@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from seqbench import console, paths
+from seqbench import console
 from seqbench.cli.app import Home, Quiet, app, dataset_names
 from seqbench.cli.options import with_options
 from seqbench.data.filters import Filters
@@ -52,10 +52,8 @@ def prepare(
     **filters: Any,
 ) -> None:
     """Download, filter and index data sets; compare their counts with the published ones."""
+    from seqbench import api
     from seqbench.data.catalog import is_known
-    from seqbench.data.prepare import prepare as prepare_one
-    from seqbench.data.prepare import prepare_all
-    from seqbench.data.synthetic import SyntheticOptions
     from seqbench.show.prepared import counts_table
 
     console.quiet(quiet)
@@ -76,19 +74,19 @@ def prepare(
             )
         if is_known(name):
             raise UsageError(f"--name {name} is a data set of the catalogue.", hint="Choose another name.")
-        prepared = prepare_one(
-            name, home=paths.home(home), raw=raw, columns=_roles(columns), force=force, offline=offline, **filters
+        prepared = api.prepare(
+            name, home=home, raw=raw, columns=_roles(columns), force=force, offline=offline, **filters
         )
         console.out.print(counts_table(prepared))
         return
     given = {"users": users, "items": items, "length": length, "seed": seed}
     chosen = {key: value for key, value in given.items() if value is not None}
-    for prepared in prepare_all(
+    for prepared in api.prepare_all(
         names,
-        home=paths.home(home),
+        home=home,
         raw=raw,
         name=name,
-        synthetic=SyntheticOptions(**chosen) if chosen else None,
+        synthetic=chosen or None,
         force=force,
         offline=offline,
         **filters,

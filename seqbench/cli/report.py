@@ -8,9 +8,8 @@ import typer
 from seqbench import console
 from seqbench.cli.app import Results, app
 from seqbench.cli.selecting import Datasets, Models, Protocols, Seeds, Splits
-from seqbench.errors import SeqbenchError, UsageError
+from seqbench.errors import UsageError
 from seqbench.evaluation.metrics import METRICS
-from seqbench.models import MODELS
 from seqbench.reporting.formats import FORMATS
 
 
@@ -57,33 +56,30 @@ def report(
     results: Results = Path("results"),
 ) -> None:
     """Show tables of accuracy and cost from the stored results."""
+    from seqbench.api import make_report
+    from seqbench.cli.words import split_words
     from seqbench.reporting.formats import as_text
-    from seqbench.reporting.runs import load_runs
-    from seqbench.reporting.selection import Selection
-    from seqbench.reporting.significance import BASELINES
-    from seqbench.reporting.tables import DEFAULT_TABLES, build_report
 
     shorthands = {"latex": latex, "markdown": markdown, "csv": csv, "json": json}
     chosen = [name for name, wanted in shorthands.items() if wanted] + ([format] if format else [])
     if len(chosen) > 1:
         raise UsageError("Choose one format.", hint="One of " + ", ".join(f"--{name}" for name in shorthands) + ".")
     render = FORMATS[chosen[0] if chosen else "terminal"]
-    runs, errors = load_runs(results)
-    for error in errors:
-        console.warn(error.message)
-    if not runs and errors:
-        raise errors[0]
-    if not runs:
-        raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
-    yardsticks = baselines.split(",") if baselines else BASELINES
-    selection = Selection.parse(datasets=datasets, models=models, protocols=protocol, splits=split, seeds=seeds)
-    document = build_report(
-        selection.apply(runs),
-        metric.split(","),
-        list(MODELS),
-        yardsticks,
-        [name.strip() for name in table.split(",")] if table else DEFAULT_TABLES,
-        on,
+
+    def words(text: str | None) -> list[str]:
+        return split_words(text or "")
+
+    document = make_report(
+        results,
+        metrics=words(metric),
+        tables=words(table),
+        on=on,
+        baselines=words(baselines),
+        datasets=words(datasets),
+        models=words(models),
+        protocols=words(protocol),
+        splits=words(split),
+        seeds=words(seeds),
     )
     rendered = render(document)
     if output is not None:
