@@ -54,7 +54,7 @@ def test_training_that_is_later_than_the_targets(tmp_path: Path) -> None:
 
 
 def test_without_times(tmp_path: Path) -> None:
-    (tmp_path / "x.txt").write_text("1 2 3 4\n2 3 4 5\n")
+    (tmp_path / "x.txt").write_text("1 2 3 4\n2 3 4 5 6\n")
     found = describe(prepare("x", raw=tmp_path / "x.txt", home=tmp_path))
     assert (found.tied, found.first, found.last, found.later_training) == (None,) * 4
 
