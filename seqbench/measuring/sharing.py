@@ -142,6 +142,8 @@ class _Sharer:
             self._keep(decision.cores)
             if not decision.crowded:
                 self._quiet()
+        if self._pool is not None:
+            self.seconds += time.perf_counter() - at
 
     def _keep(self, cores: frozenset[int]) -> None:
         """Let all threads of this process run on these cores only."""
