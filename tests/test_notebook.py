@@ -25,7 +25,8 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     printed = "".join(
         output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
     )
-    assert "popularity" in printed
+    assert [name for name in ("LRURec", "SASRec", "Markov", "Popularity") if f"\n{name}" not in printed] == []
+    assert "\x1b" not in printed
     recommended = json.loads(notebook.cells[-2].outputs[-1].data["text/plain"])
     assert len(set(recommended)) == 10
     assert min(recommended) >= 1

@@ -39,5 +39,7 @@ def as_text(rendered: "str | RenderableType") -> str:
     from rich.console import Console
 
     stream = StringIO()
-    Console(file=stream, width=FILE_WIDTH, highlight=False, force_jupyter=False).print(rendered)
+    # Of itself rich displays in a notebook instead of writing, and follows FORCE_COLOR, which notebooks set.
+    console = Console(file=stream, width=FILE_WIDTH, highlight=False, force_jupyter=False, force_terminal=False)
+    console.print(rendered)
     return stream.getvalue()

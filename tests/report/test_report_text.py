@@ -9,6 +9,7 @@ from reportkit import printed, report_of
 
 from seqbench.errors import SeqbenchError
 from seqbench.reporting.csv_json import render_csv, render_json
+from seqbench.reporting.formats import as_text
 from seqbench.reporting.markdown import escape, render_markdown
 from seqbench.reporting.runs import StoredRun
 from seqbench.reporting.terminal import render_terminal
@@ -50,6 +51,15 @@ def test_best_and_second_have_characters_where_there_are_no_styles(make_record):
     text = printed(render_terminal(report_of(made)), 80)
     assert "0.2000*" in text
     assert "0.1000+" in text
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_reports_as_text_have_characters_and_no_styles_wherever_they_are_made(make_record, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    text = as_text(render_terminal(report_of([make_record("a", ndcg=0.2), make_record("b", ndcg=0.1)])))
+    assert "\x1b" not in text
+    assert "0.2000*" in text
 
 
 def test_sections_say_what_was_measured_and_warn(records):
