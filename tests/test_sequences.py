@@ -89,6 +89,23 @@ def test_temporal_leaves_out_users_without_a_history_or_a_target() -> None:
     assert sequences.test().users.tolist() == [1]
 
 
+def test_temporal_leaves_80_and_90_percent_before_its_points() -> None:
+    sequences = split([at(0, *range(1, 101))], "temporal")
+    assert sequences.train_stops.tolist() == [80]
+    assert sequences.valid_positions.tolist() == [80]
+    assert sequences.test_positions.tolist() == [90]
+
+
+def test_given_follows_the_marks_of_the_authors() -> None:
+    users = np.repeat(np.array([1, 2, 3], np.int32), [5, 3, 2])
+    items, times = np.arange(1, 11, dtype=np.int32), np.arange(10, dtype=np.int64)
+    marks = np.array([0, 0, 1, 1, 2, 0, 0, 2, 0, 1], np.int8)
+    sequences = split_sequences(users, items, times, marks, split="given")
+    assert rows(sequences.valid(), sequences) == [(1, [1, 2], 3), (3, [9], 10)]
+    assert rows(sequences.test(), sequences) == [(1, [1, 2, 3, 4], 5), (2, [6, 7], 8)]
+    assert sequences.training_items().tolist() == [1, 2, 6, 7, 9]
+
+
 def test_a_repeated_item_stays_where_it_is() -> None:
     sequences = split([at(0, 1, 1, 2, 1, 1)])
     assert rows(sequences.test(), sequences) == [(1, [1, 1, 2, 1], 1)]
