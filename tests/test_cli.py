@@ -111,7 +111,7 @@ def test_help_takes_hardly_longer_than_that_of_the_smallest_program(command: str
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     ours, tiny = zip(*((spent("-m", "seqbench"), spent("-c", TINY_APP)) for _ in range(3)), strict=True)
-    assert min(ours) - min(tiny) < 0.25, (ours, tiny)
+    assert min(ours) < 2 * min(tiny), (ours, tiny)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -164,8 +164,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     assert outcome_of(bench) == uninterrupted
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("whole_group", [True, False], ids=["group", "parent only"])
+@pytest.mark.parametrize(("number", "whole_group"), [(signal.SIGTERM, True), (signal.SIGHUP, False)])
 def test_what_a_scheduler_or_a_closing_terminal_sends_is_taken_as_an_interrupt(
     number: signal.Signals, whole_group: bool, bench: Bench
 ) -> None:
