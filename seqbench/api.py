@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from seqbench.protocol import Protocol
     from seqbench.reporting.document import Report
     from seqbench.reporting.runs import StoredRun
+    from seqbench.reporting.selection import Selection
     from seqbench.results import Record
 
 Folder = str | Path
@@ -46,18 +47,23 @@ class PlanOptions(TypedDict, total=False):
     home: Folder | None  # downloads and prepared data sets; None: the user's cache folder
 
 
-class ReportOptions(TypedDict, total=False):
+class SelectionOptions(TypedDict, total=False):
+    """Which stored runs are meant; each is optional, and None is as if it were not given."""
+
+    datasets: Sequence[str] | None  # only these
+    models: Sequence[str] | None
+    protocols: Sequence[str] | None
+    splits: Sequence[str] | None
+    seeds: Sequence[int | str] | None
+
+
+class ReportOptions(SelectionOptions, total=False):
     """What `report` takes besides the store and the format; each is optional, and None is as if it were not given."""
 
     metrics: Sequence[str] | None  # such as "ndcg@10", "recall@50" or "mrr"; computed from the stored ranks
     tables: Sequence[str] | None  # "accuracy", "cost", "latency", "published"
     on: Literal["test", "valid"]  # whose accuracy: of the test or of the validation targets
     baselines: Sequence[str] | None  # models that the others are tested against
-    datasets: Sequence[str] | None  # only these
-    models: Sequence[str] | None
-    protocols: Sequence[str] | None
-    splits: Sequence[str] | None
-    seeds: Sequence[int | str] | None
 
 
 def prepare(
@@ -318,6 +324,63 @@ def run(
     return run_plan(planned, executor=executor, keep_weights=keep_weights, latency=latency)
 
 
+def measure(
+    results: Folder = RESULTS,
+    *,
+    everything: bool = False,
+    epochs: int | None = None,
+    latency: "LatencyGrid | None" = None,
+    device: str | None = None,
+    executor: str = "process",
+    home: Folder | None = None,
+    **selection: Unpack[SelectionOptions],
+) -> "list[Record]":
+    """Measure the costs of finished cells again: a few epochs of training from the stored weights, and latency.
+
+    Only what was measured on a busy machine is repeated, unless `everything` is wanted. A repetition that is noisier
+    than what it would replace is dropped. Accuracy, weights, peak memory and the time of the whole training stay.
+
+    Args:
+        results: the results store.
+        everything: repeat quiet figures, too.
+        epochs: of training that are timed; 3.
+        latency: other points than those of each cell.
+        device: another one of the same kind, such as "cuda:1".
+        executor: "process" for a process per cell, or "inline" for this one.
+        home: the folder of prepared data sets.
+        selection: see `SelectionOptions`. A model in a file of yours is named as "path/to/file.py:ClassName".
+
+    Returns:
+        The records of the cells that were measured.
+
+    Raises:
+        UsageError: no stored run of a name, or a device of another kind.
+        SeqbenchError: there are no results, or a cell cannot be measured: on another machine, say.
+    """
+    from seqbench.execution import again
+    from seqbench.execution.schedule import failed_summary
+    from seqbench.models import external, find_model
+
+    entries = [find_model(name) for name in selection.get("models") or () if external.is_file(name)]
+    files = {entry.name: entry.reference for entry in entries}
+    models = [name for name in selection.get("models") or () if not external.is_file(name)]
+    chosen = _selection({**selection, "models": [*models, *files]}).apply(_runs(results))
+    request = again.Request(
+        results=Path(results),
+        home=_home(home),
+        everything=everything,
+        epochs=again.EPOCHS if epochs is None else epochs,
+        latency=latency,
+        device=device,
+        files=files,
+    )
+    todo = again.orders([run.record for run in chosen], request)
+    records, failed = again.measure_all(todo, executor=executor)
+    if failed:
+        raise failed_summary(failed, len(todo))
+    return records
+
+
 def load_results(results: Folder = RESULTS) -> "pd.DataFrame":
     """Return stored results as a table, one row per cell.
 
@@ -370,19 +433,11 @@ def make_report(results: Folder = RESULTS, **options: Unpack[ReportOptions]) -> 
         SeqbenchError: there are no results.
     """
     from seqbench.models import MODELS
-    from seqbench.reporting.selection import Selection
     from seqbench.reporting.significance import BASELINES
     from seqbench.reporting.tables import DEFAULT_METRICS, DEFAULT_TABLES, build_report
 
-    selection = Selection(
-        datasets=tuple(options.get("datasets") or ()),
-        models=tuple(options.get("models") or ()),
-        protocols=tuple(options.get("protocols") or ()),
-        splits=tuple(options.get("splits") or ()),
-        seeds=tuple(map(str, options.get("seeds") or ())),
-    )
     return build_report(
-        selection.apply(_runs(results)),
+        _selection(options).apply(_runs(results)),
         options.get("metrics") or DEFAULT_METRICS,
         list(MODELS),
         options.get("baselines") or BASELINES,
@@ -406,6 +461,18 @@ def load(cell: Folder, *, model: str | None = None, device: str = "cpu") -> "Mod
     from seqbench.results.weights import load_weights
 
     return load_weights(Path(cell), model=model, device=device)[0]
+
+
+def _selection(options: SelectionOptions) -> "Selection":
+    from seqbench.reporting.selection import Selection
+
+    return Selection(
+        datasets=tuple(options.get("datasets") or ()),
+        models=tuple(options.get("models") or ()),
+        protocols=tuple(options.get("protocols") or ()),
+        splits=tuple(options.get("splits") or ()),
+        seeds=tuple(map(str, options.get("seeds") or ())),
+    )
 
 
 def _runs(results: Folder) -> "list[StoredRun]":

@@ -17,6 +17,7 @@ from seqbench.evaluation.ranking import rank
 from seqbench.evaluation.ranks import Ranks
 from seqbench.events import Begun, Listener, Phase
 from seqbench.execution.orders import Order
+from seqbench.files import replacing
 from seqbench.measuring.latency import latency
 from seqbench.measuring.process import fix_allocator, load_optimizer
 from seqbench.measuring.quiet import Watch
@@ -56,7 +57,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
     if issubclass(cls, SequenceModel):
         load_optimizer()  # before the mark that memory is measured from
     peak = kind(device).peak_memory(device)
-    build = _builder(cls, sequences, definition)
+    build = builder(cls, sequences, definition)
     model = build(definition.protocol.max_len).to(device)
 
     with sharing(device) as shared:
@@ -73,23 +74,8 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
             save_weights(folder / WEIGHTS, model, blueprint(definition, order.model, sequences.items))
         counted = model if isinstance(model, CountingModel) else None
         del model  # so that there is more room for measuring
-        earlier = None if order.force or counted else measured_before(order.results, definition, machine, order.latency)
-        if earlier is None:
-            emit(Phase("measuring latency"))
-            timings = latency(
-                lambda length: counted or build(length), device, grid=order.latency
-            )  # weights do not matter for time
-            timings.write_samples(folder / SAMPLES)
-            measured = Cost(latency=timings.points, latency_skipped=timings.skipped)
-        else:
-            source = earlier.definition
-            shutil.copyfile(source.folder(order.results) / SAMPLES, folder / SAMPLES)
-            measured = Cost(
-                latency=earlier.cost["latency"],
-                latency_skipped=earlier.cost["latency_skipped"],
-                latency_from=earlier.cost.get("latency_from", source.key),
-            )
-
+        measured, store_samples = latency_cost(order, machine, lambda length: counted or build(length), emit)
+    store_samples()
     test.write(folder / RANKS)
     test.write_top(folder / TOP)
     record = Record(
@@ -102,7 +88,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         accuracy=test.metrics(),
         validation=valid.metrics(),
         training=fitted.training,
-        cost=fitted.cost | measured | Cost(sharing=shared, latency_grid=plain(order.latency)),
+        cost=fitted.cost | measured | Cost(sharing=shared),
         changes=changed,
     )
     write_record(order.results, record)
@@ -119,7 +105,41 @@ class _Fitted:
     earlier_seconds: float = 0.0  # of the processes before this one
 
 
-def _builder(cls: type[Model], sequences: Sequences, definition: Definition) -> Callable[[int], Model]:
+def latency_cost(
+    order: Order, machine: Environment, build: Callable[[int], Model], emit: Listener
+) -> tuple[Cost, Callable[[], None]]:
+    """Return latency as the record's cost has it, measured here or of another seed, and what stores its samples.
+
+    Args:
+        machine: where this is.
+        build: makes a model that can take histories of a length; weights do not matter for time.
+    """
+    grid, definition = order.latency, order.definition
+    samples = definition.folder(order.results) / SAMPLES
+    earlier = None
+    if not order.force and definition.training is not None:
+        earlier = measured_before(order.results, definition, machine, grid)
+    if earlier is None:
+        emit(Phase("measuring latency"))
+        timings = latency(build, torch.device(order.device), grid=grid)
+        cost = Cost(latency=timings.points, latency_skipped=timings.skipped, latency_grid=plain(grid))
+        return cost, lambda: timings.write_samples(samples)
+    source = earlier.definition
+    cost = Cost(
+        latency=earlier.cost["latency"],
+        latency_skipped=earlier.cost["latency_skipped"],
+        latency_from=earlier.cost.get("latency_from", source.key),
+        latency_grid=plain(grid),
+    )
+
+    def copy_samples() -> None:
+        with replacing(samples) as temporary:
+            shutil.copyfile(source.folder(order.results) / SAMPLES, temporary)
+
+    return cost, copy_samples
+
+
+def builder(cls: type[Model], sequences: Sequences, definition: Definition) -> Callable[[int], Model]:
     """Return a function from a maximum length to a model with its initial weights."""
     config = cls.Config(**definition.config)
 

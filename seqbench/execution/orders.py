@@ -5,13 +5,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from seqbench.measuring.grid import LatencyGrid
-from seqbench.results.records import Definition
+from seqbench.results.records import Definition, Part
 from seqbench.typed import build
 
 
 @dataclass(frozen=True)
+class Remeasuring:
+    """What of the cost of a finished cell is measured again."""
+
+    parts: tuple[Part, ...]
+    epochs: int  # of training
+
+
+@dataclass(frozen=True)
 class Order:
-    """One cell to be run."""
+    """One cell to be run, or to be measured again."""
 
     definition: Definition
     model: str  # the reference that its class is loaded from
@@ -21,6 +29,7 @@ class Order:
     force: bool = False  # run it even if it is finished, and from the start
     keep_weights: bool = True
     latency: LatencyGrid = field(default_factory=LatencyGrid)
+    again: Remeasuring | None = None  # None: the cell is run
 
     def to_json(self) -> str:
         """Return the order as one line."""
@@ -37,6 +46,7 @@ class Order:
         return cls(
             definition=Definition.from_dict(fields.pop("definition")),
             latency=build(LatencyGrid, fields.pop("latency"), "latency"),
+            again=None if (again := fields.pop("again")) is None else build(Remeasuring, again, "again"),
             home=Path(fields.pop("home")),
             results=Path(fields.pop("results")),
             **fields,

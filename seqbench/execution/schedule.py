@@ -73,7 +73,7 @@ def run_plan(
             keep_weights=keep_weights,
             latency=latency or LatencyGrid(),
         )
-        if failure := _run_one(execute, order, f"[{number}/{len(plan.todo)}] {cell.definition.label()}"):
+        if failure := run_one(execute, order, f"[{number}/{len(plan.todo)}] {cell.definition.label()}"):
             failures[cell.definition.key] = failure
     return [
         failures.get(cell.definition.key) or read_record(cell.definition.folder(plan.results) / RECORD)
@@ -90,13 +90,13 @@ def failed_summary(failed: Sequence[Record], total: int) -> SeqbenchError:
     )
 
 
-def _run_one(execute: Executor, order: Order, label: str) -> Record | None:
+def run_one(execute: Executor, order: Order, label: str) -> Record | None:
     """Run one cell and show it; the record of a failure is stored and returned."""
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     environment: Environment = {}
     changes: Changes | None = None
     definition = order.definition
-    with CellProgress(label, definition) as progress:
+    with CellProgress(label, order) as progress:
 
         def show(event: Event) -> None:
             nonlocal environment, changes

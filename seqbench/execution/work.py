@@ -1,9 +1,10 @@
 """Carrying out one order in this process, whoever gave it."""
 
-from seqbench.data.prepared import open_prepared
+from seqbench.data.prepared import PreparedDataset, open_prepared
 from seqbench.errors import SeqbenchError
 from seqbench.events import Finished, Listener
 from seqbench.execution.cell import run_cell
+from seqbench.execution.costs import measure_cell
 from seqbench.execution.orders import Order
 from seqbench.locking import locked
 from seqbench.models import find_model
@@ -13,7 +14,7 @@ from seqbench.results.store import LOCK
 
 
 def carry_out(order: Order, emit: Listener) -> Finished:
-    """Run the cell of an order unless it is finished, alone among all processes, and return how it ended.
+    """Run the cell of an order unless it is finished, or measure it again if it is, alone among all processes.
 
     Raises:
         SeqbenchError: what failed, in words.
@@ -26,16 +27,27 @@ def carry_out(order: Order, emit: Listener) -> Finished:
     with locked(folder / LOCK, f"it is running {definition.label()}"):
         for left in folder.glob(".*.tmp"):  # of a worker that was killed
             left.unlink(missing_ok=True)
-        if order.force:
+        if order.again is None and order.force:
             (folder / CHECKPOINT).unlink(missing_ok=True)
         # Another process may have finished it while this one waited.
         record = None if order.force else finished_record(order.results, definition)
-        if record is None:
-            prepared = open_prepared(definition.dataset, order.home)
-            if prepared.fingerprint != definition.fingerprint:
-                raise SeqbenchError(
-                    f"{prepared.name} was prepared anew since the run began.", hint="Repeat the command."
-                )
+        if record is None or order.again is not None:
+            prepared = _prepared(order)
             with use(definition.backend or AUTO):
-                record = run_cell(order, entry.cls, prepared, emit)
+                carried_out = run_cell if order.again is None else measure_cell
+                record = carried_out(order, entry.cls, prepared, emit)
     return Finished(record.accuracy, record.seconds)
+
+
+def _prepared(order: Order) -> PreparedDataset:
+    """Open the data set of an order.
+
+    Raises:
+        SeqbenchError: it is not the one that the cell is defined on.
+    """
+    prepared = open_prepared(order.definition.dataset, order.home)
+    if prepared.fingerprint == order.definition.fingerprint:
+        return prepared
+    if order.again is None:
+        raise SeqbenchError(f"{prepared.name} was prepared anew since the run began.", hint="Repeat the command.")
+    raise SeqbenchError(f"{prepared.name} was prepared anew since this cell was run.", hint="Use `seqbench run`.")

@@ -7,7 +7,7 @@ import psutil
 import torch
 
 from seqbench.device import kind
-from seqbench.results.records import Conditions
+from seqbench.results.records import Conditions, Cost, Part
 
 BUSY = 0.2  # of the cores: if other processes keep more busy, figures are noisy
 SHORTEST = 0.2  # seconds: processor times come in hundredths
@@ -40,6 +40,15 @@ class Watch:
             found["disturbances"].append(f"other processes kept {found['busy_cores']:.1f} of {cores} cores busy")
         found["disturbances"] += kind(self._device).disturbances(self._device)
         return found
+
+
+def noise(cost: Cost, part: Part) -> float:
+    """Return how noisy a part of a cell's costs is: 0 if it is quiet; of two, the larger is the worse."""
+    if part == "training":
+        found = cost.get("conditions", {})
+        return 1 + found.get("busy_cores", 0.0) if found.get("disturbances") else 0.0
+    points = cost.get("latency", [])
+    return sum(bool(each.get("unsteady") or each.get("conditions", {}).get("disturbances")) for each in points)
 
 
 def _busy_seconds() -> float:

@@ -29,6 +29,8 @@ LARGEST_RECORD = 64 << 20
 # The parts of a definition that become folders: no path of somebody else's record leads out of the store.
 FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 
+Part = Literal["training", "latency"]  # of the cost, that can be measured again
+
 FailureKind = Literal["out-of-memory", "killed", "non-finite", "error", "storage"]
 
 
@@ -65,6 +67,14 @@ class SkippedPoint(TypedDict):
     reason: str
 
 
+class Again(TypedDict):
+    """When a part of the cost was measured again, and by which code."""
+
+    started: str  # ISO 8601, UTC
+    seqbench: str
+    git_commit: str | None
+
+
 class Sharing(TypedDict):
     """What was done so that other programs on the same cores did not stop the threads (seqbench.measuring.sharing)."""
 
@@ -84,8 +94,9 @@ class Cost(TypedDict, total=False):
     reserved_memory_bytes: int | None  # that the allocator took from the GPU
     process_memory_bytes: int | None  # all that the process held: on a GPU as its driver says, on a CPU the peak
     sharing: Sharing
-    conditions: Conditions  # of epochs and memory
+    conditions: Conditions  # of the epochs behind the rates and the time of an epoch
     fit_conditions: Conditions  # of the whole training; another only if costs were measured again
+    again: dict[str, Again]  # part that was measured again → when
     latency_grid: dict[str, Any]  # the points that were asked for
     latency_from: str  # key of the cell that was measured instead, of another seed on the same machine
     latency: list[LatencyPoint]

@@ -7,16 +7,19 @@ from rich.text import Text
 
 from seqbench import console
 from seqbench.events import EpochEnded, Event, Finished, Phase, Resumed, Step
-from seqbench.results import Definition
+from seqbench.execution.orders import Order
 
 
 class CellProgress:
     """Turns the events of a cell into words. Use as a context manager around the cell's run."""
 
-    def __init__(self, label: str, definition: Definition) -> None:
+    def __init__(self, label: str, order: Order) -> None:
         self.label = label
-        self.selection = definition.protocol.selection
-        self.epochs = definition.training["epochs"] if definition.training else 0
+        self.again = order.again
+        self.selection = order.definition.protocol.selection
+        self.epochs = order.definition.training["epochs"] if order.definition.training else 0
+        if self.again is not None:
+            self.epochs = min(self.epochs, self.again.epochs)
         self.epoch_seconds: list[float] = []
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -48,11 +51,13 @@ class CellProgress:
                 self._advance(event.epoch, 1.0)
                 quality, cost = self._epoch_words(event)
                 self.details.plain = f"  {quality}\n  {cost}"
-                if not self.on_terminal:
+                if not self.on_terminal and self.again is None:
                     self._say(f"epoch {event.epoch}/{self.epochs}: {quality}, {cost}")
             case Phase():
                 self.details.plain = ""
                 self.bar.update(self.task, total=None, words=event.name)
+            case Finished() if self.again is not None:
+                self._say(f"{' and '.join(self.again.parts)} measured again")
             case Finished():
                 value = event.accuracy[self.selection]
                 self._say(f"test {self.selection} {value:.4f} in {duration(event.seconds)}")

@@ -1,0 +1,100 @@
+"""Measuring the costs of finished cells again: which of them, and what of each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqbench import console
+from seqbench import device as devices
+from seqbench.errors import UsageError
+from seqbench.execution import EXECUTORS
+from seqbench.execution.orders import Order, Remeasuring
+from seqbench.execution.schedule import run_one
+from seqbench.measuring.grid import LatencyGrid
+from seqbench.measuring.quiet import noise
+from seqbench.measuring.reuse import plain
+from seqbench.results import RECORD, Record, read_record
+from seqbench.results.records import Part
+from seqbench.typed import build
+
+PARTS: tuple[Part, ...] = ("training", "latency")
+EPOCHS = 3  # of training that are timed
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure again.
+
+    Args:
+        everything: quiet figures, too.
+        latency: other points than those of each record.
+        device: another one of the same kind, such as cuda:1; None for the first.
+        files: model → the reference to its class, of models that are in files.
+    """
+
+    results: Path
+    home: Path
+    everything: bool = False
+    epochs: int = EPOCHS
+    latency: LatencyGrid | None = None
+    device: str | None = None
+    files: Mapping[str, str] | None = None
+
+
+def orders(records: Sequence[Record], request: Request) -> list[Order]:
+    """Return an order for each finished cell of which something is to be measured again."""
+    found = []
+    for record in records:
+        grid = request.latency or _grid(record)
+        parts = tuple(part for part in PARTS if record.finished and _wanted(record, part, grid, request))
+        if parts:
+            definition = record.definition
+            found.append(
+                Order(
+                    definition=definition,
+                    model=(request.files or {}).get(definition.model, definition.model),
+                    home=request.home,
+                    results=request.results,
+                    device=str(devices.resolve(request.device or definition.device)),
+                    force=request.everything,
+                    latency=grid,
+                    again=Remeasuring(parts, request.epochs),
+                )
+            )
+    if request.device is not None and (other := [each for each in found if each.definition.device not in each.device]):
+        raise UsageError(
+            f"{other[0].definition.label()} was run on {other[0].definition.device}, not on {request.device}.",
+            hint="Leave --device out, or choose with --models and --datasets.",
+        )
+    return found
+
+
+def measure_all(todo: Sequence[Order], *, executor: str = "process") -> tuple[list[Record], list[Record]]:
+    """Carry orders out one after the other: measuring beside other cells would be noise again.
+
+    Returns:
+        The records of the cells as they are now, and a record with the failure for each that could not be measured.
+    """
+    execute = EXECUTORS[executor]
+    failed = []
+    for number, order in enumerate(todo, start=1):
+        failure = run_one(execute, order, f"[{number}/{len(todo)}] {order.definition.label()}")
+        if failure is not None:
+            failed.append(failure)
+    records = [read_record(order.definition.folder(order.results) / RECORD) for order in todo]
+    if noisy := [record for record in records if any(noise(record.cost, part) for part in PARTS)]:
+        console.warn(f"{len(noisy)} of {len(records)} cells are still noisy: repeat it when the machine is quiet.")
+    return records, failed
+
+
+def _grid(record: Record) -> LatencyGrid:
+    """Return the points of a record; those that are usual if it does not say."""
+    stored = record.cost.get("latency_grid")
+    return LatencyGrid() if stored is None else build(LatencyGrid, stored, "latency_grid")
+
+
+def _wanted(record: Record, part: Part, grid: LatencyGrid, request: Request) -> bool:
+    if part == "latency" and not grid.lengths:
+        return False
+    other_points = part == "latency" and record.cost.get("latency_grid") != plain(grid)
+    return request.everything or other_points or noise(record.cost, part) > 0
