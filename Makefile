@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV ?= .venv
 DEVICE ?= cuda
 OUTPUT ?= gpu-results
+# Whole files to every core, so that what a file prepares for its tests is made once.
+PARALLEL ?= --numprocesses auto --dist loadfile
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -34,10 +36,10 @@ demo: setup
 	$(BIN)/seqbench report
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Shared by all tests: golden fixtures, poisoned memory, deterministic seeds, a small prepared data set."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,14 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels are compiled once per session, for this process and its children, and the user's cache is left alone."""
+    """Kernels are compiled once per session, for all its processes, and the user's cache is left alone."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    kernels = folder / "kernels"
+    kernels.mkdir(mode=0o700, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(KERNEL_CACHE_VARIABLE, str(tmp_path_factory.mktemp("kernels")))
+        patch.setenv(KERNEL_CACHE_VARIABLE, str(kernels))
         yield
 
 
