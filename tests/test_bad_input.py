@@ -26,7 +26,7 @@ from seqbench.models import find_model
 from seqbench.protocol import choose
 from seqbench.results import SCHEMA_VERSION
 from seqbench.settings import parse_settings
-from tests.kit import SMALL, TINY, Bench, on_small_disk
+from tests.kit import QUICK, SMALL, TINY, Bench, on_small_disk
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_without_a_network_the_source_and_the_way_out_are_named(empty: Bench) ->
 
 
 def test_without_a_network_a_run_falls_back_to_generated_data(empty: Bench) -> None:
-    outcome = empty.call("run", "--models", "popularity", "--device", "cpu")
+    outcome = empty.call("run", "--models", "popularity", "--device", "cpu", "--executor", "inline", *QUICK)
     assert outcome.code == 0, outcome.err
     assert "could not be fetched" in outcome.words
     assert "Running on synthetic data instead, which needs no network." in outcome.words
@@ -319,7 +319,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_finished(bench: Ben
     wrapper = on_small_disk(mount, "96k")
     stored = Bench(bench.home, tmp_path / "stored", bench.capsys)
     assert stored.run("--models", "popularity").code == 0
-    run = f"{sys.executable} -m seqbench run " + " ".join(TINY)
+    run = f"{sys.executable} -m seqbench run --executor inline " + " ".join(TINY)
     # What is left has to be looked at before the file system goes.
     script = (
         f'cp -r "{stored.results}" "{bench.results}"\n'

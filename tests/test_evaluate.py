@@ -272,6 +272,7 @@ print(json.dumps({name: float(value) for name, value in evaluate(qrels, run, nam
 """
 
 
+@pytest.mark.slow
 def test_agrees_with_ranx() -> None:
     pytest.importorskip("numba")
     model, sequences = random_scores(), random_sequences()

@@ -142,7 +142,9 @@ def test_killed_at_random_moments_the_outcome_is_the_same(
     assert not list(bench.results.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("whole_group", [True, False], ids=["group", "parent only"])
+@pytest.mark.parametrize(
+    "whole_group", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["group", "parent only"]
+)
 def test_an_interrupted_run_says_how_to_go_on_and_does(
     whole_group: bool, bench: Bench, uninterrupted: dict[str, Any]
 ) -> None:
@@ -164,7 +166,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     assert outcome_of(bench) == uninterrupted
 
 
-@pytest.mark.parametrize(("number", "whole_group"), [(signal.SIGTERM, True), (signal.SIGHUP, False)])
+@pytest.mark.parametrize(
+    ("number", "whole_group"), [(signal.SIGTERM, False), pytest.param(signal.SIGHUP, True, marks=pytest.mark.slow)]
+)
 def test_what_a_scheduler_or_a_closing_terminal_sends_is_taken_as_an_interrupt(
     number: signal.Signals, whole_group: bool, bench: Bench
 ) -> None:

@@ -713,7 +713,7 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def test_servers_that_are_not_to_be_trusted(server: Any, reply: Any, tmp_path: Path, rows: list[datakit.Row]) -> None:
-    check_faults(server, reply, tmp_path, rows, rounds=25, seed=1)
+    check_faults(server, reply, tmp_path, rows, rounds=10, seed=1)
 
 
 @pytest.mark.slow
