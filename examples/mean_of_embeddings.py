@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, ModelConfig, TrainingConfig, require
+from seqbench.models.base import IncrementalModel, ModelConfig, State, TrainingConfig, require
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class MeanOfEmbeddings(IncrementalModel):
     def item_weights(self) -> Tensor:
         return self.embedding.weight
 
-    def initial_state(self, batch: int) -> list[Tensor]:
+    def initial_state(self, batch: int) -> State:
         """Return sum (B, D) and count (B, 1) of no items."""
         weight = self.embedding.weight
-        return [weight.new_zeros(batch, weight.shape[1]), weight.new_zeros(batch, 1)]
+        return weight.new_zeros(batch, weight.shape[1]), weight.new_zeros(batch, 1)
 
-    def step(self, items: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
         total, count = state[0] + self.embedding(items), state[1] + 1
-        return self.mix(total / count), [total, count]
+        return self.mix(total / count), (total, count)

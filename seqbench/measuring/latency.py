@@ -5,7 +5,7 @@ Shapes: B batch, T time, V items plus padding.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,19 +197,7 @@ def call(mode: str, model: Model, items: Tensor) -> Callable[[], None]:
 def state_bytes(model: Model, items: Tensor) -> int:
     """Return the bytes of an incremental model's state, for each of the histories (B, T) that it stands for."""
     assert isinstance(model, IncrementalModel)
-    return sum(each.nbytes for each in _tensors(model.prefill(items))) // len(items)
-
-
-def _tensors(state: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a state, however deep they lie in tuples, lists, dicts and objects."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict):
-        yield from (each for value in state.values() for each in _tensors(value))
-    elif isinstance(state, tuple | list):
-        yield from (each for value in state for each in _tensors(value))
-    elif hasattr(state, "__dict__"):
-        yield from _tensors(vars(state))
+    return sum(each.nbytes for each in model.prefill(items)) // len(items)
 
 
 def _lengths(items: Tensor) -> Tensor:

@@ -112,9 +112,12 @@ def fill(items: Tensor, length: int) -> Tensor:
     return F.pad(items, (0, max(0, length - items.shape[1])))
 
 
-def at_last(x: Tensor, lengths: Tensor) -> Tensor:
-    """Return x (B, T, …) at the last item of each row, (B, …), for lengths (B,)."""
-    return x[torch.arange(len(x), device=x.device), lengths - 1]
+def at_last(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return x (B, T, …) at the last item of each row, (B, …), for lengths (B,); of all T items if None."""
+    return x[:, -1] if lengths is None else x[torch.arange(len(x), device=x.device), lengths - 1]
+
+
+State = tuple[Tensor, ...]  # what an incremental model keeps of B histories: tensors (B, …)
 
 
 class Model(nn.Module, ABC):
@@ -189,11 +192,14 @@ class IncrementalModel(SequenceModel):
     ends_at_max_len: ClassVar[bool] = False  # no history can be longer, as where positions are learned
 
     @abstractmethod
-    def initial_state(self, batch: int) -> Any:
-        """Return the state of `batch` empty histories, on the model's device."""
+    def initial_state(self, batch: int) -> State:
+        """Return the state of `batch` empty histories, on the model's device.
+
+        Every tensor has the histories along its first dimension, so that states can be joined, picked and stored.
+        """
 
     @abstractmethod
-    def step(self, items: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
         """Append items (B,) to the histories; return states (B, D) as `forward` gives them, and the new state.
 
         The state that was given can be stepped from again, so that a step can be repeated, but the new state may share
@@ -203,12 +209,36 @@ class IncrementalModel(SequenceModel):
             ValueError: the model ends at max_len, and the histories have as many items.
         """
 
-    def prefill(self, items: Tensor) -> Any:
-        """Return the state of histories (B, T), equally long: what T steps lead to."""
-        state = self.initial_state(len(items))
-        for column in items.unbind(1):
-            _, state = self.step(column, state)
+    def prefill(self, items: Tensor, lengths: Tensor | None = None) -> State:
+        """Return the state of histories: what steps over their items lead to.
+
+        Args:
+            items: (B, T) ids, padded on the right with 0.
+            lengths: (B,) number of items in each row, perhaps 0; None if all rows have T.
+        """
+        start = self.initial_state(len(items))
+        if items.shape[1] == 0:
+            return start
+        state = self._prefill(items, start, lengths)
+        return state if lengths is None else chosen(lengths > 0, state, start)
+
+    def _prefill(self, items: Tensor, start: State, lengths: Tensor | None) -> State:
+        """Return the state after items (B, T), T ≥ 1, from the initial state; of rows without items, any.
+
+        A model that can do so in one pass overrides it.
+        """
+        state = start
+        for t, column in enumerate(items.unbind(1)):
+            _, after = self.step(column, state)
+            state = after if lengths is None else chosen(lengths > t, after, state)
         return state
+
+
+def chosen(rows: Tensor, ones: State, others: State) -> State:
+    """Return the histories of `ones` where rows (B,) are true, and those of `others` elsewhere."""
+    return tuple(
+        torch.where(rows.view(-1, *(1,) * (one.dim() - 1)), one, other) for one, other in zip(ones, others, strict=True)
+    )
 
 
 class CountingModel(Model):

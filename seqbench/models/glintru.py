@@ -34,8 +34,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, NeuralConfig, TrainingConfig, at_last, fill, require
+from seqbench.models.base import IncrementalModel, NeuralConfig, State, TrainingConfig, at_last, fill, require
+from seqbench.models.gru4rec import last_hidden, layers_first
 from seqbench.models.linear_attention import LinearAttention
+from seqbench.ops.causal_convolution import window_at_end
 from seqbench.ops.dropout import Dropout
 
 LAYER_NORM_EPS = 1e-12
@@ -135,28 +137,42 @@ class GLINTRU(IncrementalModel):
     def item_weights(self) -> Tensor:
         return self.embedding.weight
 
-    def initial_state(self, batch: int) -> list[Tensor]:
+    def initial_state(self, batch: int) -> State:
         """Return the state before the first item.
 
-        It holds the inputs of both convolutions at the two positions before (B, 2, D), the GRU's state (layers, B, D),
+        It holds the inputs of both convolutions at the two positions before (B, 2, D), the GRU's state (B, layers, D),
         and the attention's sum (B, heads, E, E).
         """
         weight = self.embedding.weight
         D = weight.shape[1]
         windows = (weight.new_zeros(batch, TAPS - 1, D) for _ in range(2))
-        return [*windows, weight.new_zeros(self.gru.num_layers, batch, D), self.attention.initial_state(batch)]
+        return *windows, weight.new_zeros(batch, self.gru.num_layers, D), *self.attention.initial_state(batch)
 
-    def step(self, items: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        window_in, window_out, memory, sums = state
+    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
+        window_in, window_out, memory, *sums = state
         x = self.embedding(items)
-        mixed, sums = self.attention.mix(x.unsqueeze(1), state=sums)
+        mixed, after = self.attention.mix(x.unsqueeze(1), state=tuple(sums))
         attended = self.attention.finish(x, mixed.squeeze(1))
         window_in = torch.cat([window_in, self.recurrent_in(x).unsqueeze(1)], dim=1)
         convolved = self.convolution_in(window_in.transpose(1, 2)).transpose(1, 2)  # (B, 1, D)
-        hidden, memory = self.gru(convolved, memory)
+        hidden, memory = self.gru(convolved, layers_first(memory))
         window_out = torch.cat([window_out, self._select(convolved, hidden)], dim=1)
         recurrent = self.convolution_out(window_out.transpose(1, 2)).squeeze(2)
-        return self._finish(x, recurrent, attended), [window_in[:, 1:], window_out[:, 1:], memory, sums]
+        state = window_in[:, 1:], window_out[:, 1:], memory.transpose(0, 1), *after
+        return self._finish(x, recurrent, attended), state
+
+    def _prefill(self, items: Tensor, start: State, lengths: Tensor | None) -> State:
+        x = self.embedding(items)
+        valid = items > 0
+        drive = self.recurrent_in(x)
+        convolved = self._convolve(self.convolution_in, drive)
+        hidden, _ = self.gru(convolved)
+        windows = (
+            window_at_end(F.pad(each, (0, 0, TAPS - 1, 0)), TAPS, lengths)
+            for each in (drive, self._select(convolved, hidden))
+        )
+        _, sums = self.attention.mix(x, valid, self.attention.initial_state(len(items)))
+        return *windows, last_hidden(self.gru, convolved, lengths), *sums
 
     def _recur(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return p and GRU(p) of embeddings, each (B, T, D)."""

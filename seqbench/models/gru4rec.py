@@ -22,8 +22,9 @@ Shapes: B batch, T time, D width of the embedding, H width of the GRU, V items p
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
-from seqbench.models.base import IncrementalModel, NeuralConfig, TrainingConfig, at_last, require
+from seqbench.models.base import IncrementalModel, NeuralConfig, State, TrainingConfig, at_last, require
 from seqbench.ops.dropout import Dropout
 
 
@@ -71,19 +72,36 @@ class GRU4Rec(IncrementalModel):
     def item_weights(self) -> Tensor:
         return self.embedding.weight
 
-    def initial_state(self, batch: int) -> Tensor:
-        """Return hidden states of zeros, (layers, B, H)."""
-        return self.embedding.weight.new_zeros(self.gru.num_layers, batch, self.gru.hidden_size)
+    def initial_state(self, batch: int) -> State:
+        """Return hidden states of zeros, (B, layers, H)."""
+        return (self.embedding.weight.new_zeros(batch, self.gru.num_layers, self.gru.hidden_size),)
 
-    def step(self, items: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, state = self.gru(self.embedding(items).unsqueeze(1), state)
-        return self.output(hidden.squeeze(1)), state
+    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, last = self.gru(self.embedding(items).unsqueeze(1), layers_first(state[0]))
+        return self.output(hidden.squeeze(1)), (last.transpose(0, 1),)
 
-    def prefill(self, items: Tensor) -> Tensor:
-        """Return the state of histories (B, T), equally long, in one pass of the GRU."""
-        return self.gru(self.embedding(items))[1] if items.shape[1] else self.initial_state(len(items))
+    def _prefill(self, items: Tensor, start: State, lengths: Tensor | None) -> State:
+        return (last_hidden(self.gru, self.embedding(items), lengths),)
 
     def _recur(self, items: Tensor) -> Tensor:
         """Return the GRU's states (B, T, H)."""
         result: Tensor = self.gru(self.dropout(self.embedding(items)))[0]
         return result
+
+
+def layers_first(hidden: Tensor) -> Tensor:
+    """Return hidden states (B, layers, H) as nn.GRU takes them, (layers, B, H)."""
+    return hidden.transpose(0, 1).contiguous()
+
+
+def last_hidden(gru: nn.GRU, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return all layers' hidden states (B, layers, H) after the first `lengths` (B,) of the inputs (B, T, D).
+
+    Those of a row of length 0 mean nothing. All T inputs count if `lengths` is None.
+    """
+    if lengths is None:
+        last: Tensor = gru(x)[1]
+    else:
+        rows = pack_padded_sequence(x, lengths.clamp_min(1).cpu(), batch_first=True, enforce_sorted=False)
+        last = gru(rows)[1]
+    return last.transpose(0, 1)

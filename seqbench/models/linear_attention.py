@@ -5,14 +5,12 @@
 Shapes: B batch, T time, D width, E = D / heads.
 """
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from seqbench.models.base import at_last
+from seqbench.models.base import State, at_last
 from seqbench.models.stack import Block
 from seqbench.ops.dropout import Dropout
-from seqbench.ops.linear_attention import linear_attention, linear_attention_step
+from seqbench.ops.linear_attention import linear_attention, linear_attention_step, linear_attention_sum
 
 
 class LinearAttention(Block):
@@ -29,23 +27,25 @@ class LinearAttention(Block):
         self.norm = nn.LayerNorm(D, eps=norm_eps)
         self.dropout = Dropout(dropout)
 
-    def mix(self, x: Tensor, valid: Tensor | None = None, state: Tensor | None = None) -> tuple[Tensor, Any]:
+    def mix(self, x: Tensor, valid: Tensor | None = None, state: State | None = None) -> tuple[Tensor, State]:
         """Attend from every position.
 
         Args:
-            x: (B, T, D); with `state` a single position, T = 1.
+            x: (B, T, D).
             valid: (B, T) bool, which positions are seen; all if None.
-            state: (B, heads, E, E), the sum of k̂ᵀ v over the positions before x, for the causal form.
+            state: (B, heads, E, E), the sum of k̂ᵀ v over the positions before x, for the causal form. With more than
+                one position it is the initial one.
 
         Returns:
             (B, T, D), not yet projected, and the sum with x if there was a state.
         """
         (query,) = self._split(self.query(x), 1)
         key, value = self._split(self.key_value(x), 2)
-        if state is None:
-            return linear_attention(query, key, value, causal=self.causal, valid=valid).flatten(-2), None
-        attended, state = linear_attention_step(query.squeeze(1), key.squeeze(1), value.squeeze(1), state)
-        return attended.flatten(-2).unsqueeze(1), state
+        if state is not None and x.shape[1] == 1:
+            attended, after = linear_attention_step(query.squeeze(1), key.squeeze(1), value.squeeze(1), state[0])
+            return attended.flatten(-2).unsqueeze(1), (after,)
+        attended = linear_attention(query, key, value, causal=self.causal, valid=valid).flatten(-2)
+        return attended, () if state is None else (linear_attention_sum(key, value, valid),)
 
     def mix_last(self, x: Tensor, lengths: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attend from the last items alone, which see all others in either form: x (B, T, D) → (B, D) each."""
@@ -59,11 +59,11 @@ class LinearAttention(Block):
         result: Tensor = self.norm(self.dropout(self.out(mixed)) + x)
         return result
 
-    def initial_state(self, batch: int) -> Tensor:
+    def initial_state(self, batch: int) -> State:
         """Return the sum of k̂ᵀ v over no positions: zeros (B, heads, E, E)."""
         weight = self.out.weight
         E = len(weight) // self.heads
-        return weight.new_zeros(batch, self.heads, E, E)
+        return (weight.new_zeros(batch, self.heads, E, E),)
 
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (…, parts · D) into that many (…, heads, E)."""

@@ -27,10 +27,11 @@ Shapes: B batch, T time, D width, E = D / heads, V items plus padding.
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqbench.models.base import NeuralConfig, TrainingConfig, fill, require
+from seqbench.models.base import NeuralConfig, State, TrainingConfig, fill, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.models.linear_attention import LinearAttention
@@ -92,8 +93,17 @@ class LinearAttentionBlock(Block):
             D, config.inner_size, F.gelu, dropout=config.dropout, inner_dropout=0.0, norm_eps=LAYER_NORM_EPS
         )
 
-    def mix(self, x: Tensor, valid: Tensor | None = None, state: Tensor | None = None) -> tuple[Tensor, Any]:
+    def mix(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        state: State | None = None,
+        lengths: Tensor | None = None,
+        seen: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
         """Attend from every position: x (B, T, D), valid (B, T) → (B, T, D), and the sum of k̂ᵀ v if one was given."""
+        if lengths is not None:
+            valid = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)
         return self.attention.mix(x, valid, state)
 
     def mix_last(self, x: Tensor, lengths: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -105,6 +115,6 @@ class LinearAttentionBlock(Block):
         result: Tensor = self.feed_forward(self.attention.finish(x, mixed))
         return result
 
-    def initial_state(self, batch: int) -> Tensor:
+    def initial_state(self, batch: int) -> State:
         """Return the sum of k̂ᵀ v (B, heads, E, E) over no positions."""
         return self.attention.initial_state(batch)

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import NeuralConfig, TrainingConfig, require
+from seqbench.models.base import NeuralConfig, State, TrainingConfig, at_last, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.stack import Block, RecurrentStack
 from seqbench.ops import linear_scan
@@ -97,14 +97,15 @@ class LRUBlock(Block):
         )
         self.dropout = Dropout(config.dropout)
 
-    def mix(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def mix(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """Scan: x (B, T, D) and the hidden state (B, H) before it → complex h (B, T, H), and the last of them."""
         gates = torch.polar(torch.exp(-torch.exp(self.nu_log)), torch.exp(self.theta_log))
         # γ scales the rows of B rather than every position: the same product, T·B/D times cheaper.
         scale = torch.exp(self.gamma_log).repeat_interleave(2)
         drive = F.linear(x, self.in_projection.weight * scale.unsqueeze(1), self.in_projection.bias * scale)
-        hidden = linear_scan(gates, torch.view_as_complex(drive.unflatten(-1, (-1, 2))), state)
-        return hidden, hidden[:, -1]
+        before = None if state is None else state[0]
+        hidden = linear_scan(gates, torch.view_as_complex(drive.unflatten(-1, (-1, 2))), before)
+        return hidden, (at_last(hidden, lengths),)
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Project h back, add and normalise, feed forward: x (…, D), complex h (…, H) → (…, D)."""
@@ -112,7 +113,7 @@ class LRUBlock(Block):
         result: Tensor = self.feed_forward(self.recurrence_norm(self.dropout(projected) + x))
         return result
 
-    def initial_state(self, batch: int) -> Tensor:
+    def initial_state(self, batch: int) -> State:
         """Return a hidden state of zeros, complex (B, H)."""
         dtype = torch.complex128 if self.nu_log.dtype == torch.float64 else torch.complex64
-        return torch.zeros(batch, len(self.nu_log), dtype=dtype, device=self.nu_log.device)
+        return (torch.zeros(batch, len(self.nu_log), dtype=dtype, device=self.nu_log.device),)

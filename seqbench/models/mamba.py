@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import at_last
+from seqbench.models.base import State, at_last
 from seqbench.ops import selective_scan
 from seqbench.ops.causal_convolution import causal_convolution
 
@@ -29,9 +29,6 @@ SMALLEST_STEP, LARGEST_STEP = 0.001, 0.1
 # Of the models that are built on it: pulled towards zero, the decay A would not fade but approach -1, and the skip
 # connection close.
 NO_WEIGHT_DECAY = ("decay_log", "skip")
-
-
-State = tuple[Tensor, Tensor]  # the convolution's window (B, K - 1, H), the scan's state (B, H, N)
 
 
 class Mamba(nn.Module):
@@ -56,35 +53,44 @@ class Mamba(nn.Module):
             self.step_projection.weight.uniform_(-(rank**-0.5), rank**-0.5)
             self.step_projection.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # the inverse of softplus
 
-    def mix(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Mix x (B, T, D) from its start, or from where `state` was left: (B, T, D), and the state after it."""
+    def mix(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """Mix x (B, T, D) from its start, or from where `state` was left: (B, T, D), and the state after it.
+
+        With `lengths` (B,) the state is that after so many positions, and later results mean nothing.
+        """
         inputs, gate = self.in_projection(x).chunk(2, dim=-1)
-        mixed, state = self._convolve_and_scan(inputs, gate, state)
+        mixed, state = self._convolve_and_scan(inputs, gate, state, lengths)
         return self.out_projection(mixed), state
 
     def mix_last(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return x and what is mixed, (B, D) each, at the last items of x (B, T, D), where alone z is computed."""
         of_inputs, of_gate = self.in_projection.weight.chunk(2)
-        mixed, _ = self._convolve_and_scan(F.linear(x, of_inputs), None, None)
+        mixed, _ = self._convolve_and_scan(F.linear(x, of_inputs), None, None, None)
         last = at_last(x, lengths)
         return last, self.out_projection(at_last(mixed, lengths) * F.silu(F.linear(last, of_gate)))
 
     def initial_state(self, batch: int) -> State:
-        """Return the state before the first step: zeros."""
+        """Return the convolution's window (B, K - 1, H) and the scan's state (B, H, N) before the first step: zeros."""
         weight = self.decay_log
         H, states = weight.shape
         return weight.new_zeros(batch, len(self.convolution_weight) - 1, H), weight.new_zeros(batch, H, states)
 
-    def _convolve_and_scan(self, inputs: Tensor, gate: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+    def _convolve_and_scan(
+        self, inputs: Tensor, gate: Tensor | None, state: State | None, lengths: Tensor | None
+    ) -> tuple[Tensor, State]:
         """Return (S·C + D ⊙ c) ⊙ silu(z) of p (B, T, H), ungated if z is None, and the state after it."""
         window, hidden = state if state is not None else (None, None)
-        convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window)
+        convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window, lengths)
         convolved = F.silu(convolved)
         low, drive, readout = self.parameters_projection(convolved).split(self.sizes, dim=-1)
         dtype = convolved.dtype  # lower than that of the parameters under autocast
+        deltas = self.step_projection(low)
+        if lengths is not None:  # softplus makes 0 of it, a step of which leaves the state as it is
+            padding = torch.arange(deltas.shape[1], device=deltas.device) >= lengths.unsqueeze(1)
+            deltas = deltas.masked_fill(padding.unsqueeze(2), -torch.inf)
         mixed, hidden = selective_scan(
             convolved,
-            self.step_projection(low),
+            deltas,
             -torch.exp(self.decay_log).to(dtype),
             drive,
             readout,

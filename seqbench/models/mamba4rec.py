@@ -29,10 +29,10 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import NeuralConfig, TrainingConfig, require
+from seqbench.models.base import NeuralConfig, State, TrainingConfig, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
-from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba, State
+from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
 from seqbench.models.stack import Block, RecurrentStack
 from seqbench.ops.dropout import Dropout
 
@@ -89,9 +89,9 @@ class MambaLayer(Block):
         )
         self.dropout = Dropout(config.dropout)
 
-    def mix(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def mix(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """Run the Mamba block: x (B, T, D) and its state before → (B, T, D) and its state after."""
-        return self.mamba.mix(x, state)
+        return self.mamba.mix(x, state, lengths)
 
     def mix_last(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Run the Mamba block for the last items alone: x (B, T, D) → (B, D) each."""

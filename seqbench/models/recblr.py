@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import NeuralConfig, TrainingConfig, at_last, require
+from seqbench.models.base import NeuralConfig, State, TrainingConfig, at_last, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.models.stack import Block, RecurrentStack
@@ -45,8 +45,6 @@ from seqbench.ops.dropout import Dropout
 LAYER_NORM_EPS = 1e-12
 # exp(-softplus(Λ)), the decay with its gate fully open, starts evenly spread between these (in Λ).
 SMALLEST_DECAY, LARGEST_DECAY = 0.9, 0.999
-
-State = tuple[Tensor, Tensor]  # the convolution's window (B, K - 1, H), the hidden state (B, H)
 
 
 @dataclass(frozen=True)
@@ -108,16 +106,16 @@ class RecurrentLayer(Block):
         )
         self.dropout = Dropout(config.dropout)
 
-    def mix(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def mix(self, x: Tensor, state: State | None = None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """Return silu(z) ⊙ h (B, T, H) of x (B, T, D), and the state after the last position."""
         inputs, gate = self.in_projection(x).chunk(2, dim=-1)
-        hidden, state = self._convolve_and_recur(inputs, state)
+        hidden, state = self._convolve_and_recur(inputs, state, lengths)
         return F.silu(gate) * hidden, state
 
     def mix_last(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return x (B, D) and silu(z) ⊙ h (B, H) at the last items, where alone z is computed."""
         of_inputs, of_gate = self.in_projection.weight.chunk(2)
-        hidden, _ = self._convolve_and_recur(F.linear(x, of_inputs), None)
+        hidden, _ = self._convolve_and_recur(F.linear(x, of_inputs), None, None)
         last = at_last(x, lengths)
         return last, F.silu(F.linear(last, of_gate)) * at_last(hidden, lengths)
 
@@ -127,7 +125,7 @@ class RecurrentLayer(Block):
         return result
 
     def initial_state(self, batch: int) -> State:
-        """Return a window of zeros, and the hidden state before the first item."""
+        """Return a window of zeros (B, K - 1, H), and the hidden state (B, H) before the first item."""
         K, H = self.convolution_weight.shape
         return self.decay.new_zeros(batch, K - 1, H), self._first_state(batch)
 
@@ -138,12 +136,12 @@ class RecurrentLayer(Block):
         nothing = self.convolution_bias.expand(1, self.padding, -1)  # the convolution of zeros
         return self._recur(nothing, None)[:, -1].expand(batch, -1)
 
-    def _convolve_and_recur(self, inputs: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def _convolve_and_recur(self, inputs: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Return hidden states (B, T, H) of p (B, T, H), and the state after the last position."""
         window, before = state if state is not None else (None, self._first_state(len(inputs)))
-        convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window)
+        convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window, lengths)
         hidden = self._recur(convolved, before)
-        return hidden, (window, hidden[:, -1])
+        return hidden, (window, at_last(hidden, lengths))
 
     def _recur(self, convolved: Tensor, before: Tensor | None) -> Tensor:
         """Return hidden states (B, T, H) of the convolution's output."""

@@ -20,15 +20,16 @@ Shapes: B batch, T time, D width, E = D / heads, V items plus padding.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import NeuralConfig, TrainingConfig, at_last, require
+from seqbench.models.base import NeuralConfig, State, TrainingConfig, at_last, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
-from seqbench.models.stack import Block, PositionedStack, State
+from seqbench.models.stack import Block, PositionedStack
 from seqbench.ops.attention import causal_attention
 from seqbench.ops.dropout import Dropout
 
@@ -48,21 +49,6 @@ class SASRecConfig(NeuralConfig):
         super().__post_init__()
         require(0 <= self.attention_dropout < 1, "attention_dropout must be in [0, 1)")
         require(self.heads >= 1 and self.hidden_size % self.heads == 0, "heads must divide hidden_size")
-
-
-class Cache(NamedTuple):
-    """Keys and values of one block, in buffers that have room for max_len items; only the first `length` count."""
-
-    keys: Tensor  # (B, heads, max_len, E)
-    values: Tensor
-    length: int
-
-    def append(self, keys: Tensor, values: Tensor) -> "Cache":
-        """Append keys and values (B, heads, T, E) in place: copying the buffers would take longer than to attend."""
-        end = self.length + keys.shape[2]
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
-        return self._replace(length=end)
 
 
 class SASRec(PositionedStack):
@@ -87,9 +73,6 @@ class SASRec(PositionedStack):
         super().__init__(items, max_len, config, blocks, norm_eps=LAYER_NORM_EPS)
         draw_normal(self.modules())
 
-    def prefill(self, items: Tensor) -> State:
-        return self._append(items, self.initial_state(len(items)))[1]
-
 
 class AttentionBlock(Block):
     """Causal attention and feed-forward layer, each with residual and LayerNorm.
@@ -111,16 +94,31 @@ class AttentionBlock(Block):
         )
         self.dropout = Dropout(config.dropout)
 
-    def mix(self, x: Tensor, state: Cache | None = None) -> tuple[Tensor, Cache | None]:
-        """Attend from every position of x (B, T, D): (B, T, D), not yet projected, and the cache with x.
+    def mix(
+        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None, seen: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Attend from every position of x (B, T, D): (B, T, D), not yet projected, and the state with x.
 
-        With a cache, x is a whole history and the cache empty, or x is the one item that follows (T = 1).
+        The state is the keys and the values of `seen` (B,) items, in buffers (B, heads, max_len, E) that are written
+        in place: copying them would take longer than to attend. x is a whole history, or the one item that follows.
         """
         query, key, value = self._split(self.qkv(x), 3)
-        if state is not None:
-            state = state.append(key, value)
-            key, value = state.keys[:, :, : state.length], state.values[:, :, : state.length]
-        return self._attend(query, key, value, None), state
+        if state is None or seen is None:
+            return self._attend(query, key, value, None), ()
+        keys, values = state
+        T = x.shape[1]
+        if T > 1:  # nothing was seen before
+            keys[:, :, :T], values[:, :, :T] = key, value
+            return self._attend(query, key, value, None), state
+        rows = torch.arange(len(x), device=x.device)
+        for buffer, new in zip(state, (key, value), strict=True):
+            buffer[rows, :, seen] = new.squeeze(2).to(buffer.dtype)
+        if torch.compiler.is_compiling() or len(x) == 0:  # a graph has no numbers to look at
+            return self._attend(query, keys, values, seen + 1), state
+        shortest, longest = map(int, seen.aminmax())
+        filled = slice(longest + 1)
+        lengths = None if shortest == longest else seen + 1
+        return self._attend(query, keys[:, :, filled], values[:, :, filled], lengths), state
 
     def mix_last(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Attend from the last items alone: x (B, T, D) → x (B, D) there, and what they attend to (B, D)."""
@@ -136,11 +134,11 @@ class AttentionBlock(Block):
         result: Tensor = self.feed_forward(self.attention_norm(self.dropout(self.attention_out(mixed)) + x))
         return result
 
-    def initial_state(self, batch: int) -> Cache:
-        """Return an empty cache."""
+    def initial_state(self, batch: int) -> State:
+        """Return empty buffers (B, heads, max_len, E) of keys and values."""
         weight = self.attention_out.weight
         shape = (batch, self.heads, self.max_len, len(weight) // self.heads)
-        return Cache(weight.new_zeros(shape), weight.new_zeros(shape), 0)
+        return weight.new_zeros(shape), weight.new_zeros(shape)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None) -> Tensor:
         """Return softmax attention with the heads side by side, (B, T, D), of queries (B, heads, T, E)."""

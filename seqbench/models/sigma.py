@@ -41,7 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import NeuralConfig, TrainingConfig, at_last, fill, require
+from seqbench.models.base import NeuralConfig, State, TrainingConfig, at_last, fill, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
@@ -148,7 +148,7 @@ class SIGMALayer(Block):
         )
         self.dropout = Dropout(config.dropout)
 
-    def mix(self, x: Tensor, order: Tensor, valid: Tensor | None) -> tuple[Readings, None]:
+    def mix(self, x: Tensor, order: Tensor, valid: Tensor | None) -> tuple[Readings, State]:
         """Read both ways and recur.
 
         Args:
@@ -158,7 +158,7 @@ class SIGMALayer(Block):
         """
         flipped = _permuted(x, order)
         forwards, backwards = self.mamba.mix(torch.cat([x, flipped]))[0].chunk(2)
-        return Readings(flipped, forwards, backwards, self._recur(x, valid)), None
+        return Readings(flipped, forwards, backwards, self._recur(x, valid)), ()
 
     def mix_last(self, x: Tensor, lengths: Tensor, order: Tensor, valid: Tensor | None) -> tuple[Tensor, Readings]:
         """Read both ways and recur, for the last item of each row alone."""

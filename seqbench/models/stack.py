@@ -12,23 +12,25 @@ Shapes: B batch, T time, D width, E what a block mixes, V items plus padding.
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from seqbench.models.base import IncrementalModel, NeuralConfig, SequenceModel, at_last
+from seqbench.models.base import IncrementalModel, NeuralConfig, SequenceModel, State, at_last
 from seqbench.ops.dropout import Dropout
 
 
 class Block(nn.Module):
     """A layer of a sequence model.
 
-    `mix` and `mix_last` take what their model's `enter` returns beside x, by keyword; in an `IncrementalStack` `mix`
-    also takes the state that the block is in.
+    `mix` and `mix_last` take what their model's `enter` returns beside x, by keyword. In an `IncrementalStack` `mix`
+    also takes `state`, which the block is in, and `lengths` (B,), how many of the T positions of each row count; all
+    if None.
     """
 
-    def mix(self, x: Tensor, *context: Any, **named: Any) -> tuple[Any, Any]:
-        """Mix over time: x (B, T, D) → (B, T, E), and the state after the last position (None if there is none)."""
+    def mix(self, x: Tensor, *context: Any, **named: Any) -> tuple[Any, State]:
+        """Mix over time: x (B, T, D) → (B, T, E), and the state after the last position (empty if there is none)."""
         raise NotImplementedError
 
     def mix_last(self, x: Tensor, lengths: Tensor, *context: Any, **named: Any) -> tuple[Tensor, Any]:
@@ -43,8 +45,8 @@ class Block(nn.Module):
         """Finish positions one by one: x (…, D), mixed (…, E) → (…, D)."""
         raise NotImplementedError
 
-    def initial_state(self, batch: int) -> Any:
-        """Return the state before the first item, on the block's device."""
+    def initial_state(self, batch: int) -> State:
+        """Return the state before the first item, tensors (B, …) on the block's device."""
         raise NotImplementedError
 
 
@@ -83,37 +85,33 @@ class Stack(SequenceModel):
 class IncrementalStack(Stack, IncrementalModel):
     """A stack whose blocks can go on from the state after an item."""
 
-    @abstractmethod
-    def embed(self, items: Tensor, start: int = 0) -> Tensor:
-        """Return what enters the first block, (B, T, D), for items (B, T), the first of them at position `start`."""
+    def initial_state(self, batch: int) -> State:
+        """Return the states of the blocks before the first item, one after the other."""
+        return tuple(tensor for block in self.layers for tensor in block.initial_state(batch))
 
-    def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        return self.embed(items), {}
-
-    def initial_state(self, batch: int) -> "State":
-        """Return the states of the blocks before the first item."""
-        return State(0, [block.initial_state(batch) for block in self.layers])
-
-    def step(self, items: Tensor, state: "State") -> tuple[Tensor, "State"]:
-        states, after = self._append(items.unsqueeze(1), state)
+    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
+        states, after = self._append(items.unsqueeze(1), state, None)
         return states.squeeze(1), after
 
-    def _append(self, items: Tensor, state: "State") -> tuple[Tensor, "State"]:
-        """Return states (B, T, D) of items (B, T) that follow those in `state`, and the state after them."""
-        x = self.embed(items, state.length)
-        after = []
-        for block, before in zip(self.layers, state.blocks, strict=True):
-            mixed, new = block.mix(x, state=before)
+    def _prefill(self, items: Tensor, start: State, lengths: Tensor | None) -> State:
+        return self._append(items, start, lengths)[1]
+
+    @abstractmethod
+    def _append(self, items: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """Return states (B, T, D) of items (B, T) that follow those in `state`, and the state after them.
+
+        With more than one item `state` is the initial one; `lengths` (B,) then says how many of each row count.
+        """
+
+    def _run(self, x: Tensor, state: State, **context: Any) -> tuple[Tensor, State]:
+        """Run the blocks on x (B, T, D), each from its own state; `mix` of each is told the context."""
+        size = len(state) // len(self.layers)
+        after: list[Tensor] = []
+        for at, block in enumerate(self.layers):
+            mixed, new = block.mix(x, state=state[at * size : (at + 1) * size], **context)
             x = block.finish(x, mixed)
-            after.append(new)
-        return x, State(state.length + items.shape[1], after)
-
-
-class State(NamedTuple):
-    """How long the histories are, and the state of each block after them."""
-
-    length: int
-    blocks: list[Any]
+            after += new
+        return x, tuple(after)
 
 
 class RecurrentStack(IncrementalStack):
@@ -131,14 +129,16 @@ class RecurrentStack(IncrementalStack):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(blocks)
 
-    def embed(self, items: Tensor, start: int = 0) -> Tensor:
+    def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        return self.embed(items), {}
+
+    def _append(self, items: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        return self._run(self.embed(items), state, lengths=lengths)
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Return what enters the first block, (B, T, D), for items (B, T)."""
         result: Tensor = self.embedding_norm(self.dropout(self.embedding(items)))
         return result
-
-    def prefill(self, items: Tensor) -> State:
-        """Return the state of histories (B, T), equally long, in one pass of the blocks."""
-        start = self.initial_state(len(items))
-        return self._append(items, start)[1] if items.shape[1] else start
 
 
 class PositionedStack(IncrementalStack):
@@ -163,16 +163,34 @@ class PositionedStack(IncrementalStack):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(blocks)
 
-    def embed(self, items: Tensor, start: int = 0) -> Tensor:
-        """As in every stack.
+    def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        return self.embed(items), {}
+
+    def initial_state(self, batch: int) -> State:
+        """Return how many items the histories have, int64 (B,), and the states of the blocks."""
+        seen = torch.zeros(batch, dtype=torch.int64, device=self.embedding.weight.device)
+        return seen, *super().initial_state(batch)
+
+    def embed(self, items: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Return what enters the first block, (B, T, D), for items (B, T) that follow `seen` (B,) others.
 
         Raises:
             ValueError: an item has a position behind max_len.
         """
-        end = start + items.shape[1]
+        T = items.shape[1]
+        # A graph has no numbers to look at: there the lookup fails.
+        known = seen is not None and len(seen) > 0 and not torch.compiler.is_compiling()
+        end = T + int(seen.max()) if known else T  # type: ignore[union-attr]
         if end > self.max_len:
             name = type(self).__name__
             raise ValueError(f"{name} with max_len {self.max_len} has no position for item {end} of a history")
-        embedded = self.embedding(items) + self.positions.weight[start:end]
-        result: Tensor = self.dropout(self.embedding_norm(embedded))
+        positions = self.positions.weight[:T]
+        if seen is not None:
+            positions = self.positions(seen.unsqueeze(1) + torch.arange(T, device=items.device))
+        result: Tensor = self.dropout(self.embedding_norm(self.embedding(items) + positions))
         return result
+
+    def _append(self, items: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+        seen, *blocks = state
+        x, after = self._run(self.embed(items, seen), tuple(blocks), lengths=lengths, seen=seen)
+        return x, (seen + (items.shape[1] if lengths is None else lengths), *after)

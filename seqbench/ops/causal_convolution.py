@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def causal_convolution(
-    inputs: Tensor, weight: Tensor, bias: Tensor, window: Tensor | None = None
+    inputs: Tensor, weight: Tensor, bias: Tensor, window: Tensor | None = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Convolve each channel with its own filter over the current and the K - 1 inputs before it.
 
@@ -24,6 +24,7 @@ def causal_convolution(
         weight: (K, D); the last row multiplies the current input.
         bias: (D,).
         window: (B, K - 1, D), the inputs before the first one, oldest first; zero if None.
+        lengths: (B,) inputs of each row, after which its window is returned; all T if None.
 
     Returns:
         Outputs (B, T, D), and the window after the last input; both in the dtype of `inputs`.
@@ -38,10 +39,25 @@ def causal_convolution(
     weight, bias = weight.to(inputs.dtype), bias.to(inputs.dtype)
     if window is None:
         outputs = _CausalConvolution.apply(inputs, weight, bias)  # type: ignore[no-untyped-call]
-        missing = max(0, K - 1 - T)
-        return outputs, F.pad(inputs[:, T - K + 1 + missing :], (0, 0, missing, 0))
+        missing = K - 1 if lengths is not None else max(0, K - 1 - T)
+        known = F.pad(inputs, (0, 0, missing, 0)) if missing else inputs
+        return outputs, window_at_end(known, K, lengths)
     known = torch.cat([window.to(inputs.dtype), inputs], dim=1)
-    return _CausalConvolution.apply(known, weight, bias)[:, K - 1 :], known[:, T:]  # type: ignore[no-untyped-call]
+    outputs = _CausalConvolution.apply(known, weight, bias)[:, K - 1 :]  # type: ignore[no-untyped-call]
+    return outputs, window_at_end(known, K, lengths)
+
+
+def window_at_end(known: Tensor, K: int, lengths: Tensor | None) -> Tensor:
+    """Return the newest K - 1 inputs (B, K - 1, D) of each row.
+
+    Args:
+        known: (B, N, D) inputs, N ≥ K - 1; with `lengths`, the K - 1 before the first one and T others.
+        lengths: (B,) how many of the T others count; all if None.
+    """
+    if lengths is None:
+        return known[:, known.shape[1] - K + 1 :]
+    positions = lengths.unsqueeze(1) + torch.arange(K - 1, device=known.device)
+    return known[torch.arange(len(known), device=known.device).unsqueeze(1), positions]
 
 
 class _CausalConvolution(torch.autograd.Function):

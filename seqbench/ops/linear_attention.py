@@ -58,6 +58,11 @@ def linear_attention_step(query: Tensor, key: Tensor, value: Tensor, state: Tens
     return attended, state
 
 
+def linear_attention_sum(key: Tensor, value: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the sum (B, heads, E, E) of k̂ᵀ v over the valid ones of positions (B, T, heads, E): a step's state."""
+    return unit_elu(key, valid).permute(0, 2, 3, 1) @ value.transpose(1, 2)
+
+
 def unit_elu(x: Tensor, valid: Tensor | None = None) -> Tensor:
     """elu(x) / ‖elu(x)‖₂ over the last dimension; zero where not valid.
 

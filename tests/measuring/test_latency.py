@@ -62,12 +62,12 @@ class Stepping(IncrementalModel):
     def item_weights(self) -> Tensor:
         return self.weights
 
-    def initial_state(self, batch: int) -> int:
-        return 0
+    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+        return (torch.zeros(batch),)
 
-    def step(self, items: Tensor, state: int) -> tuple[Tensor, int]:
+    def step(self, items: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         self.clock.now += 1.0
-        return torch.zeros(len(items), 2), state + 1
+        return torch.zeros(len(items), 2), (state[0] + 1,)
 
 
 def measured(cost: Callable[[int, int], float], **options: Any) -> Latency:
@@ -195,11 +195,11 @@ class Growing(Stepping):
 
     state_grows = True
 
-    def step(self, items: Tensor, state: int) -> tuple[Tensor, int]:
-        if len(items) * state > 16:
+    def step(self, items: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if state[0].sum() > 16:
             raise MemoryError
-        self.clock.now += state
-        return torch.zeros(len(items), 2), state + 1
+        self.clock.now += float(state[0][0])
+        return torch.zeros(len(items), 2), (state[0] + 1,)
 
 
 def test_steps_of_a_growing_state_are_timed_at_every_length() -> None:

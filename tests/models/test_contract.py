@@ -19,6 +19,7 @@ from seqbench.models.base import (
     Model,
     NeuralConfig,
     SequenceModel,
+    State,
     TrainingConfig,
 )
 from seqbench.models.stack import RecurrentStack
@@ -66,11 +67,9 @@ PATHS = pytest.mark.parametrize(
 )
 
 
-def numbers(state: Any) -> int:
-    """How many numbers a state holds: a number, a tensor, or lists and tuples of them."""
-    if isinstance(state, int):
-        return 1
-    return state.numel() if isinstance(state, torch.Tensor) else sum(map(numbers, state))
+def numbers(state: State) -> int:
+    """How many numbers a state holds."""
+    return sum(each.numel() for each in state)
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "popularity"])
@@ -174,6 +173,32 @@ def test_steps_go_on_from_a_history_that_was_encoded_at_once(form: str) -> None:
     for known in (1, 2, MAX_LEN - 1):
         states, _ = model.step(items[:, known], model.prefill(items[:, :known]))
         torch.testing.assert_close(states, whole[:, known], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", INCREMENTAL)
+def test_histories_of_different_lengths_are_encoded_in_one_pass_to_what_steps_lead_to(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(form)
+    assert isinstance(model, IncrementalModel)
+    lengths = torch.tensor([0, 1, 3, MAX_LEN - 1])
+    items = torch.randint(1, ITEMS + 1, (4, MAX_LEN)) * (torch.arange(MAX_LEN) < lengths.unsqueeze(1))
+    with torch.no_grad():
+        stepped = IncrementalModel._prefill(model, items, model.initial_state(4), lengths)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model), "step", None)
+            at_once = model.prefill(items, lengths)
+        for found, start in zip(at_once, model.initial_state(1), strict=True):
+            assert found.shape == (4, *start.shape[1:])
+        if not model.state_grows:  # whose buffers hold anything behind their ends
+            torch.testing.assert_close(at_once, stepped, rtol=1e-5, atol=1e-6)
+        following = torch.randint(1, ITEMS + 1, (4,))
+        states, _ = model.step(following, at_once)
+        for row, length in enumerate(lengths):
+            alone = torch.cat([items[row, :length], following[row : row + 1]]).unsqueeze(0)
+            torch.testing.assert_close(
+                states[row], model(alone, lengths[row : row + 1] + 1)[0, -1], rtol=1e-5, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("form", [form for form in INCREMENTAL if issubclass(FORMS[form][0], RecurrentStack)])
