@@ -10,9 +10,11 @@ import math
 import re
 import types
 import typing
+from collections.abc import Callable, Set
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Check = Callable[[Any], Any]  # returns the value as its type has it, or raises _Mismatch
 
 NOUNS: dict[Any, str] = {
     int: "a whole number",
@@ -23,6 +25,24 @@ NOUNS: dict[Any, str] = {
 }
 TEXT_SHOWN = 60  # characters of a wrong value
 SURROGATE = re.compile("[\ud800-\udfff]")  # halves of characters, which no file can hold
+
+
+class _Mismatch(Exception):
+    """A value that does not fit; the path to it grows while the error passes through what holds the value.
+
+    Args:
+        words: where the value is → what is wrong.
+    """
+
+    def __init__(self, words: Callable[[str], str]) -> None:
+        super().__init__()
+        self.words = words
+        self.path = ""
+
+    def within(self, part: str) -> "_Mismatch":
+        """Return the error with a part before its path: ".name" or "[3]"."""
+        self.path = part + self.path
+        return self
 
 
 def build(kind: type[T], value: Any, where: str) -> T:
@@ -38,94 +58,160 @@ def build(kind: type[T], value: Any, where: str) -> T:
         ValueError: the value does not fit the type; with the path to the part that does not. What a dataclass says of
             its own fields is passed on.
     """
-    return typing.cast(T, _build(kind, value, where))
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (typing.Required, typing.NotRequired, typing.Annotated):
-        return _build(arguments[0], value, where)
-    if origin is typing.Literal:
-        if not any(value == each and type(value) is type(each) for each in arguments):
-            raise ValueError(f"{where} must be one of {', '.join(map(str, arguments))}, not {_shown(value)}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return _union(arguments, value, where)
-    if dataclasses.is_dataclass(kind):
-        return _dataclass(kind, value, where)
-    if typing.is_typeddict(kind):
-        fields = _fields(kind, value, where, required=set(kind.__required_keys__), closed=False)
-        return {**value, **fields}
-    if origin is list:
-        return [
-            _build(arguments[0], each, f"{where}[{at}]") for at, each in enumerate(_of(list, value, where, "a list"))
-        ]
-    if origin is tuple:
-        entries = _of((list, tuple), value, where, "a list")
-        return tuple(_build(arguments[0], each, f"{where}[{at}]") for at, each in enumerate(entries))
-    if origin is dict or kind is dict:
-        entries = _of(dict, value, where, "a mapping")
-        inner = arguments[1] if arguments else Any
-        for name in entries:
-            _of(str, name, f"a name in {where}", "text")
-        return {name: _build(inner, each, f"{where}.{name}") for name, each in entries.items()}
-    if kind is float and type(value) is int:
-        return value  # JSON writes 1.0 as 1; what is read is written back as it was
-    if kind is float and isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} must be finite, not {value}")
-    if kind is str and isinstance(value, str) and SURROGATE.search(value):
-        raise ValueError(f"{where} must be text that can be written, not {_shown(value)}")
-    if type(value) is not (type(None) if kind is None else kind):
-        raise ValueError(f"{where} must be {NOUNS.get(kind, kind)}, not {_shown(value)}")
-    return value
-
-
-def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    reasons = []
-    for kind in kinds:
-        try:
-            return _build(kind, value, where)
-        except ValueError as error:
-            if kind is not type(None):
-                reasons.append(error)
-    raise reasons[0]
-
-
-def _dataclass(kind: Any, value: Any, where: str) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    required = {
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    built = _fields(kind, value, where, required=required, closed=True)
     try:
-        return kind(**built)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _fields(kind: Any, value: Any, where: str, *, required: set[str], closed: bool) -> dict[str, Any]:
-    hints = _hints(kind)
-    entries = _of(dict, value, where, "a mapping")
-    if missing := sorted(required - entries.keys()):
-        raise ValueError(f"{where}.{missing[0]} is missing")
-    if closed and (unknown := [name for name in entries if name not in hints]):
-        raise ValueError(f"{where} has no {_shown(unknown[0])}; its fields are {', '.join(hints)}")
-    return {name: _build(hints[name], each, f"{where}.{name}") for name, each in entries.items() if name in hints}
+        return typing.cast(T, _check(kind)(value))
+    except _Mismatch as mismatch:
+        raise ValueError(mismatch.words(where + mismatch.path)) from None
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _check(kind: Any) -> Check:
+    """Return the function that checks values of a type. Stores hold thousands of records: types are read once."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return lambda value: value
+    if origin in (typing.Required, typing.NotRequired, typing.Annotated):
+        return _check(arguments[0])
+    if origin is typing.Literal:
+        return _literal(arguments)
+    if origin in (typing.Union, types.UnionType):
+        return _union(arguments)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind)
+    if typing.is_typeddict(kind):
+        return _typed_dict(kind)
+    if origin in (list, tuple):
+        return _sequence(origin, _check(arguments[0]))
+    if origin is dict or kind is dict:
+        return _mapping(_check(arguments[1] if arguments else Any))
+    return _plain(type(None) if kind is None else kind)
 
 
-def _of(kinds: Any, value: Any, where: str, noun: str) -> Any:
-    if not isinstance(value, kinds):
-        raise ValueError(f"{where} must be {noun}, not {_shown(value)}")
-    return value
+def _plain(kind: type) -> Check:
+    noun = NOUNS.get(kind, kind)
+
+    def check(value: Any) -> Any:
+        if type(value) is kind:
+            if kind is float and not math.isfinite(value):
+                raise _Mismatch(lambda where: f"{where} must be finite, not {value}")
+            if kind is str and not value.isascii() and SURROGATE.search(value):
+                raise _Mismatch(lambda where: f"{where} must be text that can be written, not {_shown(value)}")
+            return value
+        if kind is float and type(value) is int:
+            return value  # JSON writes 1.0 as 1; what is read is written back as it was
+        raise _wrong(value, f"{noun}")
+
+    return check
+
+
+def _literal(allowed: tuple[Any, ...]) -> Check:
+    def check(value: Any) -> Any:
+        if any(value == each and type(value) is type(each) for each in allowed):
+            return value
+        raise _wrong(value, f"one of {', '.join(map(str, allowed))}")
+
+    return check
+
+
+def _union(kinds: tuple[Any, ...]) -> Check:
+    checks = [_check(kind) for kind in kinds]
+
+    def check(value: Any) -> Any:
+        reasons = []
+        for kind, inner in zip(kinds, checks, strict=True):
+            try:
+                return inner(value)
+            except _Mismatch as mismatch:
+                if kind is not type(None):
+                    reasons.append(mismatch)
+        raise reasons[0]
+
+    return check
+
+
+def _sequence(kind: Callable[[list[Any]], Any], inner: Check) -> Check:
+    accepted = list if kind is list else (list, tuple)
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, accepted):
+            raise _wrong(value, "a list")
+        made = []
+        for at, each in enumerate(value):
+            try:
+                made.append(inner(each))
+            except _Mismatch as mismatch:
+                raise mismatch.within(f"[{at}]") from None
+        return made if kind is list else kind(made)
+
+    return check
+
+
+def _mapping(inner: Check) -> Check:
+    def check(value: Any) -> Any:
+        _require_mapping(value)
+        if odd := [_shown(name) for name in value if not isinstance(name, str)]:
+            raise _Mismatch(lambda where: f"a name in {where} must be text, not {odd[0]}")
+        return {name: _within(name, inner, each) for name, each in value.items()}
+
+    return check
+
+
+def _typed_dict(kind: Any) -> Check:
+    checks = {name: _check(hint) for name, hint in typing.get_type_hints(kind).items()}
+    required = kind.__required_keys__
+
+    def check(value: Any) -> Any:
+        _require_mapping(value)
+        _require_names(value, required)
+        made = dict(value)
+        for name, inner in checks.items():
+            if name in made:
+                made[name] = _within(name, inner, made[name])
+        return made
+
+    return check
+
+
+def _dataclass(kind: Any) -> Check:
+    fields = [field for field in dataclasses.fields(kind) if field.init]
+    missing = dataclasses.MISSING
+    required = {each.name for each in fields if each.default is missing and each.default_factory is missing}
+    checks = {name: _check(hint) for name, hint in typing.get_type_hints(kind).items()}
+
+    def check(value: Any) -> Any:
+        _require_mapping(value)
+        _require_names(value, required)
+        if unknown := [_shown(name) for name in value if name not in checks]:
+            raise _Mismatch(lambda where: f"{where} has no {unknown[0]}; its fields are {', '.join(checks)}")
+        built = {name: _within(name, checks[name], each) for name, each in value.items()}
+        try:
+            return kind(**built)
+        except ValueError as error:
+            reason = str(error)
+            raise _Mismatch(lambda where: f"{where}: {reason}") from None
+
+    return check
+
+
+def _within(name: str, inner: Check, value: Any) -> Any:
+    try:
+        return inner(value)
+    except _Mismatch as mismatch:
+        raise mismatch.within(f".{name}") from None
+
+
+def _require_mapping(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise _wrong(value, "a mapping")
+
+
+def _require_names(value: dict[Any, Any], required: Set[str]) -> None:
+    if missing := sorted(required - value.keys()):
+        raise _Mismatch(lambda where: f"{where}.{missing[0]} is missing")
+
+
+def _wrong(value: Any, noun: str) -> _Mismatch:
+    return _Mismatch(lambda where: f"{where} must be {noun}, not {_shown(value)}")
 
 
 def _shown(value: Any) -> str:
