@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 CHUNK = 1 << 24  # resampled users at once
+NEWTON_STEPS = 200  # far more than are taken
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,12 @@ def summarise(values: Collection[float]) -> Summary:
     One value says nothing about the spread, so its `std` is None and not 0.
     """
     n = len(values)
-    return Summary(
-        mean=statistics.fmean(values) if n else None,
-        std=statistics.stdev(values) if n > 1 else None,
-        n=n,
-    )
+    if not n:
+        return Summary(None, None, 0)
+    mean = statistics.fmean(values)
+    # Not statistics.stdev: its fractions take twenty times as long, for digits that nobody measures.
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
+    return Summary(mean, std, n)
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,16 @@ def student_t_p(t: float, freedom: float) -> float:
 
 def student_t_quantile(confidence: float, freedom: float) -> float:
     """Return the t that a share `confidence` of the distribution lies within, on both sides of 0."""
-    low, high = 0.0, 1.0
-    while student_t_p(high, freedom) > 1 - confidence:
-        low, high = high, 2 * high
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_t_p(middle, freedom) > 1 - confidence else (low, middle)
-    return high
+    t = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)  # too small: the tails of t are heavier
+    scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+    # p is convex and falls: Newton's steps lead up to the solution, and never beyond it but for rounding.
+    for _ in range(NEWTON_STEPS):
+        density = math.exp(scale - (freedom + 1) / 2 * math.log1p(t * t / freedom))
+        step = (student_t_p(t, freedom) - (1 - confidence)) / (2 * density)
+        t += step
+        if step <= 1e-13 * t:
+            break
+    return t
 
 
 def _check(first: Floats, second: Floats) -> None:
