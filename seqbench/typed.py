@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -114,16 +114,18 @@ def _literal(allowed: tuple[Any, ...]) -> Check:
 
 
 def _union(kinds: tuple[Any, ...]) -> Check:
-    checks = [_check(kind) for kind in kinds]
+    optional = type(None) in kinds
+    checks = [_check(kind) for kind in kinds if kind is not type(None)]
 
     def check(value: Any) -> Any:
+        if value is None and optional:
+            return None
         reasons = []
-        for kind, inner in zip(kinds, checks, strict=True):
+        for inner in checks:
             try:
                 return inner(value)
             except _Mismatch as mismatch:
-                if kind is not type(None):
-                    reasons.append(mismatch)
+                reasons.append(mismatch)
         raise reasons[0]
 
     return check
@@ -151,7 +153,7 @@ def _mapping(inner: Check) -> Check:
         _require_mapping(value)
         if odd := [_shown(name) for name in value if not isinstance(name, str)]:
             raise _Mismatch(lambda where: f"a name in {where} must be text, not {odd[0]}")
-        return {name: _within(name, inner, each) for name, each in value.items()}
+        return _fields(value, dict.fromkeys(value, inner))
 
     return check
 
@@ -163,11 +165,7 @@ def _typed_dict(kind: Any) -> Check:
     def check(value: Any) -> Any:
         _require_mapping(value)
         _require_names(value, required)
-        made = dict(value)
-        for name, inner in checks.items():
-            if name in made:
-                made[name] = _within(name, inner, made[name])
-        return made
+        return _fields(value, checks)
 
     return check
 
@@ -183,7 +181,7 @@ def _dataclass(kind: Any) -> Check:
         _require_names(value, required)
         if unknown := [_shown(name) for name in value if name not in checks]:
             raise _Mismatch(lambda where: f"{where} has no {unknown[0]}; its fields are {', '.join(checks)}")
-        built = {name: _within(name, checks[name], each) for name, each in value.items()}
+        built = _fields(value, checks)
         try:
             return kind(**built)
         except ValueError as error:
@@ -193,11 +191,17 @@ def _dataclass(kind: Any) -> Check:
     return check
 
 
-def _within(name: str, inner: Check, value: Any) -> Any:
+def _fields(value: dict[str, Any], checks: Mapping[str, Check]) -> dict[str, Any]:
+    """Return a copy of a mapping with what the checks of its names make of the values."""
+    made = dict(value)
+    name = ""
     try:
-        return inner(value)
+        for name, inner in checks.items():
+            if name in made:
+                made[name] = inner(made[name])
     except _Mismatch as mismatch:
         raise mismatch.within(f".{name}") from None
+    return made
 
 
 def _require_mapping(value: Any) -> None:

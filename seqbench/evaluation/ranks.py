@@ -117,7 +117,7 @@ def _read(path: Path, names: Sequence[str]) -> list[Ints]:
             _require(file.metadata.num_rows <= ROW_LIMIT, path, f"it claims to have {file.metadata.num_rows:,} rows")
             for name in names:
                 _require(_is_whole(file.schema_arrow, name), path, f"it has no column {name} of whole numbers")
-            table = file.read(columns=list(names))
+            table = file.read(columns=list(names), use_threads=False)  # small, and many
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, MemoryError):
             raise
@@ -125,7 +125,8 @@ def _read(path: Path, names: Sequence[str]) -> list[Ints]:
         raise SeqbenchError(f"{path} is damaged ({reason}).", hint=DAMAGED_HINT) from error
     for name in names:
         _require(table[name].null_count == 0, path, f"its column {name} has missing values")
-    return [table[name].to_numpy().astype(np.int64) for name in names]
+    # Not to_numpy, which loads pandas.
+    return [np.from_dlpack(table[name].combine_chunks()).astype(np.int64) for name in names]
 
 
 def _is_whole(schema: "pa.Schema", name: str) -> bool:

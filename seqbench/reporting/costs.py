@@ -1,18 +1,24 @@
 """Cost tables: what training took, and latency against length. One table per hardware, never a mixture."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from seqbench.reporting.cells import cost_cell
-from seqbench.reporting.document import FAILED, MODES, NOT_APPLICABLE, Column, Row, Table, TableCell
+from seqbench.reporting.document import FAILED, MODES, NOISY, NOT_APPLICABLE, Column, Row, Table, TableCell
 from seqbench.reporting.variants import Variant, seed_list
 from seqbench.results import Record
+from seqbench.results.records import LatencyPoint
 from seqbench.show import numbers
 
 STATISTICS = ("p50", "p95", "p99")
 THROUGHPUT = "train_interactions_per_second"
+UNSTEADY = "the middle half of the samples spans more than 30 % of their median"
 CLOCKED = ("epoch_seconds", "seconds_to_best", "fit_seconds")
+
+Point = tuple[str, int, int | None]  # mode, batch, length; no length: the same at every length
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ QUANTITIES = (
         "down",
         numbers.SECONDS,
         _seconds_to_best,
+        conditions="fit_conditions",
     ),
     _quantity("fit_seconds", "Fit", "down", numbers.SECONDS, conditions="fit_conditions"),
     _quantity("peak_memory_bytes", "Peak memory", "down", numbers.BYTES),
@@ -89,10 +96,41 @@ def cost_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table
 def latency_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table]:
     """Make tables of latency against length, per hardware and statistic."""
     return _shown(
-        _latency_table(here, seeds, hardware, statistic)
+        _latency_table(measured, seeds, hardware, statistic)
         for hardware, here in _by_hardware(variants)
+        for measured in [[(variant, Points(variant.finished)) for variant in here]]
         for statistic in STATISTICS
     )
+
+
+class Points:
+    """The points of latency of some records: what was measured, and what was skipped for which reason."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._measured: dict[Point, list[tuple[int, LatencyPoint]]] = {}
+        self._skipped: dict[Point, list[tuple[int, str]]] = {}
+        for record in records:
+            seed = record.definition.seed
+            for entry in record.cost.get("latency", []):
+                self._measured.setdefault((entry["mode"], entry["batch"], entry["length"]), []).append((seed, entry))
+            for left in record.cost.get("latency_skipped", []):
+                point = (left["mode"], left["batch"], left["length"])
+                self._skipped.setdefault(point, []).append((seed, left["reason"]))
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(dict.fromkeys([*self._measured, *self._skipped]))
+
+    def measured(self, mode: str, batch: int, length: int) -> list[tuple[int, LatencyPoint]]:
+        """Return seeds and entries; those without a length are the same at every length."""
+        return self._measured.get((mode, batch, length), []) + self._measured.get((mode, batch, None), [])
+
+    def skipped(self, mode: str, batch: int, length: int) -> list[tuple[int, str]]:
+        """Return seeds and reasons."""
+        return self._skipped.get((mode, batch, length), []) + self._skipped.get((mode, batch, None), [])
+
+    def grows(self, mode: str, batch: int) -> bool:
+        """Return whether what is timed depends on the length."""
+        return any(point[:2] == (mode, batch) and point[2] is not None for point in self._measured)
 
 
 def _by_hardware(variants: Sequence[Variant]) -> Iterator[tuple[str, list[Variant]]]:
@@ -124,7 +162,7 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
         for row, variant, values in zip(table.rows, variants, measured, strict=True):
             if values:
                 cell = cost_cell(values, factor, quantity.with_spread)
-                _flag(table, cell, _disturbances(variant.finished, quantity.conditions))
+                cell.noise = _disturbances(variant.finished, quantity.conditions)
             elif quantity.column.key == THROUGHPUT and any(record.training for record in variant.finished):
                 cell = TableCell(FAILED, notes=[table.note("too few steps to time")])
             elif variant.finished:
@@ -137,77 +175,82 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
     if any(column.key in CLOCKED for column in table.columns):
         table.remarks.append("Epoch, Time to best and Fit count the steps of training only, without validation.")
     table.mark()
+    _remark_noise(table)
     return table
 
 
-def _latency_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: str, statistic: str) -> Table:
-    measured = [(variant, entry) for variant in variants for entry in _entries(variant.finished, "latency")]
-    skipped = [(variant, entry) for variant in variants for entry in _entries(variant.finished, "latency_skipped")]
-    lengths = sorted({entry["length"] for _, entry in [*measured, *skipped]} - {None})
-    batches = sorted({entry["batch"] for _, entry in [*measured, *skipped]})
+def _latency_table(
+    measured: Sequence[tuple[Variant, Points]], seeds: Sequence[int], hardware: str, statistic: str
+) -> Table:
+    points = {point for _, each in measured for point in each}
+    lengths = sorted({length for _, _, length in points if length is not None})
     table = Table("latency", "Latency", [], hardware=hardware, statistic=statistic)
     table.data_only = statistic != "p50"
     table.columns = [Column(str(length), f"{length:,}", "down", "ms") for length in lengths]
-    for batch in batches:
+    for batch in sorted({batch for _, batch, _ in points}):
         for mode in MODES:
-            for variant in variants:
-                entries = _entries(variant.finished, "latency")
-                points = {length: _latencies(variant, (mode, batch, length), statistic) for length in lengths}
-                if any(values or missing for values, missing in points.values()):
-                    cells = {str(length): _latency_cell(table, *point) for length, point in points.items()}
-                    for length in lengths:
-                        noise = _noise(variant.finished, (mode, batch, length))
-                        _flag(table, cells[str(length)], noise)
-                    row = Row(variant.model, variant.configuration, cells, mode, batch, ranked=variant.trained)
-                    row.notes = [table.note(words) for words in variant.seed_remarks(seeds)]
-                    # What does not grow takes the same time at every length, and is measured once.
-                    if mode == "step" and any(entry["mode"] == mode and entry["length"] for entry in entries):
-                        row.notes.append(table.note("the state grows with the history"))
-                    row.notes += [
-                        table.note(f"at length {length:,} without {seed_list(without)}: {reason}")
-                        for length, (values, missing) in points.items()
-                        for reason, without in missing.items()
-                        if values
-                    ]
-                    table.rows.append(row)
+            for variant, each in measured:
+                cells = {length: _latency_cell(each, (mode, batch, length), statistic) for length in lengths}
+                if not any(values or missing for _, values, missing in cells.values()):
+                    continue
+                row = Row(variant.model, variant.configuration, {}, mode, batch, ranked=variant.trained)
+                row.notes = [table.note(words) for words in variant.seed_remarks(seeds)]
+                # What does not grow takes the same time at every length, and is measured once.
+                if mode == "step" and each.grows(mode, batch):
+                    row.notes.append(table.note("the state grows with the history"))
+                for length, (cell, values, missing) in cells.items():
+                    row.cells[str(length)] = cell
+                    for reason, without in missing.items():
+                        if values:
+                            words = f"at length {length:,} without {seed_list(without)}: {reason}"
+                            row.notes.append(table.note(words))
+                        else:
+                            cell.notes.append(table.note(reason))
+                table.rows.append(row)
     if any(cell.n > 1 for row in table.rows for cell in row.cells.values()):
         table.remarks.append(f"Each figure is the mean of the {statistic} of every seed.")
     table.mark()
+    _remark_noise(table)
     return table
 
 
-def _latencies(
-    variant: Variant, point: tuple[str, int, int], statistic: str
-) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """Return, of one point, seed → figure, and reason → seeds that have none."""
+def _latency_cell(
+    points: Points, point: tuple[str, int, int], statistic: str
+) -> tuple[TableCell, dict[str, float], dict[str, list[int]]]:
+    """Make the cell of one point; also return seed → figure, and reason → seeds that have none."""
     values: dict[str, float] = {}
     missing: dict[str, list[int]] = {}
-    for record in variant.finished:
-        seed = record.definition.seed
-        for entry in _entries([record], "latency_skipped"):
-            if _is_at(entry, point):
-                missing.setdefault(entry["reason"], []).append(seed)
-        for entry in _entries([record], "latency"):
-            if _is_at(entry, point):
-                value = numbers.number(entry.get(f"{statistic}_ms"))
-                if value is None:
-                    missing.setdefault("too few samples", []).append(seed)
-                else:
-                    values[str(seed)] = value
-    return values, missing
-
-
-def _latency_cell(table: Table, values: dict[str, float], missing: dict[str, list[int]]) -> TableCell:
+    noise: list[str] = []
+    for seed, reason in points.skipped(*point):
+        missing.setdefault(reason, []).append(seed)
+    for seed, entry in points.measured(*point):
+        value = numbers.number(entry.get(f"{statistic}_ms"))
+        if value is None:
+            missing.setdefault("too few samples", []).append(seed)
+            continue
+        values[str(seed)] = value
+        noise += entry.get("conditions", {}).get("disturbances", [])
+        if entry.get("unsteady"):
+            noise.append(UNSTEADY)
     if values:
-        return cost_cell(values, 1.0, with_spread=False)
-    return TableCell(FAILED, notes=[table.note(reason) for reason in missing]) if missing else TableCell(NOT_APPLICABLE)
+        cell = cost_cell(values, 1.0, with_spread=False)
+        cell.noise = list(dict.fromkeys(noise))
+    else:
+        cell = TableCell(FAILED if missing else NOT_APPLICABLE)
+    return cell, values, missing
 
 
-def _flag(table: Table, cell: TableCell, noise: Sequence[str]) -> None:
-    """Mark a figure that was measured while the machine was not quiet, with what disturbed it."""
-    if cell.n and noise:
-        cell.noisy = True
-        cell.notes += [table.note(f"noisy: {words}") for words in noise]
+def _remark_noise(table: Table) -> None:
+    """Say what "~" means, with the worst disturbance of each kind."""
+    kinds: dict[str, str] = {}
+    for words in (words for row in table.rows for cell in row.cells.values() for words in cell.noise):
+        kind = _NUMBER.sub("", words)
+        kinds[kind] = max(kinds.get(kind, words), words, key=lambda each: [float(n) for n in _NUMBER.findall(each)])
+    if kinds:
+        table.remarks.append(
+            f"{NOISY} measured while the machine was not quiet, so left out of the marks; at worst: "
+            f"{'; '.join(kinds.values())}."
+        )
 
 
 def _disturbances(records: Iterable[Record], key: Literal["conditions", "fit_conditions"] | None) -> list[str]:
@@ -215,25 +258,6 @@ def _disturbances(records: Iterable[Record], key: Literal["conditions", "fit_con
         return []
     found = [words for record in records for words in record.cost.get(key, {}).get("disturbances", [])]
     return list(dict.fromkeys(found))
-
-
-def _noise(records: Iterable[Record], point: tuple[str, int, int]) -> list[str]:
-    """Return what disturbed the measurements of one point of latency."""
-    entries = [entry for entry in _entries(records, "latency") if _is_at(entry, point)]
-    found = [words for entry in entries for words in entry.get("conditions", {}).get("disturbances", [])]
-    if any(entry.get("unsteady") for entry in entries):
-        found.append("the middle half of the samples spans more than 30 % of their median")
-    return list(dict.fromkeys(found))
-
-
-def _entries(records: Iterable[Record], key: Literal["latency", "latency_skipped"]) -> list[dict[str, Any]]:
-    return [dict(entry) for record in records for entry in record.cost.get(key, [])]
-
-
-def _is_at(entry: dict[str, Any], point: tuple[str, int, int]) -> bool:
-    """Return whether an entry is the figure for a point; one without a length is the same at every length."""
-    mode, batch, length = point
-    return entry["mode"] == mode and entry["batch"] == batch and entry["length"] in (length, None)
 
 
 def _values(records: Iterable[Record], read: Callable[[Record], Any]) -> dict[str, float]:

@@ -100,4 +100,5 @@ def _difference(difference: Difference | None) -> dict[str, Any]:
 
 
 def _note(table: Table, row: Row, cell: TableCell) -> str:
-    return "; ".join(table.footnotes[index] for index in dict.fromkeys([*row.notes, *cell.notes]))
+    footnotes = [table.footnotes[index] for index in dict.fromkeys([*row.notes, *cell.notes])]
+    return "; ".join([*footnotes, *(f"noisy: {words}" for words in cell.noise)])

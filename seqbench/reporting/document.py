@@ -13,6 +13,7 @@ from seqbench.show.footnotes import note
 FAILED = "--"  # should have been measured and was not; a footnote says why
 NOT_APPLICABLE = "n/a"  # the model has no such quantity
 CEILING = "ceiling"
+NOISY = "~"  # before a figure that was measured while the machine was not quiet
 ARROWS = {"up": "↑", "down": "↓"}
 MODES = {"whole": "whole sequence", "step": "incremental step"}
 
@@ -58,12 +59,17 @@ class TableCell:
     mean: float | None = None
     std: float | None = None
     n: int = 0
-    noisy: bool = False  # measured while the machine was not quiet: it competes with no other
+    noise: list[str] = field(default_factory=list)  # what disturbed the measurement; such figures do not compete
     best: bool = False
     second: bool = False
     dagger: str = ""  # significantly better than the best baseline: "†" or "‡"
     difference: Difference | None = None
     notes: list[int] = field(default_factory=list)  # indices into the table's footnotes
+
+    @property
+    def prefix(self) -> str:
+        """Return the mark before the figure: NOISY or nothing."""
+        return NOISY if self.noise else ""
 
 
 @dataclass
@@ -144,7 +150,7 @@ class Table:
 
 
 def _competes(cell: TableCell) -> bool:
-    return cell.n > 0 and not cell.noisy
+    return cell.n > 0 and not cell.noise
 
 
 @dataclass

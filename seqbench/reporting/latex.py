@@ -21,7 +21,7 @@ _ESCAPES = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
-    "~": r"\textasciitilde{}",
+    "~": r"$\sim$",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
@@ -258,7 +258,7 @@ class _Float:
                 continue
             fractions = [_fraction(each.cells[column.key]) for each in rows if each]
             padding = max(fractions, key=len)[len(_fraction(cell)) :]
-            mean = _emphasised(cell) + (rf"\phantom{{{padding}}}" if padding else "")
+            mean = escape(cell.prefix) + _emphasised(cell) + (rf"\phantom{{{padding}}}" if padding else "")
             if any(each.cells[column.key].dagger for each in rows if each):
                 mean += _dagger(cell.dagger)
             spread = rf"{{\scriptsize$\pm$\,{cell.spread}}}" if cell.spread else ""

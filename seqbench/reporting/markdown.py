@@ -65,7 +65,7 @@ def _cell(cell: TableCell) -> str:
     elif cell.second:
         text = f"<u>{text}</u>"
     spread = f" ± {cell.spread}" if cell.spread else ""
-    return text + cell.dagger + spread + _superscript(cell.notes)
+    return escape(cell.prefix) + text + cell.dagger + spread + _superscript(cell.notes)
 
 
 def _superscript(notes: Sequence[int]) -> str:

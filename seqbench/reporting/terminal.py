@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table as RichTable
@@ -53,8 +52,7 @@ class Fitted:
                 yield Text()
             if block:
                 yield Text(block.capitalize())
-            # Without escape codes bold and underline would be lost: a pipe gets characters instead.
-            yield from _block(self.table, rows, options.max_width, plain=console.color_system is None)
+            yield from _block(self.table, rows, console, options.max_width)
         for index, footnote in enumerate(self.table.footnotes):
             note = RichTable.grid(padding=(0, 1, 0, 0))
             note.add_row(_superscript([index]), Text(footnote))
@@ -70,7 +68,13 @@ def _description(section: Section) -> Iterator[RenderableType]:
         yield Text.assemble(("Warning: ", "bold"), warning)
 
 
-def _block(table: Table, rows: Sequence[Row], width: int, plain: bool) -> Iterator[RenderableType]:
+def _block(table: Table, rows: Sequence[Row], console: Console, width: int) -> Iterator[RenderableType]:
+    """Yield rows that compete with each other, in as many pieces as their columns need.
+
+    Not rich's tables, which take most of the time of a large report.
+    """
+    # Without escape codes bold and underline would be lost: a pipe gets characters instead.
+    plain = console.color_system is None
     columns = [
         [Text(_header(table, column)), *_aligned([row.cells[column.key] for row in rows], plain)]
         for column in table.columns
@@ -86,19 +90,35 @@ def _block(table: Table, rows: Sequence[Row], width: int, plain: bool) -> Iterat
     while room > 0 and len(_pieces(widths, room - 1)) == fewest:
         room -= 1
 
+    names = [Text(label).wrap(console, label_width) for label in labels]
     for number_of_piece, piece in enumerate(_pieces(widths, room)):
         if number_of_piece:
             yield Text()
-        grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
-        grid.add_column("Model", width=label_width)
-        for index in piece:
-            # Not justify="right": it would strip the blanks that align the decimal points.
-            grid.add_column(_right(columns[index][0], widths[index]), no_wrap=True)
-        for position, (label, row) in enumerate(zip(labels, rows, strict=True), start=1):
+        heads = [_header(table, table.columns[index]).split("\n") for index in piece]
+        height = max(map(len, heads))
+        lines = []
+        for line in range(-height, 0):  # the last lines stand below each other
+            parts = ["Model" if line == -1 else ""] + [head[line] if -line <= len(head) else "" for head in heads]
+            lines.append(_line(list(map(Text, parts)), [label_width, *(widths[index] for index in piece)]))
+            lines[-1].stylize("bold")
+        lines.append(Text("─" * (label_width + sum(GAP + widths[index] for index in piece))))
+        for position, (name, row) in enumerate(zip(names, rows, strict=True), start=1):
             if position > 1 and rows[position - 2].ranked and not row.ranked:
-                grid.add_section()
-            grid.add_row(Text(label), *(_right(columns[index][position], widths[index]) for index in piece))
-        yield grid
+                lines.append(Text())
+            first, *others = name
+            cells = [columns[index][position] for index in piece]
+            lines += [_line([first, *cells], [label_width, *(widths[index] for index in piece)]), *others]
+        yield Text("\n", no_wrap=True, overflow="ignore").join(lines)
+
+
+def _line(parts: Sequence[Text], widths: Sequence[int]) -> Text:
+    """Put texts side by side: the first at the left of its column, the others at the right."""
+    line = parts[0].copy()
+    line.pad_right(widths[0] - cell_len(line.plain))
+    for part, width in zip(parts[1:], widths[1:], strict=True):
+        line.append(" " * (GAP + width - cell_len(part.plain)))
+        line.append_text(part)
+    return line
 
 
 def _pieces(widths: Sequence[int], room: int) -> list[list[int]]:
@@ -112,11 +132,6 @@ def _pieces(widths: Sequence[int], room: int) -> list[list[int]]:
         pieces[-1].append(index)
         used += GAP + width
     return pieces
-
-
-def _right(text: Text, width: int) -> Text:
-    lines = text.split()
-    return Text("\n").join(Text(" " * (width - cell_len(line.plain))) + line for line in lines)
 
 
 def _header(table: Table, column: Column) -> str:
@@ -134,7 +149,7 @@ def _aligned(cells: Sequence[TableCell], plain: bool) -> list[Text]:
     for cell in cells:
         mark = _mark(cell, plain)
         style = "bold" if cell.best else "underline" if cell.second else ""
-        text = Text.assemble((cell.text, style), mark)
+        text = Text.assemble(cell.prefix, (cell.text, style), mark)
         if cell.n:
             text.append(" " * (max(tails) - len(split_at_point(cell.text)[1] + mark)))
             if spreads:

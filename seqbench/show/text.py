@@ -24,6 +24,8 @@ def printable(value: T) -> T:
 def _printable(value: Any) -> Any:
     if isinstance(value, str):
         return value if value.isprintable() else "".join(map(_character, value))
+    if value is None or isinstance(value, int | float):
+        return value
     if isinstance(value, list | tuple):
         return type(value)(map(_printable, value))
     if isinstance(value, dict):

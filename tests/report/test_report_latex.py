@@ -16,8 +16,8 @@ from seqbench.reporting.latex import escape, render_latex
 GOLDEN = Path(__file__).parent / "golden" / "report.tex"
 ORDER = ["popularity", "lrurec", "recblr", "linrec", "sigma", "sasrec", "gru4rec"]
 COMMANDS = re.compile(
-    r"\\text(?:backslash|asciitilde|asciicircum|less|greater|bar)\{\}|\\dots\{\}|\\[&%$#_{}]|\{[\[*]\}"
-    r"|\$\\(?:pm|times|mu|le|ge|to|uparrow|downarrow)\$"
+    r"\\text(?:backslash|asciicircum|less|greater|bar)\{\}|\\dots\{\}|\\[&%$#_{}]|\{[\[*]\}"
+    r"|\$\\(?:sim|dagger|ddagger|pm|times|mu|le|ge|to|uparrow|downarrow)\$"
 )
 
 

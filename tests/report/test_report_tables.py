@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from reportkit import report_of
+from reportkit import printed, report_of
 
 from seqbench.errors import SeqbenchError, UsageError
 from seqbench.protocol import PROTOCOLS, Protocol
@@ -13,6 +13,7 @@ from seqbench.reporting.csv_json import render_csv
 from seqbench.reporting.document import Table
 from seqbench.reporting.latex import render_latex
 from seqbench.reporting.markdown import render_markdown
+from seqbench.reporting.terminal import render_terminal
 
 
 def accuracy(report, section=0) -> Table:
@@ -81,8 +82,9 @@ def test_a_figure_measured_on_a_busy_machine_says_so_and_does_not_compete(make_r
     busy.cost["conditions"] = {"seconds": 9.0, "disturbances": ["other processes kept 1.9 of 2 cores busy"]}
     (costs,) = tables(report_of([busy, fast, slow]), "cost")
     cells = {each.label: each.cells["epoch_seconds"] for each in costs.rows}
-    assert [costs.footnotes[note] for note in cells["a"].notes] == ["noisy: other processes kept 1.9 of 2 cores busy"]
-    assert [name for name, cell in cells.items() if cell.noisy] == ["a"]
+    assert [name for name, cell in cells.items() if cell.noise] == ["a"]
+    assert costs.remarks[-1].startswith("~ measured while the machine was not quiet")
+    assert costs.remarks[-1].endswith("at worst: other processes kept 1.9 of 2 cores busy.")
     assert (cells["a"].best, cells["b"].best, cells["c"].second) == (False, True, True)
     assert row(costs, "a").cells["fit_seconds"].best  # measured at another time, and not known to be noisy
 
@@ -90,8 +92,8 @@ def test_a_figure_measured_on_a_busy_machine_says_so_and_does_not_compete(make_r
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("conditions", {"disturbances": ["1 other process on the GPU"]}, "noisy: 1 other process on the GPU"),
-        ("unsteady", True, "noisy: the middle half of the samples spans more than 30 % of their median"),
+        ("conditions", {"disturbances": ["1 other process on the GPU"]}, "1 other process on the GPU"),
+        ("unsteady", True, "the middle half of the samples spans more than 30 % of their median"),
     ],
 )
 def test_a_noisy_latency_says_so_and_does_not_compete(make_record, field, value, words):
@@ -100,9 +102,21 @@ def test_a_noisy_latency_says_so_and_does_not_compete(make_record, field, value,
     point[field] = value
     table = tables(report_of([noisy, quiet]), "latency")[0]
     cell = row(table, "a").cells[str(point["length"])]
-    assert cell.noisy
     assert not cell.best
-    assert [table.footnotes[note] for note in cell.notes] == [words]
+    assert cell.noise == [words]
+    assert words in table.remarks[-1]
+
+
+def test_noisy_figures_are_marked_wherever_they_are_shown_and_the_worst_disturbance_is_named(make_record):
+    made = [make_record(seed=seed) for seed in (0, 1)]
+    for record, busy in zip(made, ("10.5", "9.5"), strict=True):
+        record.cost["conditions"] = {"disturbances": [f"other processes kept {busy} of 16 cores busy"]}
+    report = report_of(made, tables=["cost"])
+    assert printed(render_terminal(report), 120).count("~4.40") == 1
+    assert r"\~4.40" in render_markdown(report)
+    assert r"$\sim$4.40" in render_latex(report)
+    assert "noisy: other processes kept 9.5" in render_csv(report)
+    assert "at worst: other processes kept 10.5 of 16 cores busy." in report.sections[0].tables[0].remarks[-1]
 
 
 def test_protocols_fingerprints_and_lengths_never_share_a_section(make_record):
