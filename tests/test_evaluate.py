@@ -25,7 +25,7 @@ from seqbench.evaluation import ranks as ranks_file
 from seqbench.evaluation.metrics import CUTOFFS, STANDARD
 from seqbench.evaluation.ranking import rank
 from seqbench.evaluation.ranks import Ranks, read_top
-from seqbench.models.base import CountingModel, Model, ModelConfig
+from seqbench.models.base import CountingModel, Model, ModelConfig, SequenceModel
 from seqbench.protocol import REMOVALS, Protocol
 
 ITEMS = 30
@@ -321,6 +321,65 @@ def test_the_best_items_are_stored_without_the_places_that_are_empty(tmp_path: P
     assert [values.tolist() for values in found] == [[2, 2, 9, 9, 9], [1, 2, 1, 2, 3], [7, 3, 1, 2, 4]]
     with pytest.raises(ValueError, match="without its best items"):
         Ranks(users, users, users).write_top(tmp_path / "top.parquet")
+
+
+class Factored(SequenceModel):
+    """Scores of small whole numbers, exact in every order of summation and full of ties: states times a table."""
+
+    def __init__(self, items: int = ITEMS, seed: int = 0) -> None:
+        super().__init__(items, 50, ModelConfig())
+        generator = torch.Generator().manual_seed(seed)
+        drawn = (torch.randint(-1, 2, shape, generator=generator).float() for shape in ((items + 1, 4), (items + 1,)))
+        self.embedding, self.bias = map(torch.nn.Parameter, drawn)
+
+    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+        return self.embedding[items]
+
+    def item_weights(self) -> Tensor:
+        return self.embedding
+
+    def item_bias(self) -> Tensor:
+        return self.bias
+
+
+class Whole(Factored):
+    """The same scores, given at once."""
+
+    def score(self, items: Tensor, lengths: Tensor) -> Tensor:
+        return super().score(items, lengths)
+
+
+@pytest.mark.parametrize("removed", REMOVALS)
+@pytest.mark.parametrize("top", [0, 3, ITEMS + 5])
+def test_scores_that_are_never_held_give_the_same_ranks_and_best_items(removed: str, top: int) -> None:
+    sequences = random_sequences()
+    protocol = Protocol(removed=removed, max_len=4)
+    found, expected = (rank(cls(), sequences, sequences.test(), protocol, top) for cls in (Factored, Whole))
+    assert expected.ties.max() > 2
+    np.testing.assert_array_equal(found.better, expected.better)
+    np.testing.assert_array_equal(found.ties, expected.ties)
+    assert (found.top is None) == (expected.top is None) == (top == 0)
+    if found.top is not None:
+        np.testing.assert_array_equal(found.top, expected.top)
+
+
+def test_a_model_that_multiplies_with_a_table_is_not_asked_for_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SequenceModel, "score_states", None)
+    ranked(Factored(), random_sequences())
+    with pytest.raises(TypeError):
+        ranked(Whole(), random_sequences())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_padding_of_a_table_may_be_anything_and_an_item_may_not(value: float) -> None:
+    model, sequences = Factored(), random_sequences()
+    expected = ranked(model, sequences)
+    model.bias.data[0] = value
+    np.testing.assert_array_equal(ranked(model, sequences).better, expected.better)
+    for broken in (model, Factored()):
+        broken.bias.data[7] = value
+        with pytest.raises(Diverged, match="score of Factored is not finite"):
+            ranked(broken, sequences)
 
 
 def table(**columns: Any) -> Callable[[Path], None]:

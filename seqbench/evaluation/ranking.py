@@ -3,8 +3,14 @@
 For each user two counts are kept: how many items score strictly better than the target, and how many others tie
 with it. Every metric at every cut-off follows from them (metrics.py).
 
-Shapes: U evaluated users, B batch, V items plus padding, K best items.
+Where a model scores by the product of states with an item table, the scores are never held: `rank_counts` and `top_k`
+go through them block by block, and the memory of a batch does not grow with the catalogue. A model that scores in its
+own way gives all scores of a batch at once.
+
+Shapes: U evaluated users, B batch, V items plus padding, D width, K best items, E items that cannot be recommended.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +19,39 @@ from torch import Tensor
 from seqbench.data.sequences import Examples, Sequences, pad
 from seqbench.errors import Diverged
 from seqbench.evaluation.ranks import Ranks
-from seqbench.models.base import Model
+from seqbench.models.base import Model, SequenceModel
 from seqbench.models.checks import check_shape
+from seqbench.ops import rank_counts, top_k
 from seqbench.protocol import REMOVALS, Protocol
 
-# Scores of one batch, (B, V), are kept below this many elements.
+BATCH_ROWS = 128
+# Scores that are held, (B, V), are kept below this many elements.
 BATCH_ELEMENTS = 1 << 24
+
+
+class _Table(NamedTuple):
+    """What states are multiplied with to be scores."""
+
+    items: Tensor  # (V, D)
+    bias: Tensor | None  # (V,)
+
+
+class _Batch(NamedTuple):
+    """Rows that are ranked together; all tensors int64, on the model's device."""
+
+    spares_target: bool  # whether a target that cannot be recommended competes nevertheless
+    items: Tensor  # (B, T) ids, padded on the right with 0
+    lengths: Tensor  # (B,)
+    targets: Tensor  # (B,)
+    removed: Tensor  # (B, E) what cannot be recommended, padded with 0
+
+
+class _Standing(NamedTuple):
+    """Where the targets of a batch stand."""
+
+    better: Tensor  # (B,) items with a higher score
+    ties: Tensor  # (B,) others with the same
+    best: Tensor  # (B, K) ids of the best items, 0 where there are fewer
 
 
 @torch.inference_mode()
@@ -33,7 +66,7 @@ def rank(model: Model, sequences: Sequences, examples: Examples, protocol: Proto
             them, not even a target that competes nevertheless. Equal scores are in the order of the items' ids.
 
     Raises:
-        SeqbenchError: the scores are not of the shape (rows, V).
+        SeqbenchError: the states or the scores are not of the shape that they must have.
         Diverged: the model gives a score that is not a number, or infinite.
     """
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
@@ -44,33 +77,72 @@ def rank(model: Model, sequences: Sequences, examples: Examples, protocol: Proto
     best = np.zeros((len(examples), top), dtype=np.int64)
     was_training = model.training
     model.eval()
+    table = _table(model, V)
+    size = BATCH_ROWS if table else max(1, min(BATCH_ROWS, BATCH_ELEMENTS // V))
     by_length = np.argsort(examples.starts - examples.stops, kind="stable")  # longest first
-    size = max(1, min(128, BATCH_ELEMENTS // V))
     for at in range(0, len(examples), size):
         rows = by_length[at : at + size]
-        batch = examples.take(rows)
-        items, lengths = pad(sequences.flat, batch.starts, batch.stops, protocol.max_len)
-        scores = model.score(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device))
-        check_shape(model, "score", scores, (len(rows), V))
-        scores = scores.float()
-        if not torch.isfinite(scores[:, 1:]).all():
-            raise Diverged(f"A score of {type(model).__name__}")
-        scores = scores.clone()  # may be an expanded view
-        scores[:, 0] = -torch.inf
-        targets = torch.from_numpy(batch.targets).to(device).unsqueeze(1)
-        target_scores = scores.gather(1, targets)
-        removed = torch.from_numpy(removal.items(sequences, batch, protocol.max_len)).to(device)
-        scores.scatter_(1, removed, -torch.inf)
-        if top:
-            best[rows, : min(top, V)] = _best(scores, min(top, V)).cpu().numpy()
-        if removal.spares_target:
-            scores.scatter_(1, targets, target_scores)
-        else:
-            target_scores = scores.gather(1, targets)
-        better[rows] = (scores > target_scores).sum(dim=1).cpu().numpy()
-        ties[rows] = (scores == target_scores).sum(dim=1).cpu().numpy() - 1
+        chosen = examples.take(rows)
+        items, lengths = pad(sequences.flat, chosen.starts, chosen.stops, protocol.max_len)
+        removed = removal.items(sequences, chosen, protocol.max_len)
+        tensors = (torch.from_numpy(array).to(device) for array in (items, lengths, chosen.targets, removed))
+        batch = _Batch(removal.spares_target, *tensors)
+        found = _by_states(model, table, batch, top) if table else _by_scores(model, batch, V, top)
+        better[rows], ties[rows] = found.better.cpu().numpy(), found.ties.cpu().numpy()
+        best[rows, : found.best.shape[1]] = found.best.cpu().numpy()
     model.train(was_training)
     return Ranks(examples.users, better, ties, best if top else None)
+
+
+def _table(model: Model, V: int) -> _Table | None:
+    """Return what the model multiplies its states with, or None if it scores in its own way.
+
+    A row of padding that is not finite, which makes no score of an item so, is left to the scores as well.
+    """
+    if not isinstance(model, SequenceModel):
+        return None
+    if type(model).score is not SequenceModel.score or type(model).score_states is not SequenceModel.score_states:
+        return None
+    items, bias = model.item_weights(), model.item_bias()
+    check_shape(model, "item_weights", items, (V, items.shape[-1]))
+    padding = items[:1] if bias is None else torch.cat([items[0], bias[:1]])
+    return _Table(items, bias) if bool(torch.isfinite(padding).all()) else None
+
+
+def _by_states(model: Model, table: _Table, batch: _Batch, top: int) -> _Standing:
+    """Rank without holding the scores."""
+    assert isinstance(model, SequenceModel)
+    states = model.last_states(batch.items, batch.lengths)
+    check_shape(model, "last_states", states, (len(batch.items), table.items.shape[1]))
+    nothing = batch.removed.new_zeros(len(batch.removed), 1)  # padding is never recommended
+    removed = torch.cat([batch.removed, nothing], dim=1)
+    best = top_k(states, *table, removed, min(top, len(table.items)))[1] if top else nothing[:, :0]
+    if batch.spares_target:
+        removed = removed.masked_fill(removed == batch.targets.unsqueeze(1), 0)
+    better, ties, finite = rank_counts(states, *table, batch.targets, removed)
+    if not finite.all():
+        raise _diverged(model)
+    return _Standing(better, ties, best)
+
+
+def _by_scores(model: Model, batch: _Batch, V: int, top: int) -> _Standing:
+    """Rank by all scores of the batch."""
+    scores = model.score(batch.items, batch.lengths)
+    check_shape(model, "score", scores, (len(batch.items), V))
+    scores = scores.float()
+    if not torch.isfinite(scores[:, 1:]).all():
+        raise _diverged(model)
+    scores = scores.clone()  # may be an expanded view
+    scores[:, 0] = -torch.inf
+    targets = batch.targets.unsqueeze(1)
+    target_scores = scores.gather(1, targets)
+    scores.scatter_(1, batch.removed, -torch.inf)
+    best = _best(scores, min(top, V)) if top else targets[:, :0]
+    if batch.spares_target:
+        scores.scatter_(1, targets, target_scores)
+    else:
+        target_scores = scores.gather(1, targets)
+    return _Standing((scores > target_scores).sum(dim=1), (scores == target_scores).sum(dim=1) - 1, best)
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
@@ -81,3 +153,7 @@ def _best(scores: Tensor, count: int) -> Tensor:
     ids = chosen.nonzero()[:, 1].view(len(scores), count)  # in order of ids, which a stable sort keeps
     values, order = scores.gather(1, ids).sort(dim=1, descending=True, stable=True)
     return ids.gather(1, order).where(values > -torch.inf, 0)
+
+
+def _diverged(model: Model) -> Diverged:
+    return Diverged(f"A score of {type(model).__name__}")
