@@ -21,9 +21,8 @@ from seqbench.speed.peers import PEERS, Peer, identity
 from seqbench.speed.request import Request
 from seqbench.speed.timing import Sampler, compete, sampler
 from seqbench.speed.verify import Deviation, deviation, reference
-from seqbench.speed.workloads import OUTPUT, Inputs, Shape, Workload, leaves
+from seqbench.speed.workloads import OUTPUT, PASSES, Inputs, Shape, Workload, leaves
 
-PASSES = ("forward", "forward+backward")
 COPIES = COPY, FRESH_COPY = "copy", "fresh copy"
 PLAIN, TORCH = "plain", "torch"
 
@@ -181,7 +180,7 @@ class _Problem:
     def verify(self, competitor: Competitor, expected: Inputs) -> list[Entry]:
         """Return an entry for each pass; nothing is timed yet."""
         entries = []
-        for compute in (self._outputs, self._gradients):
+        for compute in (self._outputs, self._gradients)[: len(self.workload.passes)]:
             entry = Entry(competitor.name, competitor.kind)
             entries.append(entry)
             if competitor.kind == "peer" and (reason := PEERS[competitor.name].refuses(self.shape)):
@@ -230,10 +229,11 @@ class _Problem:
 
 
 def _time(problem: _Problem, competitors: list[Competitor], sample: Sampler, seconds: float) -> list[Case]:
-    """Time the two cases of a problem."""
+    """Time the cases of a problem."""
     workload = problem.workload
     if workload.plain is not None:
-        competitors = [Competitor(PLAIN, "baseline", workload.plain), *competitors]
+        finish = identity if workload.complete is None else partial(workload.complete, problem.inputs)
+        competitors = [Competitor(PLAIN, "baseline", workload.plain, finish=finish), *competitors]
     try:
         expected = reference(workload, problem.shape, problem.inputs, problem.cotangent)
     except (RuntimeError, MemoryError) as error:
@@ -245,7 +245,7 @@ def _time(problem: _Problem, competitors: list[Competitor], sample: Sampler, sec
     moved = workload.bytes_moved(problem.inputs, expected[OUTPUT].to(problem.cotangent.dtype))
     del expected
     cases = []
-    for index, passes in enumerate(PASSES):
+    for index, passes in enumerate(workload.passes):
         entries = [both[index] for both in checked]
         calls: dict[str, Call] = {}
         for competitor, entry in zip(competitors, entries, strict=True):

@@ -18,6 +18,8 @@ WORKLOADS: "Registry[Workload]" = Registry(
         "selective_scan": "seqbench.speed.workloads:SELECTIVE_SCAN",
         "rg_lru": "seqbench.speed.workloads:RG_LRU",
         "linear_cross_entropy": "seqbench.speed.workloads:LINEAR_CROSS_ENTROPY",
+        "rank_counts": "seqbench.speed.workloads:RANK_COUNTS",
+        "top_k": "seqbench.speed.workloads:TOP_K",
     },
     HELP,
 )

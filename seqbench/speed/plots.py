@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from seqbench.show.plotting import STYLES, WIDE, figure, log_ticks, save
-from seqbench.speed.benchmark import COPY, FRESH_COPY, PASSES, PLAIN, Benchmark, Case
+from seqbench.speed.benchmark import COPY, FRESH_COPY, PLAIN, Benchmark, Case
 from seqbench.speed.summary import machine, quantiles
+from seqbench.speed.workloads import PASSES
 
 ROW = 0.23
 GAP = 0.4  # rows between operators

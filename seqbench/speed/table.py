@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from seqbench.show import footnotes, numbers
-from seqbench.speed.benchmark import COPIES, PASSES, Benchmark, Case, Entry
+from seqbench.speed.benchmark import COPIES, Benchmark, Case, Entry
 from seqbench.speed.summary import machine, unsteady
+from seqbench.speed.workloads import PASSES
 
 MISSING = "–"
 
@@ -73,7 +74,10 @@ def _caption(benchmark: Benchmark) -> str:
             "that exists. fresh copy: into new memory, in one piece."
         )
     if any(workload.plain is not None for workload in workloads):
-        lines.append("× plain: time relative to torch's own operations over all logits at once.")
+        lines.append(
+            "× plain: time relative to torch's own operations over all logits at once; for rank_counts and top_k, to "
+            "the product of states and items alone."
+        )
     lines.append("speed-up: how many times as fast as the torch backend.")
     if any(unsteady(entry) for case in benchmark.cases for entry in case.entries):
         lines.append("~ unsteady: half of the ratios spread widely; repeat it when the machine is quiet.")

@@ -36,10 +36,11 @@ def reference(workload: Workload, shape: Shape, inputs: Inputs, cotangent: Tenso
         cotangent: gradient of a loss with respect to the output.
 
     Returns:
-        The output under OUTPUT, and the gradient of every leaf under the leaf's name.
+        The output under OUTPUT, and the gradient of every leaf under the leaf's name if there are gradients.
     """
     wide = {name: _wide(tensor) for name, tensor in inputs.items()}
-    gradients = {name: torch.zeros_like(tensor) for name, tensor in leaves(wide).items()}
+    wanted = leaves(wide) if workload.differentiable else {}
+    gradients = {name: torch.zeros_like(tensor) for name, tensor in wanted.items()}
     outputs = []
     step = workload.rows_at_once(shape)
     for start in range(0, shape[0], step):
@@ -48,6 +49,8 @@ def reference(workload: Workload, shape: Shape, inputs: Inputs, cotangent: Tenso
         sliced = {n: t.detach().requires_grad_() if n in gradients else t for n, t in sliced.items()}
         output = workload.run(sliced, backend="reference")
         outputs.append(output.detach())
+        if not gradients:
+            continue
         grad = _wide(cotangent[part] if workload.rows else cotangent)
         found = torch.autograd.grad(output, list(leaves(sliced).values()), grad)
         for name, gradient in zip(gradients, found, strict=True):

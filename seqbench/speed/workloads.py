@@ -4,7 +4,8 @@ Bytes: the forward pass reads every input and writes the output. The backward pa
 (`saved`) and the output's gradient, and writes a gradient for every input that has one. No implementation can move
 less, unless it takes from the caches what the forward pass left there.
 
-Shapes: B batch, T time, D channels, N states per channel; for the loss N positions, V items.
+Shapes: B batch, T time, D channels, N states per channel; for the loss and the ranking N positions, V items, E items
+that cannot be recommended.
 """
 
 import math
@@ -15,12 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from seqbench.ops import linear_cross_entropy, linear_scan, rg_lru, selective_scan
+from seqbench.ops import linear_cross_entropy, linear_scan, rank_counts, rg_lru, selective_scan, top_k
 
 Shape = tuple[int, ...]
 Inputs = dict[str, Tensor]
 OUTPUT = "output"
 REFERENCE_ELEMENTS = 1 << 24  # states whose float64 graph, about 1 GiB, the reference holds at once
+PASSES = ("forward", "forward+backward")
+EXCLUDED = 50  # items that cannot be recommended, of each state
+BEST = 20  # items that are looked for
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,19 @@ class Workload:
     saved: tuple[str, ...]  # what the backward pass needs: inputs, or OUTPUT
     rows: tuple[str, ...]  # inputs with a batch dimension; rows do not depend on each other
     plain: Callable[[Inputs], Tensor] | None = None  # torch's own form, where that and no copy is the baseline
+    complete: Callable[[Inputs, Tensor], Tensor] | None = None  # makes the output of what `plain` gives; not timed
     is_complex: bool = False
+    differentiable: bool = True
 
     @property
     def baseline(self) -> str:
         """The name of what times are compared with: a copy of as many bytes, or the plain form."""
         return "copy" if self.plain is None else "plain"
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """What is timed: the forward pass alone where there is no gradient."""
+        return PASSES if self.differentiable else PASSES[:1]
 
     def dtype(self, real: torch.dtype) -> torch.dtype | None:
         """Return the dtype of its tensors for a real one; None if there is none."""
@@ -54,8 +65,8 @@ class Workload:
         return len(shape) == len(self.axes.split("x"))
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return (B, T, D), or the shape of a scalar."""
-        return shape[:3] if self.rows else ()
+        """Return (B, T, D), or the shape of a scalar, which also stands for an output without a gradient."""
+        return shape[:3] if self.rows and self.differentiable else ()
 
     def bytes_moved(self, inputs: Inputs, output: Tensor) -> tuple[int, int]:
         """Count the bytes of the forward pass, and of both passes."""
@@ -66,7 +77,8 @@ class Workload:
 
     def rows_at_once(self, shape: Shape) -> int:
         """Return how many batch rows' graph the reference can hold."""
-        return max(1, REFERENCE_ELEMENTS // math.prod(shape[1:])) if self.rows else shape[0]
+        elements = math.prod(shape[1:]) if self.differentiable else shape[-1]
+        return max(1, REFERENCE_ELEMENTS // elements) if self.rows else shape[0]
 
 
 def leaves(inputs: Inputs) -> Inputs:
@@ -150,6 +162,52 @@ def _plain_loss(inputs: Inputs) -> Tensor:
     return F.cross_entropy(F.linear(inputs["states"], inputs["items"], inputs["bias"]), inputs["targets"])
 
 
+def _ranking_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
+    """Draw small whole numbers: scores are exact in every order of summation, and counts and order with them."""
+    N, D, V = shape
+
+    def drawn(low: int, high: int, *sizes: int) -> Tensor:
+        return torch.randint(low, high, sizes, generator=generator, device=generator.device)
+
+    return {
+        "states": drawn(-2, 3, N, D).to(dtype),
+        "items": drawn(-2, 3, V, D).to(dtype),
+        "bias": drawn(-2, 3, V).to(dtype),
+        "targets": drawn(0, V, N),
+        "excluded": drawn(0, V, N, EXCLUDED),
+    }
+
+
+def _run_counts(inputs: Inputs, backend: str) -> Tensor:
+    return torch.stack(rank_counts(**inputs, backend=backend)[:2], dim=1)
+
+
+def _run_best(inputs: Inputs, backend: str) -> Tensor:
+    states, items, bias, _, excluded = inputs.values()
+    return top_k(states, items, bias, excluded, min(BEST, len(items)), backend=backend)[1]
+
+
+def _product(inputs: Inputs) -> Tensor:
+    return F.linear(inputs["states"], inputs["items"], inputs["bias"])
+
+
+def _counts_of_scores(inputs: Inputs, scores: Tensor) -> Tensor:
+    found = []
+    for row, target, out in zip(scores, inputs["targets"], inputs["excluded"], strict=True):  # no second (N, V)
+        row = row.index_fill(0, out, -torch.inf)
+        found.append(torch.stack([(row > row[target]).sum(), (row == row[target]).sum() - 1]))
+    return torch.stack(found)
+
+
+def _best_of_scores(inputs: Inputs, scores: Tensor) -> Tensor:
+    ids, found = torch.arange(scores.shape[1], device=scores.device), []
+    for row, out in zip(scores, inputs["excluded"], strict=True):
+        keys = row.double().index_fill(0, out, -torch.inf) * len(ids) - ids  # of equal scores the lower id
+        values, best = keys.topk(min(BEST, len(ids)))
+        found.append(best.where(values > -torch.inf, 0))
+    return torch.stack(found)
+
+
 LINEAR_SCAN = Workload(
     name="linear_scan",
     operator="linear_scan",
@@ -216,4 +274,34 @@ LINEAR_CROSS_ENTROPY = Workload(
     saved=("states", "items", "bias", "targets"),
     rows=(),
     plain=_plain_loss,
+)
+_RANKING_SHAPES: dict[str, tuple[Shape, ...]] = {
+    "cpu": ((256, 64, 12102), (256, 64, 200001)),
+    "cuda": ((4096, 64, 57289), (4096, 64, 2000001)),
+}
+RANK_COUNTS = Workload(
+    name="rank_counts",
+    operator="rank_counts",
+    axes="NxDxV",
+    shapes=_RANKING_SHAPES,
+    make=_ranking_inputs,
+    run=_run_counts,
+    saved=(),
+    rows=("states", "targets", "excluded"),
+    plain=_product,
+    complete=_counts_of_scores,
+    differentiable=False,
+)
+TOP_K = Workload(
+    name="top_k",
+    operator="top_k",
+    axes="NxDxV",
+    shapes=_RANKING_SHAPES,
+    make=_ranking_inputs,
+    run=_run_best,
+    saved=(),
+    rows=("states", "targets", "excluded"),
+    plain=_product,
+    complete=_best_of_scores,
+    differentiable=False,
 )
