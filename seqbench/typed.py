@@ -59,7 +59,7 @@ def build(kind: type[T], value: Any, where: str) -> T:
             its own fields is passed on.
     """
     try:
-        return typing.cast(T, _check(kind)(value))
+        return typing.cast(T, _check(typing.cast(Any, kind))(value))
     except _Mismatch as mismatch:
         raise ValueError(mismatch.words(where + mismatch.path)) from None
 
@@ -87,7 +87,7 @@ def _check(kind: Any) -> Check:
     return _plain(type(None) if kind is None else kind)
 
 
-def _plain(kind: type) -> Check:
+def _plain(kind: Any) -> Check:
     noun = NOUNS.get(kind, kind)
 
     def check(value: Any) -> Any:
