@@ -42,6 +42,7 @@ class PlanOptions(TypedDict, total=False):
     epochs: int | None  # at most; None: as each model says
     device: str  # "auto", "cpu", "cuda" or "cuda:1"
     backend: str  # of the operators; "auto"
+    precision: str  # "fp32", "tf32" or "bf16"
     force: bool  # run finished cells again
     results: Folder  # the results store; "results"
     home: Folder | None  # downloads and prepared data sets; None: the user's cache folder
@@ -155,6 +156,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     backend: str = "auto",
+    precision: str = "fp32",
     epochs: int | None = None,
     on_event: "Listener | None" = None,
     **settings: Any,
@@ -171,6 +173,7 @@ def train(
         seed: of initial weights, batches, dropout and negatives.
         device: "auto", "cpu", "cuda" or "cuda:1".
         backend: of the operators; see `seqbench env`.
+        precision: "fp32", "tf32" or "bf16", of products of matrices in the encoder.
         epochs: at most; by default as the model says.
         on_event: called with `seqbench.events` as training goes on.
         settings: fields of the model's config or of its training config.
@@ -185,6 +188,7 @@ def train(
     from seqbench.models import ModelEntry, find_model
     from seqbench.models.base import CountingModel, SequenceModel, TrainingConfig
     from seqbench.ops.backends import resolve, use
+    from seqbench.precision import PRECISIONS, check
     from seqbench.settings import configure
     from seqbench.training.loop import Trainer, derived_seed
 
@@ -193,6 +197,7 @@ def train(
     )
     config, training = configure(entry, settings, epochs)
     target = devices.resolve(device)
+    check(precision, target)
     torch.manual_seed(derived_seed(seed, 0))
     max_len = max_len or split.max_len
     built = entry.cls(split.items, max_len, entry.cls.Config(**config)).to(target)
@@ -210,7 +215,7 @@ def train(
         seed=seed,
         emit=on_event,
     )
-    with use(backend):
+    with use(backend), PRECISIONS[precision].active(target):
         trainer.run()
     return built.eval()
 
@@ -253,8 +258,11 @@ def plan(
     Raises:
         UsageError: something that is named does not exist.
     """
+    import torch
+
     from seqbench import device as devices
     from seqbench import planning
+    from seqbench import precision as precisions
     from seqbench.data.chosen import datasets_of_run
     from seqbench.protocol import choose
     from seqbench.settings import parse_settings
@@ -262,6 +270,8 @@ def plan(
     entries = planning.parse_models(_list(models))
     home, results = _home(options.get("home")), Path(options.get("results", RESULTS))
     device = str(devices.resolve(options.get("device", "auto")))
+    precision = options.get("precision", "fp32")
+    precisions.check(precision, torch.device(device))
     overrides = parse_settings(options.get("settings", {}), entries)
     cells = []
     for prepared in datasets_of_run(_list(datasets), home, dry_run=dry_run):
@@ -285,6 +295,7 @@ def plan(
             epochs=options.get("epochs"),
             device=device,
             backend=options.get("backend", "auto"),
+            precision=precision,
         )
         cells += [planning.look_up(each, results, force=options.get("force", False)) for each in definitions]
     return planning.Plan(cells, entries, home, results, device)

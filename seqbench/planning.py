@@ -12,6 +12,7 @@ from seqbench.models import ModelEntry, find_model, model_names
 from seqbench.ops.backends import resolve
 from seqbench.protocol import Protocol
 from seqbench.results import CHECKPOINT, RECORD, Definition, UnreadableRecord, read_record
+from seqbench.results.records import FULL
 from seqbench.settings import PRESETS, configure
 
 State = Literal["finished", "resumable", "new", "forced"]
@@ -79,6 +80,7 @@ def define(
     epochs: int | None,
     device: str,
     backend: str,
+    precision: str = FULL,
 ) -> list[Definition]:
     """Return all cells of one data set, model by model. A model without anything random has one cell, of seed 0.
 
@@ -88,6 +90,7 @@ def define(
         overrides: model → field → value, or text that is read as one.
         device: such as "cpu" or "cuda:1"; its kind is part of the definition, its number is not.
         backend: name of a backend of the operators, or "auto".
+        precision: a name of seqbench.precision.PRECISIONS; nothing is rounded where nothing is trained by gradient.
     """
     if preset not in (None, *PRESETS):
         raise unknown_name("Preset", str(preset), PRESETS, "seqbench run --help")
@@ -111,6 +114,7 @@ def define(
                 device=kind,
                 backend=None if training is None else resolve("linear_scan", backend, kind).name,
                 source=entry.source,
+                precision=FULL if training is None else precision,
             )
             for seed in (seeds if training is not None else [0])
         ]

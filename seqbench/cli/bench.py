@@ -39,6 +39,9 @@ def bench(
     ] = 50.0,
     seconds: Annotated[float, typer.Option(min=0, help="For each model and point; five rounds at least.")] = 0.3,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16: of the matrix products in the encoder.")
+    ] = "fp32",
     json: Annotated[Path | None, typer.Option(dir_okay=False, help="Write everything to this file.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -49,6 +52,7 @@ def bench(
     from seqbench.measuring.sharing import sharing
     from seqbench.models import find_model, model_names
     from seqbench.models.base import SequenceModel
+    from seqbench.precision import check
     from seqbench.show.bench import document, figures_table
 
     console.quiet(quiet)
@@ -65,6 +69,7 @@ def bench(
             f"--baseline {baseline} is not among the models: {', '.join(trained)}.", hint="Name it in --models, too."
         )
     target = resolve(device)
+    check(precision, target)
     request = measuring.Request(
         models=trained,
         device=target,
@@ -74,6 +79,7 @@ def bench(
         baseline=baseline,
         seconds=seconds,
         bound_ms=bound_ms,
+        precision=precision,
     )
     figures = []
     with sharing(target) as shared:

@@ -88,6 +88,9 @@ def run(
         str,
         typer.Option(help="Backend of the scans and the loss, or auto; see `seqbench env`.", envvar="SEQBENCH_BACKEND"),
     ] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16: of the matrix products in the encoder.")
+    ] = "fp32",
     executor: Annotated[
         str,
         typer.Option(help=f"Where cells run: {EXECUTORS.words()} (inline: in this very process)."),
@@ -126,6 +129,7 @@ def run(
         epochs=epochs,
         device=device,
         backend=backend,
+        precision=precision,
         force=force,
         results=results,
         home=home,

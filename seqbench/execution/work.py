@@ -1,5 +1,7 @@
 """Carrying out one order in this process, whoever gave it."""
 
+import torch
+
 from seqbench.data.prepared import PreparedDataset, open_prepared
 from seqbench.errors import SeqbenchError
 from seqbench.events import Finished, Listener
@@ -9,6 +11,7 @@ from seqbench.execution.orders import Order
 from seqbench.locking import locked
 from seqbench.models import find_model
 from seqbench.ops.backends import AUTO, use
+from seqbench.precision import PRECISIONS
 from seqbench.results import CHECKPOINT, finished_record
 from seqbench.results.store import LOCK
 
@@ -33,7 +36,8 @@ def carry_out(order: Order, emit: Listener) -> Finished:
         record = None if order.force else finished_record(order.results, definition)
         if record is None or order.again is not None:
             prepared = _prepared(order)
-            with use(definition.backend or AUTO):
+            precision = PRECISIONS[definition.precision].active(torch.device(order.device))
+            with use(definition.backend or AUTO), precision:
                 carried_out = run_cell if order.again is None else measure_cell
                 record = carried_out(order, entry.cls, prepared, emit)
     return Finished(record.accuracy, record.seconds)

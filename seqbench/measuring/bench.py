@@ -29,7 +29,9 @@ from seqbench.measuring.process import fix_allocator, load_optimizer
 from seqbench.measuring.quiet import Watch
 from seqbench.models import load_model
 from seqbench.models.base import Model, SequenceModel, TrainingConfig
+from seqbench.precision import PRECISIONS, full
 from seqbench.registry import Registry
+from seqbench.results.records import FULL
 from seqbench.speed.timing import compete
 from seqbench.training.objectives import OBJECTIVES, Batch
 from seqbench.training.optimizer import make_optimizers
@@ -51,6 +53,7 @@ class Request:
     baseline: str | None = None  # one of the models
     seconds: float = 0.3  # for each model and point
     bound_ms: float = 50.0  # that 99 % of the requests are answered within
+    precision: str = FULL
 
 
 @dataclass
@@ -193,7 +196,8 @@ def run(quantity: str, request: Request) -> Iterator[Figure]:
     measure = KINDS[quantity]
     fix_allocator()
     load_optimizer()
-    yield from measure(request)
+    with PRECISIONS[request.precision].active(request.device):
+        yield from measure(request)
 
 
 def users_per_second(serve: Callable[[int], float], largest: int, bound: float) -> tuple[float, float | None]:
@@ -291,10 +295,11 @@ def _training_step(model: Model, items: Tensor) -> Call:
         with torch.inference_mode(False), torch.enable_grad():
             states = objective.states(model, batch)
             negatives = loss.draw(batch.targets, generator)
-            value = loss(states, model.item_weights(), model.item_bias(), batch.targets, negatives)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            items = model.item_weights()
+            with full(states.device):
+                loss(states.to(items.dtype), items, model.item_bias(), batch.targets, negatives).backward()
             for optimizer in optimizers:
                 optimizer.step()
         model.eval()

@@ -8,7 +8,7 @@ from seqbench.results.records import Definition, Environment, Record, Unreadable
 from seqbench.results.store import RECORD
 
 # What latency depends on besides the model and the number of items.
-DEFINITION = ("fingerprint", "config", "source", "device", "backend", "revision")
+DEFINITION = ("fingerprint", "config", "source", "device", "backend", "precision", "revision")
 MACHINE = ("cpu", "cores", "threads", "device_name", "torch", "seqbench", "git_commit")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seqbench.data.sequences import Sequences
 from seqbench.losses import LOSSES, PROPOSALS
+from seqbench.precision import full
 from seqbench.training.objectives import OBJECTIVES
 
 
@@ -173,9 +174,10 @@ class SequenceModel(Model):
         return None
 
     def score_states(self, states: Tensor) -> Tensor:
-        """Return scores (N, V) of states (N, D)."""
-        bias = self.item_bias()
-        scores = states @ self.item_weights().t()
+        """Return scores (N, V) of states (N, D), in the precision of the item table."""
+        items, bias = self.item_weights(), self.item_bias()
+        with full(states.device):
+            scores = states.to(items.dtype) @ items.t()
         return scores if bias is None else scores + bias
 
     def score(self, items: Tensor, lengths: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from seqbench.reporting.runs import StoredRun
 from seqbench.results import Definition, Record
-from seqbench.results.records import Failure
+from seqbench.results.records import FULL, Failure
 
 MESSAGE_LENGTH = 100  # of a failure; the record has all of it
 
@@ -129,7 +129,8 @@ def seed_list(seeds: Sequence[int]) -> str:
 def _settings(definition: Definition) -> dict[str, Any]:
     """Return what defines a variant, flat: "config.dropout" → 0.2."""
     fields = asdict(definition)
-    return _flat({name: fields[name] for name in ("config", "training", "device", "backend", "source", "revision")})
+    names = ("config", "training", "device", "backend", "source", "precision", "revision")
+    return _flat({name: fields[name] for name in names})
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -150,7 +151,8 @@ def _apart(variants: Sequence[dict[str, Any]], changed: Sequence[set[str] | None
     """Return for each variant of a model the settings that set it apart: {"config.dropout": "0.2"}.
 
     They are those that differ from the model's defaults, even if it is the only variant; of variants of which that is
-    not known, those in which not all variants are equal. And, always, what makes it another model than its paper's.
+    not known, those in which not all variants are equal. And, always, what makes it another model than its paper's, and
+    a precision other than fp32.
     """
     shown: list[dict[str, str]] = [{} for _ in variants]
     for key in sorted({key for settings in variants for key in settings}):
@@ -159,7 +161,8 @@ def _apart(variants: Sequence[dict[str, Any]], changed: Sequence[set[str] | None
         defaults = {text for text, known in zip(texts, changed, strict=True) if known is not None and key not in known}
         for index, known in enumerate(changed):
             apart = len(set(texts)) > 1 if known is None else key in known or len(defaults) > 1
-            if apart or (key in OTHER_MODEL and variants[index].get(key)):
+            other = variants[index].get(key) if key in OTHER_MODEL else key == "precision" and texts[index] != FULL
+            if apart or other:
                 shown[index][key] = texts[index]
     return shown
 

@@ -17,7 +17,7 @@ from seqbench.files import read_regular
 from seqbench.protocol import Protocol
 from seqbench.typed import build
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # Raised by a change of code that makes the same definition compute other numbers (data order, training, ranking):
 # results from before it stay readable, but no longer count as finished.
@@ -25,6 +25,8 @@ REVISION = 2
 
 # Larger than any record: one of 10,000 epochs has 3 MB.
 LARGEST_RECORD = 64 << 20
+
+FULL = "fp32"  # the precision that is meant where nothing is said
 
 # The parts of a definition that become folders: no path of somebody else's record leads out of the store.
 FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
@@ -192,11 +194,15 @@ class Definition:
     backend: str | None  # of the operators; None for models that are not trained by gradient
     source: str | None = None  # of a model that is not part of seqbench: hash of its file, or package and version
     revision: int = REVISION
+    precision: str = FULL  # a name of seqbench.precision.PRECISIONS
 
     @property
     def key(self) -> str:
         """Return 16 hexadecimal digits that name the cell."""
-        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        fields = dataclasses.asdict(self)
+        if self.precision == FULL:
+            del fields["precision"]  # so that cells from before there were others keep their names
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def folder(self, results: Path) -> Path:

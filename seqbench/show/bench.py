@@ -26,7 +26,7 @@ SCALES: dict[str, Scale] = {"_bytes": BYTES, "_flops": PLAIN, "parameters": PLAI
 
 def figures_table(request: Request, figures: Sequence[Figure]) -> Iterator[RenderableType]:
     """Yield a table for each quantity, then notes on what was not quiet or not measured."""
-    yield Text(f"{title(request.device)}; {request.items:,} items, random weights")
+    yield Text(f"{title(request.device)}; {request.items:,} items, random weights, {request.precision}")
     notes: list[str] = []
     for quantity in dict.fromkeys(figure.quantity for figure in figures):
         yield Text()

@@ -17,11 +17,12 @@ WORDS = {
 def plan_table(plan: Plan) -> Table:
     """Return what a run would do, one line per cell."""
     table = Table(title=Text(printable(f"Plan for {plan.results}")), title_justify="left", box=None, pad_edge=False)
-    for title in ("Data set", "Model", "Seed", "Device", "Backend", "Key", "State"):
+    for title in ("Data set", "Model", "Seed", "Device", "Backend", "Precision", "Key", "State"):
         table.add_column(title)
     for cell in plan.cells:
         d = cell.definition
-        table.add_row(d.dataset, d.model, str(d.seed), d.device, d.backend or "", d.key[:7], WORDS[cell.state])
+        what = d.dataset, d.model, str(d.seed), d.device, d.backend or "", d.precision, d.key[:7]
+        table.add_row(*what, WORDS[cell.state])
     table.caption = f"{len(plan.cells)} cells, {len(plan.todo)} of them not finished."
     table.caption_justify = "left"
     return table

@@ -23,6 +23,7 @@ from seqbench.events import EpochEnded, Listener, Resumed, Step
 from seqbench.losses import LOSSES, Negatives
 from seqbench.models.base import SequenceModel, TrainingConfig
 from seqbench.models.checks import check_causality, check_objective
+from seqbench.precision import full
 from seqbench.protocol import Protocol
 from seqbench.training import checkpoint
 from seqbench.training.batches import batches
@@ -107,7 +108,8 @@ class Trainer:
             StorageError: the checkpoint cannot be written.
         """
         if self.objective.needs_causality:
-            check_causality(self.model)
+            with full(self.device):
+                check_causality(self.model)
         while self.state.epoch < self.training.epochs and not self.state.stopped_early(self.training):
             self._epoch()
         self.model.load_state_dict(self.best_weights)
@@ -197,9 +199,10 @@ class Trainer:
 
     def _differentiate(self, batch: Batch, negatives: Negatives | None) -> Tensor:
         """Give every parameter its gradient, and return the loss."""
-        states = self.objective.states(self.model, batch)
-        loss = self.loss(states, self.model.item_weights(), self.model.item_bias(), batch.targets, negatives)
-        loss.backward()
+        states, items = self.objective.states(self.model, batch), self.model.item_weights()
+        with full(self.device):
+            loss = self.loss(states.to(items.dtype), items, self.model.item_bias(), batch.targets, negatives)
+            loss.backward()
         if self.training.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
         return loss

@@ -81,6 +81,7 @@ def test_the_key_is_what_it_always_was() -> None:
         {"backend": None},
         {"source": "sha256:0123456789abcdef"},
         {"revision": 0},
+        {"precision": "bf16"},
     ],
     ids=str,
 )
@@ -89,7 +90,7 @@ def test_every_field_is_part_of_the_key(changes: dict[str, Any]) -> None:
 
 
 def test_the_fields_that_are_tested_are_all_there_are() -> None:
-    assert len(dataclasses.fields(Definition)) == 11
+    assert len(dataclasses.fields(Definition)) == 12
     assert len(dataclasses.fields(Protocol)) == 6
 
 

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from seqbench.ops.operator import Gradient, Operator, Signature, check
+from seqbench.precision import in_full
 
 
+@in_full
 def linear_cross_entropy(
     states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, backend: str = "auto"
 ) -> Tensor:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from seqbench.ops.operator import Gradient, Operator, Signature, check, like
+from seqbench.precision import in_full
 
 
+@in_full
 def linear_scan(
     gates: Tensor,
     inputs: Tensor,

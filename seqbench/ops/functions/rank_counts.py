@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from seqbench.ops.operator import Operator, Signature, check
+from seqbench.precision import in_full
 
 LARGEST_V = 2**31 - 1  # what a lane of a kernel counts to
 
 
+@in_full
 def rank_counts(
     states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, excluded: Tensor, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,8 +15,10 @@ Shapes: B batch, T time, D channels.
 from torch import Tensor
 
 from seqbench.ops.operator import Gradient, Operator, Signature, check, like
+from seqbench.precision import in_full
 
 
+@in_full
 def rg_lru(
     inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor | None = None, *, backend: str = "auto"
 ) -> Tensor:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from seqbench.ops.operator import Gradient, Operator, Signature, check, like
+from seqbench.precision import in_full
 
 
 class Arguments(NamedTuple):
@@ -36,6 +37,7 @@ class Arguments(NamedTuple):
         return self[:8]
 
 
+@in_full
 def selective_scan(
     inputs: Tensor,
     deltas: Tensor,

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from seqbench.ops.functions.rank_counts import check_ids, check_table
 from seqbench.ops.operator import Operator, Signature
+from seqbench.precision import in_full
 
 
+@in_full
 def top_k(
     states: Tensor, items: Tensor, bias: Tensor | None, excluded: Tensor, k: int, *, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
