@@ -83,7 +83,6 @@ class Mamba(nn.Module):
         convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window, lengths)
         convolved = F.silu(convolved)
         low, drive, readout = self.parameters_projection(convolved).split(self.sizes, dim=-1)
-        dtype = convolved.dtype  # lower than that of the parameters under autocast
         deltas = self.step_projection(low)
         if lengths is not None:  # softplus makes 0 of it, a step of which leaves the state as it is
             padding = torch.arange(deltas.shape[1], device=deltas.device) >= lengths.unsqueeze(1)
@@ -91,12 +90,12 @@ class Mamba(nn.Module):
         mixed, hidden = selective_scan(
             convolved,
             deltas,
-            -torch.exp(self.decay_log).to(dtype),
+            -torch.exp(self.decay_log),
             drive,
             readout,
-            self.skip.to(dtype),
+            self.skip,
             gate,
-            None if hidden is None else hidden.to(dtype),
+            hidden,
             delta_softplus=True,
         )
         return mixed, (window, hidden)

@@ -146,6 +146,4 @@ class RecurrentLayer(Block):
     def _recur(self, convolved: Tensor, before: Tensor | None) -> Tensor:
         """Return hidden states (B, T, H) of the convolution's output."""
         inputs = F.silu(convolved)
-        dtype = inputs.dtype  # lower than that of the parameters under autocast
-        gates = self.gates(inputs).to(dtype)
-        return rg_lru(inputs, gates, self.decay.to(dtype), before if before is None else before.to(dtype))
+        return rg_lru(inputs, self.gates(inputs), self.decay, before)
