@@ -28,8 +28,6 @@ WARP = 32
 BLOCK = 4 * WARP
 MOST_SLICES = 32
 
-# Warps per multiprocessor: what fits of these kernels, about.
-WARPS = 16
 # A product of fewer positions leaves cuBLAS's tiles empty; a chunk of more memory than this is not needed for anything.
 FEWEST_ROWS = 128
 MOST_BYTES = 256 << 20
@@ -55,7 +53,7 @@ def forward(
     states, items, targets = plain(states), plain(items), targets.contiguous()
     bias = None if bias is None else plain(bias)
     rows = min(N, chunk_rows(V * precise.itemsize, gpu.cache_bytes(device)))
-    slices = max(1, min(MOST_SLICES, WARPS * gpu.processors(device) // rows, V // BLOCK))
+    slices = max(1, min(MOST_SLICES, _warps(states) // rows, V // BLOCK))
     size = -(-V // slices)
     slices = -(-V // size)
 
@@ -104,6 +102,12 @@ def product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
         result: Tensor = torch.ops.aten.mm.dtype_out(left, right, out.dtype, out=out)
         return result
     return torch.mm(left.to(out.dtype), right.to(out.dtype), out=out)  # torch before 2.8
+
+
+def _warps(like: Tensor) -> int:
+    """Return how many warps of `gradient`, of which fewer fit than of `statistics`, a GPU holds."""
+    resident = gpu.resident(SOURCE, f"{SOURCE}_gradient", gpu.element(like), like.device, BLOCK)
+    return resident * gpu.processors(like.device)
 
 
 def _launch(kernel: str, like: Tensor, warps: int, *arguments: gpu.Argument) -> None:
