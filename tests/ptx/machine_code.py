@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from seqbench import paths
-from seqbench.ops.cuda import cutting, nvrtc, selective_scan
+from seqbench.ops.cuda import cutting, linear_cross_entropy, nvrtc, selective_scan
 from tests.ptx import machine
 
 ARCH = "sm_90"
@@ -37,6 +37,7 @@ ELEMENTS = {
     "linear_scan": ("float32", "bfloat16", "complex64"),
     "rg_lru": ("float32", "bfloat16"),
     "selective_scan": ("float32", "bfloat16"),
+    "linear_cross_entropy": ("float32", "bfloat16"),
 }
 LEAST_LOADS = 6  # of a loop that reads several steps at a time
 
@@ -249,9 +250,11 @@ def _loop(path: list[Instruction]) -> Loop:
 
 def block_of(kernel: str) -> int:
     """Return the threads of a block that the launching code starts a kernel with."""
-    if not kernel.startswith("selective_scan"):
-        return cutting.BLOCK
-    return selective_scan.block_of(kernel.removeprefix("selective_scan_"))
+    if kernel.startswith(linear_cross_entropy.SOURCE):
+        return linear_cross_entropy.BLOCK
+    if kernel.startswith(selective_scan.SOURCE):
+        return selective_scan.block_of(kernel.removeprefix("selective_scan_"))
+    return cutting.BLOCK
 
 
 def table() -> str:

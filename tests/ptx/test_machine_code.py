@@ -5,7 +5,7 @@ import torch
 
 from seqbench.ops.cuda import linear_scan, rg_lru, selective_scan
 from tests.ptx import machine_code
-from tests.ptx.cases import DTYPES, PAIRS
+from tests.ptx.cases import OPERATORS, PAIRS
 from tests.ptx.machine_code import LEAST_LOADS, Loop, block_of
 
 # Bytes that a thread has asked for before it uses the first of them, at least, in every loop that reads several steps
@@ -19,10 +19,12 @@ IN_FLIGHT = {
     **{"selective_scan_forward": 150, "selective_scan_forward_reduce": 80},
     **{"selective_scan_backward": 80, "selective_scan_backward_reduce": 88},
     **{"selective_scan_forward_carry": 120, "selective_scan_backward_carry": 120},
+    **{"linear_cross_entropy_statistics": 64, "linear_cross_entropy_gradient": 64},  # half without a bias
 }
 WARPS = {
     **dict.fromkeys(IN_FLIGHT, 18),
     **{"rg_lru_backward": 16, "selective_scan_forward": 16, "selective_scan_backward": 12},
+    **{"linear_cross_entropy_statistics": 32, "linear_cross_entropy_gradient": 32},
 }
 
 
@@ -40,7 +42,7 @@ def passes(source: str, kernel: str, element: str = "float32") -> list[Loop]:
     return [loop for loop in loops if loop.loads >= LEAST_LOADS]
 
 
-@pytest.mark.parametrize("source", DTYPES)
+@pytest.mark.parametrize("source", OPERATORS)
 def test_loads_are_under_way_together_and_enough_warps_fit(source: str) -> None:
     for name, code in machine_code.read(source, "float32").items():
         loops = [loop for loop in code.loops if loop.loads >= LEAST_LOADS]
