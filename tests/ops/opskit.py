@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -31,10 +32,25 @@ SUMMED = {
     "linear_scan": {"gates": 2.0},
     "rg_lru": {"decay": 2.0},
     "selective_scan": {"decay": 4.0, "drive": 4.0, "readout": 4.0, "skip": 2.0},
+    "linear_cross_entropy": {},
 }
 # Of torch.library.opcheck: schema, gradient, fake tensors, and that it can be compiled for any shape.
 REGISTRATION = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-LENGTHS = (1, 2, 7, 8, 31, 63, 200, 1000, 1024, 4097)
+
+
+def pairwise(*factors: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Return a few combinations of the factors' values in which any two values of two factors meet.
+
+    A covering array of strength two, chosen greedily, in place of a product.
+    """
+    rows = {row: set(combinations(enumerate(row), 2)) for row in product(*(range(len(values)) for values in factors))}
+    chosen = []
+    while True:
+        row, met = max(rows.items(), key=lambda item: len(item[1]))
+        if not met:
+            return chosen
+        chosen.append(tuple(values[index] for values, index in zip(factors, row, strict=True)))
+        rows = {other: pairs - met for other, pairs in rows.items()}
 
 
 def rotating(combinations: Iterable[tuple[Any, ...]], values: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -1,66 +1,128 @@
-"""Problems for the compiled kernels: every operator, element type and layout of memory, small."""
+"""Problems for the compiled kernels: every operator, form, element type and layout of memory, small.
 
-from collections.abc import Callable, Iterator, Sequence
+A problem and the reference's answer to it are made once, of numbers that every element type holds exactly.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from seqbench.ops.functions.linear_cross_entropy import linear_cross_entropy
 from seqbench.ops.functions.linear_scan import linear_scan
 from seqbench.ops.functions.rg_lru import rg_lru
 from seqbench.ops.functions.selective_scan import selective_scan
-from tests.ops.opskit import SUMMED, assert_close
+from tests.ops.opskit import SUMMED, assert_close, coarse, pairwise, rotating
 from tests.ops.test_cuda_kernels import differentiated
 
-REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-DTYPES: dict[str, tuple[torch.dtype, ...]] = {
-    "linear_scan": (*REAL, torch.complex64, torch.complex128),
-    "rg_lru": REAL,
-    "selective_scan": REAL,
-}
-PAIRS = [(operator, dtype) for operator, dtypes in DTYPES.items() for dtype in dtypes]
 LAYOUTS = ("contiguous", "time-major", "sliced", "every other step")
-# Batch, channels, and states of the selective scan: less than a warp, a part of the second one, many groups.
-SHAPES = ((3, 5), (2, 33), (1, 131))
-STATES = ((2, 5, 3), (2, 33, 16), (1, 70, 8), (1, 9, 40), (1, 3, 256), (1, 17, 20))
 
 
 @dataclass
-class Case:
-    """Arguments of an operator, and cotangents of its results."""
+class Problem:
+    """Arguments of an operator and cotangents of its results, in double precision.
 
-    label: str
+    Attributes:
+        function: the operator.
+        tensors: those that have gradients, by name.
+        sequences: names of those (B, T, …) whose layout in memory may vary, as that of the first cotangent.
+        cotangents: of the results.
+        options: other arguments.
+    """
+
     function: Callable[..., Any]
     tensors: dict[str, Tensor]
+    sequences: tuple[str, ...]
     cotangents: list[Tensor]
     options: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def truth(self) -> list[Tensor]:
-        """Results and gradients of the reference in double precision."""
-        double = torch.complex128 if self.cotangents[0].is_complex() else torch.float64
-        wide = {name: tensor.to(double) for name, tensor in self.tensors.items()}
-        cotangents = [tensor.to(double) for tensor in self.cotangents]
-        return differentiated(self.function, wide, cotangents, backend="reference", **self.options)
+        """Results and gradients of the reference."""
+        return differentiated(self.function, self.tensors, self.cotangents, backend="reference", **self.options)
 
-    def check(self) -> None:
+
+@dataclass(frozen=True)
+class Operator:
+    """What the problems of an operator are made of.
+
+    Attributes:
+        make: takes a generator, whether numbers are complex, the length, the other sizes and the choices.
+        sizes: all but the length.
+        lengths: steps, or items: one, fewer and more than a thread reads at a time, and several chunks (`gpu.force`).
+        long: one more length, for what reads several chunks at a time.
+        choices: what a problem has or has not.
+        layouts: of its sequences.
+        forms: of its kernels, see `gpu.force`.
+        is_complex: whether there are kernels for complex numbers.
+    """
+
+    make: Callable[..., Problem]
+    sizes: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
+    long: int
+    choices: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = LAYOUTS
+    forms: tuple[str, ...] = ("channels", "chunked")
+    is_complex: bool = False
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        real = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+        return (*real, torch.complex64, torch.complex128) if self.is_complex else real
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem for one form of the kernels, with its sequences in one layout."""
+
+    operator: str
+    form: str
+    layout: str
+    sizes: tuple[int, ...]
+    length: int
+    choices: tuple[bool, ...]
+
+    def check(self, dtype: torch.dtype) -> None:
         """Compare the backend "cuda" with the reference; its kernels get the strides that the tensors have."""
-        ours = differentiated(self.function, self.tensors, self.cotangents, backend="cuda", **self.options)
-        names = [*(f"result {index}" for index in range(len(self.cotangents))), *self.tensors]
-        for name, mine, true in zip(names, ours, self.truth, strict=True):
-            factor = SUMMED[self.function.__name__].get(name, 1.0)
-            assert_close(mine, true, self.cotangents[0].dtype, f"{self.label}: {name}", factor)
+        given = problem(self.operator, dtype.is_complex, self.length, *self.sizes, *self.choices)
+        tensors = {name: tensor.to(dtype) for name, tensor in given.tensors.items()}
+        tensors |= {name: laid_out(tensors[name], self.layout) for name in given.sequences}
+        first, *others = (tensor.to(dtype) for tensor in given.cotangents)
+        cotangents = [laid_out(first, self.layout), *others]
+        ours = differentiated(given.function, tensors, cotangents, backend="cuda", **given.options)
+        names = [*(f"result {index}" for index in range(len(cotangents))), *tensors]
+        for name, mine, true in zip(names, ours, given.truth, strict=True):
+            assert mine.dtype == dtype
+            assert_close(mine, true, dtype, f"{self}: {name}", SUMMED[self.operator].get(name, 1.0))
 
 
-def cases(operator: str, dtype: torch.dtype, T: int, layouts: Sequence[str] = LAYOUTS) -> Iterator[Case]:
-    """Yield the problems of one operator and element type with T steps, in each layout of memory."""
-    yield from {"linear_scan": _linear, "rg_lru": _gated, "selective_scan": _selective}[operator](dtype, T, layouts)
+@cache
+def cases(operator: str) -> list[Case]:
+    """Return cases in which any two of form, layout, sizes, length and choices meet, and a long one."""
+    of = OPERATORS[operator]
+    met = pairwise(of.forms, of.layouts, of.sizes, of.lengths, *[(False, True)] * len(of.choices))
+    chosen = [Case(operator, *most, tuple(choices)) for *most, choices in ((*row[:4], row[4:]) for row in met)]
+    long = Case(operator, of.forms[-1], of.layouts[0], of.sizes[0], of.long, (True,) * len(of.choices))
+    return [*chosen, long]
+
+
+def all_cases(operator: str, lengths: tuple[int, ...]) -> Iterator[Case]:
+    """Yield the product of forms, sizes, choices and lengths, in each layout in turn."""
+    of = OPERATORS[operator]
+    choices = product((False, True), repeat=len(of.choices))
+    for form, sizes, chosen, length, layout in rotating(product(of.forms, of.sizes, choices, lengths), of.layouts):
+        yield Case(operator, form, layout, sizes, length, chosen)
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
     """Return the same (B, T, D) values with other strides."""
+    if layout == "contiguous":
+        return tensor
     B, T, D = tensor.shape
     if layout == "time-major":
         return tensor.transpose(0, 1).contiguous().transpose(0, 1)
@@ -68,69 +130,120 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
         wide = torch.full((B, T, 2 * D + 3), torch.nan, dtype=tensor.dtype)
         wide[..., 3 : 3 + D] = tensor
         return wide[..., 3 : 3 + D]
-    if layout == "every other step":
-        wide = torch.full((B, 2 * T, D), torch.nan, dtype=tensor.dtype)
-        wide[:, ::2] = tensor
-        return wide[:, ::2]
-    return tensor
+    assert layout == "every other step"
+    wide = torch.full((B, 2 * T, D), torch.nan, dtype=tensor.dtype)
+    wide[:, ::2] = tensor
+    return wide[:, ::2]
 
 
-def _randn(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(*shape, dtype=torch.complex64 if dtype.is_complex else torch.float32).to(dtype)
+@cache
+def problem(operator: str, is_complex: bool, length: int, *rest: Any) -> Problem:
+    """Return a problem of an operator, of so many steps or items; its other sizes and its choices follow."""
+    return OPERATORS[operator].make(torch.Generator().manual_seed(length), is_complex, length, *rest)
 
 
-def _linear(dtype: torch.dtype, T: int, layouts: Sequence[str]) -> Iterator[Case]:
-    for B, D in SHAPES:
-        for layout in layouts if D == 5 else layouts[:1]:
-            for constant in (False, True):
-                for lengths in (None, torch.tensor([T, 0, max(T // 2, 1)])[:B]):
-                    gates = torch.rand(*((D,) if constant else (B, T, D)))
-                    if dtype.is_complex:
-                        gates = torch.polar(gates, 6.28 * torch.rand_like(gates))
-                    gates = gates.to(dtype)
-                    tensors = {
-                        "gates": gates if constant else laid_out(gates, layout),
-                        "inputs": laid_out(_randn(B, T, D, dtype=dtype), layout),
-                        "initial_state": _randn(B, D, dtype=dtype),
-                    }
-                    label = f"T={T} B={B} D={D} {layout} constant={constant} lengths={lengths is not None}"
-                    cotangent = laid_out(_randn(B, T, D, dtype=dtype), layout)
-                    options = {} if lengths is None else {"lengths": lengths}
-                    yield Case(label, linear_scan, tensors, [cotangent], options)
+def _randn(generator: torch.Generator, *shape: int) -> Tensor:
+    return coarse(torch.randn(*shape, generator=generator))
 
 
-def _gated(dtype: torch.dtype, T: int, layouts: Sequence[str]) -> Iterator[Case]:
-    for B, D in SHAPES:
-        for layout in layouts if D == 5 else layouts[:1]:
-            tensors = {
-                "inputs": laid_out(_randn(B, T, D, dtype=dtype), layout),
-                "gates": laid_out((3 * torch.randn(B, T, 2 * D)).to(dtype), layout),
-                "decay": _randn(D, dtype=dtype),
-                "initial_state": _randn(B, D, dtype=dtype),
-            }
-            cotangent = laid_out(_randn(B, T, D, dtype=dtype), layout)
-            yield Case(f"T={T} B={B} D={D} {layout}", rg_lru, tensors, [cotangent])
+def _rand(generator: torch.Generator, *shape: int) -> Tensor:
+    return coarse(torch.rand(*shape, generator=generator))
 
 
-def _selective(dtype: torch.dtype, T: int, layouts: Sequence[str]) -> Iterator[Case]:
-    for B, D, N in STATES:
-        for layout in layouts if D == 5 else layouts[:1]:
-            for softplus in (False, True):
-                for optional in (False, True):
-                    deltas = torch.randn(B, T, D) - 1 if softplus else torch.rand(B, T, D)
-                    tensors = {
-                        "inputs": laid_out(_randn(B, T, D, dtype=dtype), layout),
-                        "deltas": laid_out(deltas.to(dtype), layout),
-                        "decay": (-0.1 - 2 * torch.rand(D, N)).to(dtype),
-                        "drive": laid_out(_randn(B, T, N, dtype=dtype), layout),
-                        "readout": laid_out(_randn(B, T, N, dtype=dtype), layout),
-                    }
-                    if optional:
-                        tensors |= {
-                            "skip": _randn(D, dtype=dtype),
-                            "gate": laid_out(_randn(B, T, D, dtype=dtype), layout),
-                            "initial_state": _randn(B, D, N, dtype=dtype),
-                        }
-                    cotangents = [laid_out(_randn(B, T, D, dtype=dtype), layout), _randn(B, D, N, dtype=dtype)]
-                    label = f"T={T} B={B} D={D} N={N} {layout} softplus={softplus} optional={optional}"
-                    yield Case(label, selective_scan, tensors, cotangents, {"delta_softplus": softplus})
+def _linear(
+    generator: torch.Generator, is_complex: bool, T: int, B: int, D: int, constant: bool, lengths: bool
+) -> Problem:
+    def drawn(*shape: int) -> Tensor:
+        parts = _randn(generator, *shape), _randn(generator, *shape)
+        return torch.complex(*parts) if is_complex else parts[0]
+
+    shape = (D,) if constant else (B, T, D)
+    gates = _rand(generator, *shape)
+    if is_complex:
+        turned = torch.polar(gates, 6.28 * _rand(generator, *shape))
+        gates = torch.complex(coarse(turned.real), coarse(turned.imag))
+    return Problem(
+        linear_scan,
+        {"gates": gates, "inputs": drawn(B, T, D), "initial_state": drawn(B, D)},
+        ("inputs",) if constant else ("gates", "inputs"),
+        [drawn(B, T, D)],
+        {"lengths": torch.tensor([T, 0, max(T // 2, 1)])[:B]} if lengths else {},
+    )
+
+
+def _gated(generator: torch.Generator, is_complex: bool, T: int, B: int, D: int) -> Problem:
+    tensors = {
+        "inputs": _randn(generator, B, T, D),
+        "gates": coarse(3 * _randn(generator, B, T, 2 * D)),
+        "decay": _randn(generator, D),
+        "initial_state": _randn(generator, B, D),
+    }
+    return Problem(rg_lru, tensors, ("inputs", "gates"), [_randn(generator, B, T, D)])
+
+
+def _selective(
+    generator: torch.Generator, is_complex: bool, T: int, B: int, D: int, N: int, softplus: bool, optional: bool
+) -> Problem:
+    tensors = {
+        "inputs": _randn(generator, B, T, D),
+        "deltas": coarse(_randn(generator, B, T, D) - 1) if softplus else _rand(generator, B, T, D),
+        "decay": coarse(-0.1 - 2 * _rand(generator, D, N)),
+        "drive": _randn(generator, B, T, N),
+        "readout": _randn(generator, B, T, N),
+    }
+    sequences = ["inputs", "deltas", "drive", "readout"]
+    if optional:
+        tensors |= {
+            "skip": _randn(generator, D),
+            "gate": _randn(generator, B, T, D),
+            "initial_state": _randn(generator, B, D, N),
+        }
+        sequences.append("gate")
+    cotangents = [_randn(generator, B, T, D), _randn(generator, B, D, N)]
+    return Problem(selective_scan, tensors, tuple(sequences), cotangents, {"delta_softplus": softplus})
+
+
+def _cross_entropy(
+    generator: torch.Generator, is_complex: bool, V: int, N: int, D: int, bias: bool, ruled_out: bool, learned: bool
+) -> Problem:
+    """Items that are ruled out have a bias of minus infinity; what has been learned is most probable."""
+    tensors = {"states": _randn(generator, N, D), "items": _randn(generator, V, D)}
+    logits = tensors["states"] @ tensors["items"].t()
+    if bias or ruled_out:
+        tensors["bias"] = _randn(generator, V)
+        if ruled_out:
+            tensors["bias"][V // 4 : V // 2] = -torch.inf
+        logits += tensors["bias"]
+    targets = logits.argmax(dim=1)
+    if not learned:
+        targets = torch.randint(V // 2, V, (N,), generator=generator)
+    options = {"targets": targets} if "bias" in tensors else {"bias": None, "targets": targets}
+    return Problem(linear_cross_entropy, tensors, (), [torch.ones((), dtype=torch.float64)], options)
+
+
+OPERATORS = {
+    # Sizes are batch and channels (and states): less than a warp, a part of the second one, many groups.
+    "linear_scan": Operator(
+        _linear, ((3, 5), (2, 33), (1, 131)), (1, 29, 94), 900, ("constant", "lengths"), is_complex=True
+    ),
+    "rg_lru": Operator(_gated, ((3, 5), (2, 33), (1, 131)), (1, 29, 94), 900),
+    "selective_scan": Operator(
+        _selective,
+        ((2, 5, 3), (2, 33, 16), (1, 70, 8), (1, 9, 40), (1, 3, 256), (1, 17, 20)),
+        (1, 29, 94),
+        900,
+        ("softplus", "optional"),
+        forms=("channels", "channels, shared", "chunked", "chunked, shared"),
+    ),
+    # Sizes are positions and width.
+    "linear_cross_entropy": Operator(
+        _cross_entropy,
+        ((1, 3), (5, 8), (9, 2)),
+        (1, 31, 1000),
+        1500,
+        ("bias", "ruled_out", "learned"),
+        layouts=LAYOUTS[:1],
+        forms=("rows", "slices"),
+    ),
+}
+PAIRS = [(operator, dtype) for operator, of in OPERATORS.items() for dtype in of.dtypes]

@@ -1,6 +1,5 @@
 """A GPU for tests: the backend "cuda" on CPU tensors, its kernels run from their PTX."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from tests.ptx.program import Kernel
 PROCESSORS = 4  # multiprocessors
 RESIDENT = 16  # warps that one of them holds
 CACHE = 1 << 16  # bytes of its second-level cache
+CHUNK = 47  # steps, where "chunked" is forced: more than any thread reads at a time, and some left over
 
 
 @dataclass
@@ -63,7 +63,7 @@ def emulated(form: str | None = None, emulation: Emulation | None = None) -> Ite
     """Let the backend "cuda" run on CPU tensors; skip the test where it cannot.
 
     Args:
-        form: "channels" or "chunked" forces that form of the scans; as on a small GPU if None.
+        form: of the kernels, see `force`; as on a small GPU if None.
         emulation: how; by default the PTX of an H100.
     """
     machine.need()
@@ -85,18 +85,23 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
 
 
 def force(form: str | None, patch: pytest.MonkeyPatch) -> None:
-    """Make the scans use the form "channels" or "chunked", whatever the shape; None is the rule.
+    """Make the kernels take a form, whatever the shape; None is the rule.
 
-    The selective scan's backward pass can share a row's channels among warps, too: "channels, shared".
+    Scans: "channels" or "chunked". The selective scan's backward pass can share a row's channels among warps, too:
+    "channels, shared". Cross entropy: "rows", a warp for each, or "slices" of rows, and three positions at a time.
     """
-    if form is None:
+    if form == "rows":
+        patch.setattr(linear_cross_entropy, "MOST_SLICES", 1)
+    if form == "slices":
+        patch.setattr(linear_cross_entropy, "chunk_rows", lambda row_bytes, cache_bytes: 3)
+    if form in (None, "rows", "slices"):
         return
     form, _, shared = form.partition(", ")
 
     def cut(T: int) -> cutting.Cut:
         if form == "channels" or T == 1:
             return cutting.Cut(1, T)
-        size = -(-T // max(2, math.isqrt(2 * T)))
+        size = min(CHUNK, -(-T // 2))
         return cutting.Cut(-(-T // size), size)
 
     patch.setattr(cutting, "cut", lambda warps, T, *rest, **options: cut(T))

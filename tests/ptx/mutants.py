@@ -2,8 +2,8 @@
 
     python -m tests.ptx.mutants --count 60 --seed 1
 
-Only instructions that run in the comparison are changed. A mutant that is not noticed is printed, to be read: it may do
-the same as the kernel does, or show what the comparison lacks.
+The comparison is the one of the default test suite. Only instructions that run in it are changed. A mutant that is not
+noticed is printed, to be read: it may do the same as the kernel does, or show what the comparison lacks.
 """
 
 import argparse
@@ -15,14 +15,12 @@ import torch
 
 from seqbench.errors import SeqbenchError
 from tests.ptx import machine
-from tests.ptx.cases import Case, cases
+from tests.ptx.cases import OPERATORS, cases
 from tests.ptx.gpu import Emulation, emulated
 from tests.ptx.machine import EmulationError
 from tests.ptx.program import Kernel, decode
 
 ELEMENT = "float32"
-LENGTHS = (2, 31)
-FORMS = ("channels", "chunked, shared")
 SWAPS = {
     **{"add.s64": "sub.s64", "sub.s64": "add.s64", "add.s32": "sub.s32", "sub.s32": "add.s32"},
     **{"add.f32": "sub.f32", "sub.f32": "add.f32", "add.f64": "sub.f64", "mul.f32": "add.f32", "neg.f32": "mov.f32"},
@@ -56,12 +54,11 @@ def mutated(line: str) -> str | None:
     return None
 
 
-def compare(problems: list[Case], emulation: Emulation) -> None:
+def compare(source: str, emulation: Emulation) -> None:
     """Raise AssertionError or EmulationError if a kernel does not do what the reference does."""
-    for form in FORMS:
-        with emulated(form, emulation):
-            for case in problems:
-                case.check()
+    for case in cases(source):
+        with emulated(case.form, emulation):
+            case.check(getattr(torch, ELEMENT))
 
 
 def candidates(kernels: dict[str, Kernel], emulation: Emulation) -> Iterator[tuple[str, int]]:
@@ -76,16 +73,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--count", type=int, default=60, help="mutants of each source")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sources", nargs="*", default=["linear_scan", "rg_lru", "selective_scan"])
+    parser.add_argument("--sources", nargs="*", default=list(OPERATORS))
     options = parser.parse_args()
     if reason := machine.unavailable():
         raise SeqbenchError(reason)
     noticed = total = 0
     for source in options.sources:
-        torch.manual_seed(0)
-        problems = [case for T in LENGTHS for case in cases(source, getattr(torch, ELEMENT), T)]
         kernels, baseline = machine.module(source, ELEMENT), Emulation()
-        compare(problems, baseline)
+        compare(source, baseline)
         found = list(candidates(kernels, baseline))
         for name, line in random.Random(options.seed).sample(found, min(options.count, len(found))):
             kernel, change = kernels[name], mutated(kernels[name].lines[line])
@@ -94,7 +89,7 @@ def main() -> None:
             emulation = Emulation(limit=200_000, kernels={(source, ELEMENT): {**kernels, name: mutant}})
             total += 1
             try:
-                compare(problems, emulation)
+                compare(source, emulation)
             except (AssertionError, EmulationError):
                 noticed += 1
             else:
