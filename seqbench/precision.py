@@ -72,7 +72,7 @@ def full(device: torch.device) -> contextlib.AbstractContextManager[object]:
 def in_full(function: Function) -> Function:
     """Make a function of tensors compute in float32 where the precision around it is a half one.
 
-    The device is that of the first argument.
+    The device is that of the first tensor among its arguments.
     """
 
     def widened(value: object) -> object:
@@ -80,7 +80,7 @@ def in_full(function: Function) -> Function:
 
     @wraps(function)
     def wrapper(*arguments: object, **keywords: object) -> object:
-        first = cast(Tensor, arguments[0] if arguments else next(iter(keywords.values())))
+        first = next(value for value in (*arguments, *keywords.values()) if isinstance(value, Tensor))
         if not torch.is_autocast_enabled(first.device.type):
             return function(*arguments, **keywords)
         with torch.autocast(first.device.type, enabled=False):
