@@ -340,7 +340,7 @@ def measure(
     *,
     everything: bool = False,
     epochs: int | None = None,
-    latency: "LatencyGrid | None" = None,
+    points: Mapping[str, Any] | None = None,
     device: str | None = None,
     executor: str = "process",
     home: Folder | None = None,
@@ -355,7 +355,7 @@ def measure(
         results: the results store.
         everything: repeat quiet figures, too.
         epochs: of training that are timed; 3.
-        latency: other points than those of each cell.
+        points: fields of `LatencyGrid` that are to be others than in each cell, such as {"lengths": (64, 256)}.
         device: another one of the same kind, such as "cuda:1".
         executor: "process" for a process per cell, or "inline" for this one.
         home: the folder of prepared data sets.
@@ -381,7 +381,7 @@ def measure(
         home=_home(home),
         everything=everything,
         epochs=again.EPOCHS if epochs is None else epochs,
-        latency=latency,
+        points=points or {},
         device=device,
         files=files,
     )

@@ -1,7 +1,7 @@
 """`seqbench measure`: costs of finished cells, once more."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,7 +10,7 @@ from seqbench.cli import words
 from seqbench.cli.app import Home, Quiet, Results, app
 from seqbench.cli.selecting import Datasets, Models, Protocols, Seeds, Splits
 from seqbench.execution import EXECUTORS
-from seqbench.measuring.grid import LatencyGrid
+from seqbench.measuring.grid import MODES
 
 
 @app.command(epilog="Examples: seqbench measure  •  seqbench measure --models lrurec,sasrec --datasets ml-100k --all")
@@ -26,11 +26,14 @@ def measure(
         str | None, typer.Option(metavar="N,...", help="Lengths of the histories.", show_default="as in each run")
     ] = None,
     batches: Annotated[
-        str | None, typer.Option(metavar="N,...", help="Histories encoded at once.", show_default="1,32 with --lengths")
+        str | None, typer.Option(metavar="N,...", help="Histories encoded at once.", show_default="as in each run")
+    ] = None,
+    modes: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help=f"Of {', '.join(MODES)}.", show_default="as in each run")
     ] = None,
     latency_seconds: Annotated[
-        float, typer.Option(min=0, help="With --lengths: time for each point, after three samples.")
-    ] = LatencyGrid.seconds,
+        float | None, typer.Option(min=0, help="Time for each point.", show_default="as in each run")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Another one of the same kind, such as cuda:1.", show_default="that of each run")
     ] = None,
@@ -44,18 +47,22 @@ def measure(
     from seqbench.signals import Stopped
 
     console.quiet(quiet)
-    grid = None
-    if lengths is not None:
-        chosen = LatencyGrid.batches if batches is None else words.numbers(batches, "--batches")
-        grid = LatencyGrid(words.numbers(lengths, "--lengths"), chosen, latency_seconds)
-    elif batches is not None:
-        grid = LatencyGrid(batches=words.numbers(batches, "--batches"), seconds=latency_seconds)
+    points: dict[str, Any] = {
+        name: read
+        for name, read in (
+            ("lengths", lengths and words.numbers(lengths, "--lengths")),
+            ("batches", batches and words.numbers(batches, "--batches")),
+            ("modes", modes and words.modes(modes)),
+            ("seconds", latency_seconds),
+        )
+        if read is not None
+    }
     try:
         records = seqbench.measure(
             results,
             everything=everything,
             epochs=epochs,
-            latency=grid,
+            points=points,
             device=device,
             executor=executor,
             home=home,

@@ -10,7 +10,7 @@ from seqbench.api import PlanOptions
 from seqbench.cli import words
 from seqbench.cli.app import Home, Quiet, Results, app
 from seqbench.execution import EXECUTORS
-from seqbench.measuring.grid import LatencyGrid
+from seqbench.measuring.grid import MODES, LatencyGrid
 from seqbench.protocol import PROTOCOLS
 
 
@@ -101,6 +101,9 @@ def run(
     batches: Annotated[str, typer.Option(metavar="N,...", help="How many histories are encoded at once.")] = _joined(
         LatencyGrid.batches
     ),
+    modes: Annotated[
+        str, typer.Option(metavar="NAME,...", help=f"What is timed: {', '.join(MODES)} (of models that have it).")
+    ] = ",".join(LatencyGrid.modes),
     latency_seconds: Annotated[
         float, typer.Option(min=0, help="Time for each point of latency, after three samples.")
     ] = LatencyGrid.seconds,
@@ -145,6 +148,7 @@ def run(
         lengths=() if no_latency else words.numbers(lengths, "--lengths"),
         batches=words.numbers(batches, "--batches"),
         seconds=latency_seconds,
+        modes=words.modes(modes),
     )
     try:
         records = seqbench.run(*chosen, executor=executor, keep_weights=not no_weights, latency=grid, **options)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from seqbench.errors import UsageError
+from seqbench.errors import UsageError, unknown_name
+from seqbench.measuring.grid import MODES
 
 
 def split_words(text: str) -> list[str]:
@@ -55,6 +56,19 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         found = []
     if not found or found[0] < 1:
         raise UsageError(f"{option} takes whole numbers such as 64,256, not '{text}'.", hint="They start at 1.")
+    return tuple(found)
+
+
+def modes(text: str) -> tuple[str, ...]:
+    """Return comma-separated modes of latency.
+
+    Raises:
+        UsageError: there is no such mode.
+    """
+    found = split_words(text)
+    for word in found:
+        if word not in MODES:
+            raise unknown_name("Mode", word, MODES, "seqbench run --help")
     return tuple(found)
 
 

@@ -1,8 +1,9 @@
 """Measuring the costs of finished cells again: which of them, and what of each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from seqbench import console
 from seqbench import device as devices
@@ -12,7 +13,6 @@ from seqbench.execution.orders import Order, Remeasuring
 from seqbench.execution.schedule import run_one
 from seqbench.measuring.grid import LatencyGrid
 from seqbench.measuring.quiet import noise
-from seqbench.measuring.reuse import plain
 from seqbench.results import RECORD, Record, read_record
 from seqbench.results.records import Part
 from seqbench.typed import build
@@ -27,7 +27,7 @@ class Request:
 
     Args:
         everything: quiet figures, too.
-        latency: other points than those of each record.
+        points: fields of LatencyGrid that are to be others than in each record.
         device: another one of the same kind, such as cuda:1; None for the first.
         files: model → the reference to its class, of models that are in files.
     """
@@ -36,7 +36,7 @@ class Request:
     home: Path
     everything: bool = False
     epochs: int = EPOCHS
-    latency: LatencyGrid | None = None
+    points: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
     files: Mapping[str, str] | None = None
 
@@ -45,7 +45,7 @@ def orders(records: Sequence[Record], request: Request) -> list[Order]:
     """Return an order for each finished cell of which something is to be measured again."""
     found = []
     for record in records:
-        grid = request.latency or _grid(record)
+        grid = replace(_grid(record), **request.points)
         parts = tuple(part for part in PARTS if record.finished and _wanted(record, part, grid, request))
         if parts:
             definition = record.definition
@@ -96,5 +96,5 @@ def _grid(record: Record) -> LatencyGrid:
 def _wanted(record: Record, part: Part, grid: LatencyGrid, request: Request) -> bool:
     if part == "latency" and not grid.lengths:
         return False
-    other_points = part == "latency" and record.cost.get("latency_grid") != plain(grid)
+    other_points = part == "latency" and grid != _grid(record)
     return request.everything or other_points or noise(record.cost, part) > 0

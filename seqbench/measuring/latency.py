@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from seqbench import columns, timing
 from seqbench.device import Clock
 from seqbench.errors import out_of_memory
 from seqbench.files import replacing
-from seqbench.measuring.grid import LatencyGrid
+from seqbench.measuring.grid import MODES, LatencyGrid
 from seqbench.measuring.quiet import Watch
 from seqbench.models.base import IncrementalModel, Model, SequenceModel
 from seqbench.results.records import Conditions, LatencyPoint, SkippedPoint
@@ -31,10 +31,9 @@ MINIMUM_SAMPLES = 3
 MAXIMUM_SAMPLES = 100
 SECONDS_PER_CALL = 4.0  # a point whose calls, or whose state, would take longer is skipped, and says so
 SPREAD = 0.3  # of the median: samples whose quartiles lie further apart are unsteady
-STEPS_BEFORE = 8  # items that an incremental model has seen before its steps are timed
 
 
-def summarise(mode: str, batch: int, length: int | None, samples: list[float]) -> LatencyPoint:
+def summarise(mode: str, batch: int, length: int, samples: list[float]) -> LatencyPoint:
     """Return a point from its samples in seconds: quantiles, None where there are too few, and how steady they are."""
     p95, p99 = (
         float(np.percentile(samples, percent)) * 1000 if len(samples) >= needed else None
@@ -62,7 +61,7 @@ class Latency:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(
-        self, mode: str, batch: int, length: int | None, samples: list[float], conditions: Conditions | None = None
+        self, mode: str, batch: int, length: int, samples: list[float], conditions: Conditions | None = None
     ) -> LatencyPoint:
         """Keep a measured point: quantiles, None where there are too few samples, and the samples they are made of."""
         point = summarise(mode, batch, length, samples)
@@ -72,7 +71,7 @@ class Latency:
         self.samples[f"latency/{mode}/{batch}/{length}"] = samples
         return point
 
-    def skip(self, mode: str, batch: int, length: int | None, reason: str) -> None:
+    def skip(self, mode: str, batch: int, length: int, reason: str) -> None:
         """Keep the reason why a point has no figure."""
         self.skipped.append({"mode": mode, "batch": batch, "length": length, "reason": reason})
 
@@ -98,43 +97,41 @@ def latency(
 ) -> Latency:
     """Time the way from item ids on the device to the best TOP items of the whole catalogue.
 
-    Mode `whole` encodes the whole history of the given length anew; mode `step` appends the last item of such a history
-    to the state of an incremental model. If that state does not grow, neither its size nor its time depends on the
-    length, and there is one point for all lengths (length None).
+    Mode `whole` encodes the whole history of the given length anew; `encode` leaves out the scores; `step` appends the
+    last item of such a history to the state of an incremental model; `prefill` makes that state of the history.
 
     Args:
         build: makes a model that can take histories of the given length; weights do not matter for time.
-        grid: lengths and batches, by default those of `LatencyGrid`.
+        grid: lengths, batches and modes, by default those of `LatencyGrid`.
     """
     grid = grid or LatencyGrid()
-    lengths = grid.lengths
     result = Latency()
     all_points = Watch(device)
     generator = torch.Generator().manual_seed(0)
     for batch in grid.batches:
-        medians: list[float] = []
+        medians: list[float] = []  # of the first mode, by length
         exhausted: str | None = None
-        modes = ["whole"]  # that every length has a point in
-        for length in lengths:
+        modes = list(grid.modes[:1])
+        for length in grid.lengths:
             if reason := exhausted or _too_much(batch, length, medians):
                 for mode in modes:
                     result.skip(mode, batch, length, reason)
                 continue
-            waiting = [_Point(mode, length, length) for mode in modes]
+            waiting = list(modes)
             try:
                 model = build(length).to(device).eval()
-                waiting = _points(model, length, first=length == lengths[0])
-                modes = [point.mode for point in waiting if point.length is not None]
+                modes = [mode for mode in MODES if mode in grid.modes and mode in modes_of(model)]
+                waiting = list(modes)
                 while waiting:
-                    point = waiting[0]
-                    items = torch.randint(1, model.items + 1, (batch, point.items), generator=generator).to(device)
-                    timed = CALLS[point.mode](model, items)
+                    mode = waiting[0]
+                    items = torch.randint(1, model.items + 1, (batch, length), generator=generator).to(device)
+                    timed = CALLS[mode](model, items)
                     watch = Watch(device)
                     samples = _samples(timed, device, grid.seconds, clock)
-                    added = result.add(point.mode, batch, point.length, samples, watch.conditions())
-                    if point.mode in STATEFUL:
+                    added = result.add(mode, batch, length, samples, watch.conditions())
+                    if mode in STATEFUL:
                         added["state_bytes"] = state_bytes(model, items)
-                    if point.mode == "whole":
+                    if mode == modes[0]:
                         medians.append(statistics.median(samples))
                     waiting.pop(0)
                 del model  # before the next one is built
@@ -142,8 +139,8 @@ def latency(
                 if not out_of_memory(error):
                     raise
                 exhausted = f"out of memory at length {length:,}"
-                for point in waiting:
-                    result.skip(point.mode, batch, point.length, exhausted)
+                for mode in waiting:
+                    result.skip(mode, batch, length, exhausted)
     _judge(result.points, all_points.conditions())
     return result
 
@@ -157,29 +154,11 @@ def _judge(points: list[LatencyPoint], together: Conditions) -> None:
             found["disturbances"] = together["disturbances"]
 
 
-class _Point(NamedTuple):
-    mode: str
-    length: int | None  # as recorded; None: the same at every length
-    items: int  # of the histories that are timed
-
-
-def _points(model: Model, length: int, *, first: bool) -> list[_Point]:
-    """What is timed of a model that was built for a length, which may be the first of all lengths."""
-    points = [_Point("whole", length, length)]
-    if "step" in modes_of(model):
-        assert isinstance(model, IncrementalModel)
-        if model.state_grows:
-            points.append(_Point("step", length, length))
-        elif first:
-            points.append(_Point("step", None, min(STEPS_BEFORE + 1, model.max_len)))
-    return points
-
-
 def modes_of(model: Model) -> list[str]:
-    """Return the names of CALLS that a model has."""
+    """Return the modes that a model has."""
     steps = isinstance(model, IncrementalModel) and model.config.causal
     neural = isinstance(model, SequenceModel)
-    return [mode for mode in CALLS if mode == "whole" or (steps if mode in STATEFUL else neural)]
+    return [mode for mode in MODES if mode == "whole" or (steps if mode in STATEFUL else neural)]
 
 
 def call(mode: str, model: Model, items: Tensor) -> Callable[[], None]:

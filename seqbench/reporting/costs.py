@@ -129,8 +129,11 @@ class Points:
         return self._skipped.get((mode, batch, length), []) + self._skipped.get((mode, batch, None), [])
 
     def grows(self, mode: str, batch: int) -> bool:
-        """Return whether what is timed depends on the length."""
-        return any(point[:2] == (mode, batch) and point[2] is not None for point in self._measured)
+        """Return whether the state that is kept grows with the length."""
+        points = {length: each for (*of, length), each in self._measured.items() if of == [mode, batch]}
+        sizes = {entry["state_bytes"] for each in points.values() for _, entry in each if "state_bytes" in entry}
+        # Before sizes were recorded, only what grows was measured at each length.
+        return len(sizes) > 1 or (not sizes and any(length is not None for length in points))
 
 
 def _by_hardware(variants: Sequence[Variant]) -> Iterator[tuple[str, list[Variant]]]:
@@ -195,7 +198,6 @@ def _latency_table(
                     continue
                 row = Row(variant.model, variant.configuration, {}, mode, batch, ranked=variant.trained)
                 row.notes = [table.note(words) for words in variant.seed_remarks(seeds)]
-                # What does not grow takes the same time at every length, and is measured once.
                 if mode == "step" and each.grows(mode, batch):
                     row.notes.append(table.note("the state grows with the history"))
                 for length, (cell, values, missing) in cells.items():

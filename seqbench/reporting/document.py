@@ -15,7 +15,12 @@ NOT_APPLICABLE = "n/a"  # the model has no such quantity
 CEILING = "ceiling"
 NOISY = "~"  # before a figure that was measured while the machine was not quiet
 ARROWS = {"up": "↑", "down": "↓"}
-MODES = {"whole": "whole sequence", "step": "incremental step"}
+MODES = {
+    "whole": "whole sequence",
+    "encode": "encoding only",
+    "step": "incremental step",
+    "prefill": "prefill of the state",
+}
 
 
 @dataclass(frozen=True)

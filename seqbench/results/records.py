@@ -48,9 +48,9 @@ class Conditions(TypedDict, total=False):
 class LatencyPoint(TypedDict):
     """One point of latency against length."""
 
-    mode: str  # a name of seqbench.measuring.latency.CALLS
+    mode: str  # a name of seqbench.measuring.grid.MODES
     batch: int
-    length: int | None  # None: the same at every length
+    length: int | None  # None, in records of schema 3 and before: the same at every length
     p50_ms: float
     p95_ms: float | None  # None: too few samples
     p99_ms: float | None

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from seqbench.data.sequences import Sequences
 from seqbench.measuring import latency as latency_module
-from seqbench.measuring.grid import LatencyGrid
+from seqbench.measuring.grid import MODES, LatencyGrid
 from seqbench.measuring.latency import MAXIMUM_SAMPLES, MINIMUM_SAMPLES, POSITIONS, Latency, latency
-from seqbench.models.base import CountingModel, IncrementalModel, Model, ModelConfig
+from seqbench.models.base import CountingModel, IncrementalModel, Model, ModelConfig, SequenceModel
 from tests.models.forms import FORMS
 
 CPU = torch.device("cpu")
@@ -68,6 +68,9 @@ class Stepping(IncrementalModel):
     def step(self, items: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         self.clock.now += 1.0
         return torch.zeros(len(items), 2), (state[0] + 1,)
+
+
+BOTH = ("whole", "step")
 
 
 def measured(cost: Callable[[int, int], float], **options: Any) -> Latency:
@@ -181,10 +184,7 @@ def test_another_error_is_not_swallowed() -> None:
 def test_only_incremental_models_have_steps() -> None:
     clock = Clock()
     result = latency(lambda length: Stepping(clock), CPU, grid=LatencyGrid((8, 16), (1, 4)), clock=clock)
-    assert points(result) == [
-        *(("whole", 1, 8), ("step", 1, None), ("whole", 1, 16)),
-        *(("whole", 4, 8), ("step", 4, None), ("whole", 4, 16)),
-    ]
+    assert points(result) == [(mode, batch, length) for batch in (1, 4) for length in (8, 16) for mode in BOTH]
     assert {p["p50_ms"] for p in result.points if p["mode"] == "step"} == {1000.0}
     assert {p["p50_ms"] for p in result.points if p["mode"] == "whole"} == {10000.0}
     assert points(measured(lambda *_: 0.1, lengths=(8,), batches=(1,))) == [("whole", 1, 8)]
@@ -258,26 +258,33 @@ def test_a_model_that_cannot_be_built_for_want_of_memory_is_skipped() -> None:
     assert (points(nothing), len(nothing.skipped)) == ([], 1)
 
 
-def test_a_step_that_does_not_fit_is_skipped_even_if_it_is_the_same_at_every_length() -> None:
+def test_a_step_that_does_not_fit_is_skipped() -> None:
     class Failing(Stepping):
-        def step(self, items: Tensor, state: int) -> tuple[Tensor, int]:
+        def step(self, items: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
             raise MemoryError
 
     result = latency(lambda length: Failing(clock), CPU, grid=LatencyGrid((8,), (1,)), clock=(clock := Clock()))
     assert points(result) == [("whole", 1, 8)]
-    assert [(entry["mode"], entry["length"]) for entry in result.skipped] == [("step", None)]
+    assert [(entry["mode"], entry["length"]) for entry in result.skipped] == [("step", 8)]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_model_can_be_measured(form: str) -> None:
+def test_every_model_is_measured_in_every_mode_that_it_has(form: str) -> None:
     cls, config = FORMS[form]
-    result = latency(lambda length: cls(20, length, config), CPU, grid=LatencyGrid((4, 32), (1, 3), seconds=0.0))
-    steps = []
-    if issubclass(cls, IncrementalModel) and config.causal:
-        steps = [("step", batch, length) for batch in (1, 3) for length in ((4, 32) if cls.state_grows else (None,))]
-    whole = [("whole", batch, length) for batch in (1, 3) for length in (4, 32)]
-    assert sorted(points(result), key=str) == sorted(whole + steps, key=str)
+    grid = LatencyGrid((4, 32), (1, 3), seconds=0.0, modes=MODES)
+    result = latency(lambda length: cls(20, length, config), CPU, grid=grid)
+    incremental = issubclass(cls, IncrementalModel) and config.causal
+    modes = ["whole", *(["encode"] if issubclass(cls, SequenceModel) else [])] + ["step", "prefill"] * incremental
+    assert points(result) == [(mode, batch, length) for batch in (1, 3) for length in (4, 32) for mode in modes]
     assert all(point["p50_ms"] > 0 for point in result.points)
+    sizes = {(point["length"]): point["state_bytes"] for point in result.points if "state_bytes" in point}
+    if issubclass(cls, IncrementalModel) and config.causal:
+        assert (sizes[32] > sizes[4]) == cls.state_grows
+
+
+def test_other_modes_are_refused() -> None:
+    with pytest.raises(ValueError, match="modes must be some of whole, encode, step, prefill, not all"):
+        LatencyGrid(modes=("whole", "all"))
 
 
 def test_raw_samples_are_stored(tmp_path: Path) -> None:
