@@ -62,9 +62,10 @@ class ReportOptions(SelectionOptions, total=False):
     """What `report` takes besides the store and the format; each is optional, and None is as if it were not given."""
 
     metrics: Sequence[str] | None  # such as "ndcg@10", "recall@50" or "mrr"; computed from the stored ranks
-    tables: Sequence[str] | None  # "accuracy", "cost", "latency", "published"
+    tables: Sequence[str] | None  # names of seqbench.reporting.tables.TABLES, such as "accuracy" or "cost"
     on: Literal["test", "valid"]  # whose accuracy: of the test or of the validation targets
     baselines: Sequence[str] | None  # models that the others are tested against
+    home: Folder | None  # prepared data sets, which the tables "beyond" and "buckets" need
 
 
 def prepare(
@@ -454,6 +455,7 @@ def make_report(results: Folder = RESULTS, **options: Unpack[ReportOptions]) -> 
         options.get("baselines") or BASELINES,
         options.get("tables") or DEFAULT_TABLES,
         options.get("on") or "test",
+        _home(options.get("home")),
     )
 
 

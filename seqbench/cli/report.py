@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from seqbench import console
-from seqbench.cli.app import Results, app
+from seqbench.cli.app import Home, Results, app
 from seqbench.cli.selecting import Datasets, Models, Protocols, Seeds, Splits
 from seqbench.errors import UsageError
 from seqbench.evaluation.metrics import METRICS
@@ -41,7 +41,9 @@ def report(
     table: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated kinds: accuracy, cost, latency, published.", show_default="accuracy,cost,latency"
+            help="Comma-separated kinds: accuracy, cost, latency, published (the papers' figures beside ours), beyond "
+            "(coverage, novelty, …), buckets (the first metric by groups of users).",
+            show_default="accuracy,cost,latency",
         ),
     ] = None,
     on: Annotated[
@@ -54,6 +56,7 @@ def report(
     seeds: Seeds = None,
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write to this file instead of stdout.")] = None,
     results: Results = Path("results"),
+    home: Home = None,
 ) -> None:
     """Show tables of accuracy and cost from the stored results."""
     from seqbench.api import make_report
@@ -80,6 +83,7 @@ def report(
         protocols=words(protocol),
         splits=words(split),
         seeds=words(seeds),
+        home=home,
     )
     rendered = render(document)
     if output is not None:

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from seqbench.errors import SeqbenchError, UsageError
+from seqbench.evaluation.background import groups, read_background
 from seqbench.evaluation.metrics import Measure
 from seqbench.evaluation.statistics import Comparison, Floats, bootstrap_interval, compare, holm
 from seqbench.protocol import Protocol
 from seqbench.reporting.names import display_name
 from seqbench.reporting.runs import StoredRun
 from seqbench.reporting.variants import Variant, group_variants
+
+SMALLEST_GROUP = 10  # users; fewer say nothing
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,19 @@ class Contest:
     p: float  # adjusted after Holm for all contests
 
 
+@dataclass(frozen=True)
+class GroupContest:
+    """The difference of two models over a group of test users."""
+
+    dataset: str
+    protocol: Protocol
+    measure: Measure
+    told_by: str  # what groups are told apart by, such as "length of the history"
+    group: str  # such as "15–40"
+    means: tuple[float, float]
+    comparison: Comparison
+
+
 def contests(runs: Sequence[StoredRun], first: str, second: str, measures: Sequence[Measure]) -> list[Contest]:
     """Compare two models wherever both have been run.
 
@@ -38,31 +55,79 @@ def contests(runs: Sequence[StoredRun], first: str, second: str, measures: Seque
         UsageError: no data set has both, or a name is that of several configurations.
         SeqbenchError: ranks are missing, or are not those of the same users.
     """
-    groups: dict[tuple[str, str, Protocol], list[StoredRun]] = {}
-    for run in runs:
-        definition = run.record.definition
-        if run.record.finished:
-            groups.setdefault((definition.dataset, definition.fingerprint, definition.protocol), []).append(run)
-    found: list[tuple[str, Protocol, Measure, Floats, Floats]] = []
-    for (dataset, _, protocol), group in sorted(groups.items(), key=lambda item: (item[0][:2], repr(item[0][2]))):
-        variants, _ = group_variants(group, ())
-        pair = [_variant(variants, name, dataset) for name in (first, second)]
-        if pair[0] is None or pair[1] is None:
-            continue
-        users, others = _users(pair[0]), _users(pair[1])
-        if not np.array_equal(users, others):
-            raise SeqbenchError(
-                f"{first} and {second} were tested on different users of {dataset}.", hint="Run both anew."
-            )
-        found += [(dataset, protocol, each, _values(pair[0], each), _values(pair[1], each)) for each in measures]
-    if not found:
-        raise UsageError(f"No data set and protocol has both {first} and {second}.", hint="See `seqbench list runs`.")
+    found = [
+        (dataset, protocol, each, _values(pair[0], each), _values(pair[1], each))
+        for dataset, _, protocol, pair in _pairs(runs, first, second)
+        for each in measures
+    ]
     compared = [compare(a, b) for *_, a, b in found]
     adjusted = holm([each.p for each in compared])
     return [
         Contest(dataset, protocol, measure, (float(a.mean()), float(b.mean())), each, bootstrap_interval(a, b), p)
         for (dataset, protocol, measure, a, b), each, p in zip(found, compared, adjusted, strict=True)
     ]
+
+
+def group_contests(
+    runs: Sequence[StoredRun], first: str, second: str, measure: Measure, home: Path
+) -> tuple[list[GroupContest], list[SeqbenchError]]:
+    """Compare two models by length of the history, and by popularity and age of the target.
+
+    Args:
+        home: the folder with the prepared data sets, which know the groups.
+
+    Returns:
+        The comparisons, and an error for each data set that is not there.
+
+    Raises:
+        UsageError, SeqbenchError: as `contests` does.
+    """
+    found: list[GroupContest] = []
+    errors: list[SeqbenchError] = []
+    for dataset, fingerprint, protocol, pair in _pairs(runs, first, second):
+        try:
+            known = read_background(dataset, fingerprint, protocol.split, home)
+        except SeqbenchError as error:
+            errors.append(error)
+            continue
+        if not np.array_equal(known.users, _users(pair[0])):
+            errors.append(SeqbenchError(f"The runs on {dataset} are not of the test users of its {protocol.split}."))
+            continue
+        a, b = (_values(variant, measure) for variant in pair)
+        for told_by, buckets in groups(known).items():
+            for bucket in buckets:
+                if bucket.members.sum() < SMALLEST_GROUP:
+                    continue
+                here, there = a[:, bucket.members], b[:, bucket.members]
+                means = (float(here.mean()), float(there.mean()))
+                compared = compare(here, there)
+                found.append(GroupContest(dataset, protocol, measure, told_by, bucket.title, means, compared))
+    return found, errors
+
+
+def _pairs(
+    runs: Sequence[StoredRun], first: str, second: str
+) -> list[tuple[str, str, Protocol, tuple[Variant, Variant]]]:
+    """Return data set, fingerprint, protocol and the two models wherever both have been run on the same users."""
+    sections: dict[tuple[str, str, Protocol], list[StoredRun]] = {}
+    for run in runs:
+        definition = run.record.definition
+        if run.record.finished:
+            sections.setdefault((definition.dataset, definition.fingerprint, definition.protocol), []).append(run)
+    found = []
+    for key, section in sorted(sections.items(), key=lambda item: (item[0][:2], repr(item[0][2]))):
+        variants, _ = group_variants(section, ())
+        one, other = (_variant(variants, name, key[0]) for name in (first, second))
+        if one is None or other is None:
+            continue
+        if not np.array_equal(_users(one), _users(other)):
+            raise SeqbenchError(
+                f"{first} and {second} were tested on different users of {key[0]}.", hint="Run both anew."
+            )
+        found.append((*key, (one, other)))
+    if not found:
+        raise UsageError(f"No data set and protocol has both {first} and {second}.", hint="See `seqbench list runs`.")
+    return found
 
 
 def _variant(variants: Sequence[Variant], name: str, dataset: str) -> Variant | None:

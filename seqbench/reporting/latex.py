@@ -175,13 +175,15 @@ class _Float:
     def _caption(self) -> str:
         section, table = self.sections[0], self.tables[0]
         data = _listed([each.title for each in self.sections])
-        marks = "Best in bold, second underlined"
+        cells = [cell for each in self.tables for row in each.rows for cell in row.cells.values()]
+        marks = " Best in bold, second underlined" if any(cell.best for cell in cells) else ""
         if table.kind == "latency":
-            return f"Latency ({table.statistic}) on {data}, {table.hardware}. {marks}, for each batch size and mode."
+            marks = f"{marks}, for each batch size and mode." if marks else ""
+            return f"Latency ({table.statistic}) on {data}, {table.hardware}.{marks}"
         where = table.hardware or f"protocol {section.protocol.name}, {section.protocol.split} split"
         seeds = len(section.seeds)
         averaged = f" Mean{' ± sd' if self.spread else ''} over {seeds} seeds." if seeds > 1 else ""
-        return f"{table.title} on {data}, {where}.{averaged} {marks}."
+        return f"{table.title} on {data}, {where}.{averaged}{marks and f'{marks}.'}"
 
     def _details(self) -> Iterator[str]:
         """Say what the figures are of: data, protocol, settings, seeds."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from seqbench.errors import SeqbenchError
 from seqbench.evaluation.metrics import Measure
-from seqbench.results import RANKS, RECORD, Record, UnreadableRecord, read_record
+from seqbench.results import RANKS, RECORD, TOP, Record, UnreadableRecord, read_record
 from seqbench.show.numbers import number
 
 if TYPE_CHECKING:
@@ -62,6 +62,31 @@ class StoredRun:
         if items is not None and int((ranks.better + ranks.ties).max()) >= items:
             raise SeqbenchError(f"{path} does not fit its record: ranks beyond the {items:,} items.")
         return ranks
+
+    def lists(self, length: int) -> "NDArray[np.int64] | None":
+        """Return the (U, `length`) best items of the users of `ranks`, 0 where there are fewer; None if not stored.
+
+        Those that are damaged, or do not fit the record, are not used; `problem` then says why.
+        """
+        import numpy as np
+
+        from seqbench.evaluation.ranks import read_top
+
+        ranks = self.ranks()
+        path = None if self.folder is None else self.folder / TOP
+        if ranks is None or path is None or not path.exists():
+            return None
+        try:
+            users, positions, items = read_top(path)
+            if not np.isin(users, ranks.users).all() or items.max(initial=0) > self.record.dataset.get("items", 0):
+                raise SeqbenchError(f"{path} does not fit its record: other users or items.")
+        except SeqbenchError as error:
+            self.problem = error.message
+            return None
+        lists = np.zeros((len(ranks.users), length), np.int64)
+        kept = positions <= length
+        lists[np.searchsorted(ranks.users, users[kept]), positions[kept] - 1] = items[kept]
+        return lists
 
     def per_user(self, measure: Measure) -> "NDArray[np.float64] | None":
         """Return (U,) values of a measure, or None without ranks."""

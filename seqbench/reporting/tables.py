@@ -1,45 +1,32 @@
 """Runs → tables. Everything a report says is decided here; renderers only write it down."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from seqbench.errors import SeqbenchError
 from seqbench.evaluation.metrics import STANDARD, Measure, parse
 from seqbench.protocol import Protocol
 from seqbench.registry import Registry
+from seqbench.reporting.beyond import beyond_table, bucket_tables
 from seqbench.reporting.cells import metric_cell
 from seqbench.reporting.costs import cost_tables, hardware_words, latency_tables
 from seqbench.reporting.document import CEILING, FAILED, Column, Report, Row, Section, Table, TableCell
+from seqbench.reporting.material import Material
 from seqbench.reporting.published import published_table
 from seqbench.reporting.runs import StoredRun
 from seqbench.reporting.significance import BASELINES, mark_accuracy
 from seqbench.reporting.variants import Variant, group_variants, order_models, seed_list
+from seqbench.results import Definition
 from seqbench.show.numbers import fixed, number
 from seqbench.show.text import printable
 
+if TYPE_CHECKING:
+    from seqbench.evaluation.background import Background
+
 DEFAULT_METRICS = ("hr@10", "ndcg@10", "mrr@10")
 FEW_USERS = 100  # a test set of fewer says little
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the tables of one section are made of.
-
-    Args:
-        variants: runs grouped over seeds, in the order of the rows.
-        measures: the metrics that were asked for.
-        seeds: those of the section.
-        baselines: models that the others are tested against.
-        on: "test" or "valid", the part whose accuracy is shown.
-    """
-
-    variants: Sequence[Variant]
-    measures: Sequence[Measure]
-    seeds: Sequence[int]
-    baselines: Sequence[str]
-    on: Literal["test", "valid"]
 
 
 # Kinds of tables, in the order in which they are shown; each makes any number of them. DEFAULT_TABLES are shown unless
@@ -51,6 +38,8 @@ TABLES: Registry[Callable[[Material], list[Table]]] = Registry(
         "cost": lambda material: cost_tables(material.variants, material.seeds),
         "latency": lambda material: latency_tables(material.variants, material.seeds),
         "published": lambda material: [published_table(material.variants, material.measures, material.seeds)],
+        "beyond": lambda material: [beyond_table(material)],
+        "buckets": bucket_tables,
     },
     "seqbench report --help",
 )
@@ -64,6 +53,7 @@ def build_report(
     baselines: Sequence[str] = BASELINES,
     tables: Sequence[str] = DEFAULT_TABLES,
     on: Literal["test", "valid"] = "test",
+    home: Path | None = None,
 ) -> Report:
     """Group runs into sections and tables.
 
@@ -77,6 +67,7 @@ def build_report(
         baselines: models that the others are tested against.
         tables: names of TABLES.
         on: whose accuracy is shown, that of the test or of the validation targets.
+        home: the folder with prepared data sets, which some tables need.
 
     Raises:
         SeqbenchError: there are no runs.
@@ -98,7 +89,7 @@ def build_report(
     material = partial(Material, measures=measures, baselines=baselines, on=on)
     sections = []
     for key in sorted(groups, key=lambda group: (group[0], group[1], repr(group[2]))):
-        section = _section(groups[key], model_order, material, wanted)
+        section = _section(groups[key], model_order, material, wanted, home)
         section.ambiguous = sum(dataset == key[0] for dataset, _ in fingerprints) > 1
         sections.append(section)
 
@@ -116,7 +107,11 @@ def build_report(
 
 
 def _section(
-    runs: Sequence[StoredRun], model_order: Sequence[str], material: Callable[..., Material], tables: Sequence[str]
+    runs: Sequence[StoredRun],
+    model_order: Sequence[str],
+    material: Callable[..., Material],
+    tables: Sequence[str],
+    home: Path | None,
 ) -> Section:
     records = [run.record for run in runs]
     variants, common = group_variants(runs, model_order)
@@ -135,13 +130,22 @@ def _section(
         common=common,
         deterministic=any(not variant.trained for variant in variants),
     )
-    made = material(variants=variants, seeds=section.seeds)
+    read = partial(_background, definition, home)
+    made = material(variants=variants, seeds=section.seeds, read=read)
     section.tables = [table for name in tables for table in TABLES[name](made)]
+    section.warnings += made.warnings
     section.warnings += [f"{run.problem} The means of its record are shown." for run in runs if run.problem]
     users = section.facts.get("evaluated_users")
     if isinstance(users, int) and users < FEW_USERS:
         section.warnings.append(f"Only {users} users are tested: differences are mostly chance.")
     return section
+
+
+def _background(definition: Definition, home: Path | None) -> "Background":
+    from seqbench import paths
+    from seqbench.evaluation.background import read_background
+
+    return read_background(definition.dataset, definition.fingerprint, definition.protocol.split, paths.home(home))
 
 
 def accuracy_table(material: Material) -> Table:
