@@ -100,6 +100,26 @@ class SampledSoftmax(Loss):
         return sampled_softmax(states, items, bias, targets, negatives.ids, negatives.log_counts)
 
 
+class UncorrectedSoftmax(Loss):
+    """The softmax over every position's target and negatives of its own, as they are drawn.
+
+    Negatives are drawn uniformly from all items, with replacement. One that is the target stays, as a second copy.
+    """
+
+    sampled = True
+
+    def draw(self, targets: Tensor, generator: torch.Generator) -> Negatives:
+        V, count = len(self.counts), self.training.negatives
+        shape = (count,) if self.training.shared_negatives else (len(targets), count)
+        return Negatives(torch.randint(1, V, shape, generator=generator, device=targets.device))
+
+    def __call__(
+        self, states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, negatives: Negatives | None
+    ) -> Tensor:
+        assert negatives is not None
+        return uncorrected_softmax(states, items, bias, targets, negatives.ids)
+
+
 class BinaryCrossEntropy(Loss):
     """Every position's target against negatives of its own, each by itself."""
 
@@ -132,6 +152,7 @@ LOSSES: Registry[type[Loss]] = Registry(
     {
         "cross-entropy": CrossEntropy,
         "sampled-softmax": SampledSoftmax,
+        "uncorrected-softmax": UncorrectedSoftmax,
         "bce": BinaryCrossEntropy,
         "gbce": GeneralisedBinaryCrossEntropy,
     },
@@ -159,10 +180,28 @@ def sampled_softmax(
         log_counts: (K,) log of how often each is expected among K draws, log(K · probability).
     """
     positive = chosen_scores(states, items, bias, targets.unsqueeze(1))
-    scores = states @ F.embedding(negatives, items).t() - log_counts
-    if bias is not None:
-        scores = scores + F.embedding(negatives, bias.unsqueeze(1)).squeeze(1)
+    scores = scores_of(states, items, bias, negatives) - log_counts
     scores = scores.masked_fill(negatives == targets.unsqueeze(1), -torch.inf)
+    return (torch.cat([positive, scores], dim=1).logsumexp(dim=1) - positive.squeeze(1)).mean()
+
+
+def uncorrected_softmax(
+    states: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, negatives: Tensor
+) -> Tensor:
+    """Return the mean of -log softmax at the target, over the target and negatives alone.
+
+    The "sampled softmax" of RecTools and eSASRec (Tikhonovich et al., RecSys 2025): not an estimate of the softmax over
+    the catalogue, for which the scores of negatives would need a correction (`sampled_softmax`).
+
+    Args:
+        states: (N, D).
+        items: (V, D).
+        bias: (V,), or None.
+        targets: (N,) item ids.
+        negatives: (N, K) item ids, or (K,) the same for all positions.
+    """
+    positive = chosen_scores(states, items, bias, targets.unsqueeze(1))
+    scores = scores_of(states, items, bias, negatives)
     return (torch.cat([positive, scores], dim=1).logsumexp(dim=1) - positive.squeeze(1)).mean()
 
 
@@ -185,12 +224,8 @@ def binary_cross_entropy(
         beta: power of the probability of the target.
     """
     positive = chosen_scores(states, items, bias, targets.unsqueeze(1))
-    if negatives.dim() == 2:
-        negative = chosen_scores(states, items, bias, negatives)
-    else:
-        negative = states @ F.embedding(negatives, items).t()
-        if bias is not None:
-            negative = negative + F.embedding(negatives, bias.unsqueeze(1)).squeeze(1)
+    negative = scores_of(states, items, bias, negatives)
+    if negatives.dim() == 1:
         negative = negative.masked_fill(negatives == targets.unsqueeze(1), -torch.inf)  # whose softplus is 0
     total = beta * F.softplus(-positive).sum() + F.softplus(negative).sum()
     return total / (len(targets) * (1 + negatives.shape[-1]))
@@ -245,6 +280,14 @@ class Proposal:
         places = torch.rand(count, dtype=torch.double, generator=generator, device=self.cumulative.device)
         drawn = torch.searchsorted(self.cumulative[:-1], places * self.cumulative[-1], right=True)
         return Negatives(drawn, self.log_probabilities[drawn] + math.log(count))
+
+
+def scores_of(states: Tensor, items: Tensor, bias: Tensor | None, negatives: Tensor) -> Tensor:
+    """Return the (N, K) scores of negatives (N, K), or (K,) the same for all of the states (N, D)."""
+    if negatives.dim() == 2:
+        return chosen_scores(states, items, bias, negatives)
+    scores = states @ F.embedding(negatives, items).t()
+    return scores if bias is None else scores + F.embedding(negatives, bias.unsqueeze(1)).squeeze(1)
 
 
 def chosen_scores(states: Tensor, items: Tensor, bias: Tensor | None, chosen: Tensor) -> Tensor:

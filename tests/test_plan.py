@@ -11,6 +11,7 @@ from seqbench import planning, settings
 from seqbench.cli import words
 from seqbench.data.prepared import PreparedDataset, open_prepared
 from seqbench.errors import UsageError
+from seqbench.losses import LOSSES
 from seqbench.models import MODELS, find_model, load_model
 from seqbench.models.base import CountingModel, SequenceModel
 from seqbench.planning import parse_models
@@ -146,7 +147,11 @@ def test_the_epochs_flag_wins(name: str) -> None:
         ("batch_size", "-3", "batch_size must be at least 1"),
         ("objective", "prefixes", "objective must be all-positions or prefix, not 'prefixes'"),
         ("objective", "", "objective must be all-positions or prefix"),
-        ("loss", "softmax", "loss must be cross-entropy or sampled-softmax or bce or gbce, not 'softmax'"),
+        (
+            "loss",
+            "softmax",
+            f"loss must be {' or '.join(LOSSES)}, not 'softmax'",
+        ),
         ("negatives", "0", "negatives must be at least 1"),
         ("proposal", "zipf", "proposal must be uniform or log-uniform, not 'zipf'"),
         ("calibration", "1.5", "calibration must be between 0 and 1"),

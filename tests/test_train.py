@@ -373,6 +373,11 @@ def plain_sampled_softmax(scores: Tensor, targets: Tensor, negatives: Negatives,
     return torch.stack(rows).mean()
 
 
+def plain_uncorrected_softmax(scores: Tensor, targets: Tensor, negatives: Negatives, *_: Any) -> Tensor:
+    ids = torch.cat([targets.unsqueeze(1), negatives.ids.expand(len(targets), -1)], dim=1)
+    return -scores.gather(1, ids).log_softmax(1)[:, 0].mean()
+
+
 def plain_binary(scores: Tensor, targets: Tensor, negatives: Negatives, training: TrainingConfig) -> Tensor:
     rate = training.negatives / (ITEMS - 1)
     t = training.calibration
@@ -386,6 +391,7 @@ def plain_binary(scores: Tensor, targets: Tensor, negatives: Negatives, training
 FORMULAS: dict[str, Callable[..., Tensor]] = {
     "cross-entropy": lambda scores, targets, *_: -scores.log_softmax(1).gather(1, targets.unsqueeze(1)).mean(),
     "sampled-softmax": plain_sampled_softmax,
+    "uncorrected-softmax": plain_uncorrected_softmax,
     "bce": plain_binary,
     "gbce": plain_binary,
 }
@@ -393,6 +399,7 @@ OPTIONS = {"negatives": 9, "proposal": "log-uniform", "calibration": 0.2, "share
 ACTING = {
     "cross-entropy": (),
     "sampled-softmax": ("negatives", "proposal"),
+    "uncorrected-softmax": ("negatives", "shared_negatives"),
     "bce": ("negatives", "shared_negatives"),
     "gbce": ("negatives", "calibration", "shared_negatives"),
 }
@@ -425,6 +432,23 @@ def test_every_loss_and_option_is_its_formula_when_it_is_trained(
     other, expected = loss_of_a_step(make("recblr", **(plain | {option: OPTIONS[option]})))
     assert other == pytest.approx(expected, rel=1e-5)
     assert (other != found) == (option in ACTING[loss])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_padding_row_of_esasrec_stays_as_it_was_drawn(loss: str, make: Make) -> None:
+    trainer = make("esasrec", loss=loss, negatives=5, weight_decay=0.0, learning_rate=0.1, epochs=2)
+    weight = trainer.model.item_weights()
+    before = weight.detach().clone()
+    trainer.run()
+    assert before[0].any()
+    assert torch.equal(weight[0], before[0])
+    assert not torch.equal(weight[1], before[1])
+
+
+def test_beta2_is_that_of_adam(make: Make) -> None:
+    assert {group["betas"] for each in make(beta2=0.5).optimizers for group in each.param_groups} == {(0.9, 0.5)}
+    sparse = make(beta2=0.5, sparse_items=True, loss="sampled-softmax")
+    assert {group["betas"] for each in sparse.optimizers for group in each.param_groups} == {(0.9, 0.5)}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -156,7 +156,7 @@ def _judge(points: list[LatencyPoint], together: Conditions) -> None:
 
 def modes_of(model: Model) -> list[str]:
     """Return the modes that a model has."""
-    steps = isinstance(model, IncrementalModel) and model.config.causal
+    steps = isinstance(model, IncrementalModel) and model.config.incremental
     neural = isinstance(model, SequenceModel)
     return [mode for mode in MODES if mode == "whole" or (steps if mode in STATEFUL else neural)]
 

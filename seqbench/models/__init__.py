@@ -26,6 +26,7 @@ MODELS: "Registry[type[Model]]" = Registry(
         "linrec": "seqbench.models.linrec:LinRec",
         "sigma": "seqbench.models.sigma:SIGMA",
         "sasrec": "seqbench.models.sasrec:SASRec",
+        "esasrec": "seqbench.models.esasrec:ESASRec",
         "gru4rec": "seqbench.models.gru4rec:GRU4Rec",
         "mamba4rec": "seqbench.models.mamba4rec:Mamba4Rec",
         "markov": "seqbench.models.markov:Markov",

@@ -45,14 +45,15 @@ class TrainingConfig:
     patience: int = 20  # epochs without a better validation metric before stopping
     batch_size: int = 32  # all-positions: sequences, as many positions as so many hold on average; prefix: prefixes
     learning_rate: float = 1e-3
+    beta2: float = 0.999  # of Adam: how slowly the mean of squared gradients forgets
     weight_decay: float = 0.0  # decoupled (AdamW); none on what `no_weight_decay` names
     clip_norm: float = 0.0  # of the whole gradient; 0 is off
     objective: str = "all-positions"  # or "prefix": every prefix is a row, trained at its last position alone
-    loss: str = "cross-entropy"  # over the whole catalogue; or a sampled one: "sampled-softmax", "bce", "gbce"
-    negatives: int = 256  # items drawn for each position (bce, gbce) or for each batch (sampled-softmax)
+    loss: str = "cross-entropy"  # over the whole catalogue; or a sampled one: one of LOSSES
+    negatives: int = 256  # items drawn for each position, or for each batch (sampled-softmax, shared_negatives)
     proposal: str = "uniform"  # sampled-softmax: all items are drawn alike, or frequent ones more often ("log-uniform")
     calibration: float = 0.75  # gbce: t between 0 (plain bce) and 1 (unbiased probabilities)
-    shared_negatives: bool = False  # bce, gbce: the negatives are drawn once for each batch, for all of its positions
+    shared_negatives: bool = False  # uncorrected-softmax, bce, gbce: the positions of a batch share their negatives
     sparse_items: bool = False  # a step updates only the rows of the item table that it touches (sampled losses)
     validate_users: int = 0  # the epoch is chosen by so many users, drawn once, the same for all runs; 0: by all users
     validate_every: int = 1  # epochs between validations; the last epoch has one in any case
@@ -63,6 +64,7 @@ class TrainingConfig:
         require(self.batch_size >= 1, "batch_size must be at least 1")
         require(self.learning_rate > 0, "learning_rate must be positive")
         require(self.weight_decay >= 0, "weight_decay must not be negative")
+        require(0 <= self.beta2 < 1, "beta2 must be in [0, 1)")
         require(self.clip_norm >= 0, "clip_norm must not be negative")
         require_one_of(self.objective, OBJECTIVES, "objective")
         require_one_of(self.loss, LOSSES, "loss")
@@ -88,6 +90,21 @@ class ModelConfig:
         A model that has both forms makes it a field.
         """
         return True
+
+    @property
+    def positions(self) -> str:
+        """From which item positions count, if they matter: the "oldest" or the "newest".
+
+        From the newest, an item that is appended moves all others, so that states cannot be carried on, and the state
+        at an inner position is not that of the items up to it scored alone. A model that has both forms makes it a
+        field.
+        """
+        return "oldest"
+
+    @property
+    def incremental(self) -> bool:
+        """Whether an `IncrementalModel` of this form can carry its states on."""
+        return self.causal and self.positions == "oldest"
 
 
 @dataclass(frozen=True)
@@ -187,7 +204,8 @@ class SequenceModel(Model):
 class IncrementalModel(SequenceModel):
     """A model that can also append one item at a time, without encoding the history again.
 
-    A model that is causal in one of its forms only can do so in that one.
+    A model can do so in those of its forms only that are causal and count positions from the oldest item
+    (`config.incremental`).
     """
 
     state_grows: ClassVar[bool] = False  # with the history, and so does the cost of a step

@@ -16,21 +16,20 @@ the user's.
 
 In steps, keys and values of the items so far are kept. A history ends at max_len items (seqbench/models/stack.py).
 
-Shapes: B batch, T time, D width, E = D / heads, V items plus padding.
+Shapes: B batch, T time, D width, V items plus padding.
 """
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import NeuralConfig, State, TrainingConfig, at_last, require
+from seqbench.models.attention import SelfAttention
+from seqbench.models.base import NeuralConfig, TrainingConfig, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
-from seqbench.models.stack import Block, PositionedStack
-from seqbench.ops.attention import causal_attention
+from seqbench.models.stack import PositionedStack
 from seqbench.ops.dropout import Dropout
 
 LAYER_NORM_EPS = 1e-12
@@ -74,80 +73,19 @@ class SASRec(PositionedStack):
         draw_normal(self.modules())
 
 
-class AttentionBlock(Block):
-    """Causal attention and feed-forward layer, each with residual and LayerNorm.
-
-    Padding needs no mask where every position asks: it is on the right, where a causal query never looks.
-    """
+class AttentionBlock(SelfAttention):
+    """Causal attention and feed-forward layer, each with residual and LayerNorm."""
 
     def __init__(self, config: SASRecConfig, max_len: int) -> None:
-        super().__init__()
         D = config.hidden_size
-        self.heads = config.heads
-        self.max_len = max_len
-        self.attention_dropout = config.attention_dropout
-        self.qkv = nn.Linear(D, 3 * D)  # rows: queries, keys, values
-        self.attention_out = nn.Linear(D, D)
+        super().__init__(D, heads=config.heads, max_len=max_len, dropout=config.attention_dropout)
         self.attention_norm = nn.LayerNorm(D, eps=LAYER_NORM_EPS)
         self.feed_forward = FeedForward(
             D, config.inner_size, F.gelu, dropout=config.dropout, inner_dropout=0.0, norm_eps=LAYER_NORM_EPS
         )
         self.dropout = Dropout(config.dropout)
 
-    def mix(
-        self, x: Tensor, state: State | None = None, lengths: Tensor | None = None, seen: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Attend from every position of x (B, T, D): (B, T, D), not yet projected, and the state with x.
-
-        The state is the keys and the values of `seen` (B,) items, in buffers (B, heads, max_len, E) that are written
-        in place: copying them would take longer than to attend. x is a whole history, or the one item that follows.
-        """
-        query, key, value = self._split(self.qkv(x), 3)
-        if state is None or seen is None:
-            return self._attend(query, key, value, None), ()
-        keys, values = state
-        T = x.shape[1]
-        if T > 1:  # nothing was seen before
-            keys[:, :, :T], values[:, :, :T] = key, value
-            return self._attend(query, key, value, None), state
-        rows = torch.arange(len(x), device=x.device)
-        for buffer, new in zip(state, (key, value), strict=True):
-            buffer[rows, :, seen] = new.squeeze(2).to(buffer.dtype)
-        if torch.compiler.is_compiling() or len(x) == 0:  # a graph has no numbers to look at
-            return self._attend(query, keys, values, seen + 1), state
-        shortest, longest = map(int, seen.aminmax())
-        filled = slice(longest + 1)
-        lengths = None if shortest == longest else seen + 1
-        return self._attend(query, keys[:, :, filled], values[:, :, filled], lengths), state
-
-    def mix_last(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend from the last items alone: x (B, T, D) → x (B, D) there, and what they attend to (B, D)."""
-        D = x.shape[-1]
-        weight, bias = self.qkv.weight, self.qkv.bias
-        last = at_last(x, lengths)
-        (query,) = self._split(F.linear(last.unsqueeze(1), weight[:D], bias[:D]), 1)
-        key, value = self._split(F.linear(x, weight[D:], bias[D:]), 2)
-        return last, self._attend(query, key, value, lengths).squeeze(1)
-
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Project, add and normalise, feed forward: (…, D) each → (…, D)."""
         result: Tensor = self.feed_forward(self.attention_norm(self.dropout(self.attention_out(mixed)) + x))
-        return result
-
-    def initial_state(self, batch: int) -> State:
-        """Return empty buffers (B, heads, max_len, E) of keys and values."""
-        weight = self.attention_out.weight
-        shape = (batch, self.heads, self.max_len, len(weight) // self.heads)
-        return weight.new_zeros(shape), weight.new_zeros(shape)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None) -> Tensor:
-        """Return softmax attention with the heads side by side, (B, T, D), of queries (B, heads, T, E)."""
-        attended = causal_attention(
-            query, key, value, dropout=self.attention_dropout, training=self.training, lengths=lengths
-        )
-        return attended.transpose(1, 2).flatten(-2)
-
-    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """Split (B, T, parts · D) into that many (B, heads, T, E)."""
-        result: tuple[Tensor, ...] = projected.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         return result

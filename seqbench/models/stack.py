@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from seqbench.models.base import IncrementalModel, NeuralConfig, SequenceModel, State, at_last
 from seqbench.ops.dropout import Dropout
 
+POSITIONS = ("newest", "oldest")  # from which item of a history positions can count
+
 
 class Block(nn.Module):
     """A layer of a sequence model.
@@ -144,26 +146,32 @@ class RecurrentStack(IncrementalStack):
 class PositionedStack(IncrementalStack):
     """Blocks that learn positions: x = dropout(LayerNorm(E[i] + P[position])), then x ← block(x) for every block.
 
-    Positions count from the oldest item, so a history ends at max_len items: without the oldest, every position would
-    change, and every state with it. The caller then starts anew from the items that it wants to keep.
+    Where positions count from the oldest item, a history ends at max_len items: without the oldest, every position
+    would change, and every state with it. The caller then starts anew from the items that it wants to keep.
 
     A subclass gives the blocks and draws the initial weights.
+
+    Args:
+        norm_eps: of the LayerNorm; None for no LayerNorm.
     """
 
     ends_at_max_len = True
 
     def __init__(
-        self, items: int, max_len: int, config: NeuralConfig, blocks: Iterable[Block], *, norm_eps: float
+        self, items: int, max_len: int, config: NeuralConfig, blocks: Iterable[Block], *, norm_eps: float | None
     ) -> None:
         super().__init__(items, max_len, config)
         D = config.hidden_size
         self.embedding = nn.Embedding(items + 1, D, padding_idx=0)
         self.positions = nn.Embedding(max_len, D)
-        self.embedding_norm = nn.LayerNorm(D, eps=norm_eps)
+        self.embedding_norm = nn.Identity() if norm_eps is None else nn.LayerNorm(D, eps=norm_eps)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(blocks)
 
     def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        if self.config.positions == "newest":
+            before = lengths.unsqueeze(1) - 1 - torch.arange(items.shape[1], device=items.device)
+            return self._embed_at(items, self.positions(before.clamp_min(0))), {}
         return self.embed(items), {}
 
     def initial_state(self, batch: int) -> State:
@@ -187,6 +195,10 @@ class PositionedStack(IncrementalStack):
         positions = self.positions.weight[:T]
         if seen is not None:
             positions = self.positions(seen.unsqueeze(1) + torch.arange(T, device=items.device))
+        return self._embed_at(items, positions)
+
+    def _embed_at(self, items: Tensor, positions: Tensor) -> Tensor:
+        """Return what enters the first block for items (B, T) with embeddings of positions (T, D) or (B, T, D)."""
         result: Tensor = self.dropout(self.embedding_norm(self.embedding(items) + positions))
         return result
 

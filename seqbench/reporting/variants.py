@@ -12,7 +12,7 @@ from seqbench.results.records import FULL, Failure
 MESSAGE_LENGTH = 100  # of a failure; the record has all of it
 
 # Settings that make a model another one than its paper's: named wherever they are on, even if all variants have them.
-OTHER_MODEL = ("config.causal", "config.official_quirks")
+OTHER_MODEL = ("config.causal", "config.official_quirks", "config.positions")
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,14 @@ def models_table() -> Table:
         except Exception as error:  # of another package; ours can always be loaded
             table.add_row(name, Text(error.message if isinstance(error, SeqbenchError) else repr(error)))
             continue
-        # A model that has both forms is causal, and then perhaps incremental, if --set NAME.causal=true says so.
-        optional = any(field.name == "causal" for field in dataclasses.fields(cls.Config))
-        causal = "optional" if optional else yes_or_no(cls.Config().causal)
-        incremental = causal if issubclass(cls, IncrementalModel) else "no"
-        if issubclass(cls, IncrementalModel) and cls.state_grows:
-            incremental = "growing"
+        # A model that has both forms is causal, and then perhaps incremental, if --set NAME.causal=true says so; one
+        # that can count positions from either end is incremental with --set NAME.positions=oldest.
+        fields = {field.name for field in dataclasses.fields(cls.Config)}
+        causal = "optional" if "causal" in fields else yes_or_no(cls.Config().causal)
+        incremental = "no"
+        if issubclass(cls, IncrementalModel):
+            incremental = "growing" if cls.state_grows else yes_or_no(True)
+            incremental += ", optional" if fields & {"causal", "positions"} else ""
         summary, parameters, paper = (Text(each) for each in words)  # not markup: titles may hold brackets
         table.add_row(name, summary, causal, incremental, parameters, paper)
     table.caption = (

@@ -20,10 +20,11 @@ def make_optimizers(
     sparse = {id(parameter) for parameter in table.parameters} if table else set()
     named = list(model.named_parameters())
     dense = _groups(model, [(name, each) for name, each in named if id(each) not in sparse], training)
-    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(dense, lr=training.learning_rate, fused=True)]
+    betas = (0.9, training.beta2)
+    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(dense, lr=training.learning_rate, betas=betas, fused=True)]
     if table:
         rows = _groups(model, [(name, each) for name, each in named if id(each) in sparse], training)
-        made.append(LazyAdamW(rows, lr=training.learning_rate))
+        made.append(LazyAdamW(rows, lr=training.learning_rate, betas=betas))
     return made
 
 

@@ -273,12 +273,12 @@ def test_every_model_is_measured_in_every_mode_that_it_has(form: str) -> None:
     cls, config = FORMS[form]
     grid = LatencyGrid((4, 32), (1, 3), seconds=0.0, modes=MODES)
     result = latency(lambda length: cls(20, length, config), CPU, grid=grid)
-    incremental = issubclass(cls, IncrementalModel) and config.causal
+    incremental = issubclass(cls, IncrementalModel) and config.incremental
     modes = ["whole", *(["encode"] if issubclass(cls, SequenceModel) else [])] + ["step", "prefill"] * incremental
     assert points(result) == [(mode, batch, length) for batch in (1, 3) for length in (4, 32) for mode in modes]
     assert all(point["p50_ms"] > 0 for point in result.points)
     sizes = {(point["length"]): point["state_bytes"] for point in result.points if "state_bytes" in point}
-    if issubclass(cls, IncrementalModel) and config.causal:
+    if issubclass(cls, IncrementalModel) and config.incremental:
         assert (sizes[32] > sizes[4]) == cls.state_grows
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from seqbench.models.esasrec import ESASRec, ESASRecConfig
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.glintru import GLINTRU, GLINTRUConfig
 from seqbench.models.gru4rec import GRU4Rec, GRU4RecConfig
@@ -137,6 +138,42 @@ def sasrec(golden: Golden) -> tuple[SASRec, dict[str, list[Entry]]]:
         attention |= plain({"dense": block.attention_out, "LayerNorm": block.attention_norm})
         names |= below(f"{prefix}.multi_head_attention", attention)
         names |= below(f"{prefix}.feed_forward", feed_forward(block.feed_forward, "dense_1", "dense_2", "LayerNorm"))
+    return model, names
+
+
+def esasrec(golden: Golden) -> tuple[ESASRec, dict[str, list[Entry]]]:
+    config = golden.config
+    model = ESASRec(
+        config["n_items"],
+        config["max_len"],
+        ESASRecConfig(
+            hidden_size=config["hidden_size"],
+            layers=config["num_layers"],
+            heads=config["n_heads"],
+            inner_factor=config["ff_factors_multiplier"],
+            dropout=0.0,
+        ),
+    ).double()
+    names = plain(
+        {
+            "item_model.item_net_blocks.0.ids_emb": model.embedding,
+            "pos_encoding_layer.pos_emb": model.positions,
+        }
+    )
+    for index, block in enumerate(model.blocks):
+        layer = {
+            "multi_head_attn.out_proj": block.attention_out,
+            "layer_norm_1": block.attention_norm,
+            "layer_norm_2": block.feed_forward_norm,
+            "gating_linear_1": block.attention_gate,
+            "gating_linear_2": block.feed_forward_gate,
+            "feed_forward.ff_linear_1": block.activated,
+            "feed_forward.ff_linear_2": block.outer,
+            "feed_forward.ff_linear_3": block.multiplied,
+            "multi_head_attn.in_proj_weight": block.qkv.weight,
+            "multi_head_attn.in_proj_bias": block.qkv.bias,
+        }
+        names |= below(f"transformer_layers.transformer_blocks.{index}", plain(layer))
     return model, names
 
 
@@ -331,6 +368,7 @@ OFFICIAL = {
     "glint_ru": glint_ru,
     "sigma": sigma,
     "sasrec": sasrec,
+    "esasrec": esasrec,
     "gru4rec": gru4rec,
     "mamba4rec": mamba4rec,
 }

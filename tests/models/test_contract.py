@@ -30,7 +30,7 @@ from tests.models.forms import FORMS
 ITEMS, MAX_LEN = 30, 12
 NEURAL = [form for form, (cls, _) in FORMS.items() if issubclass(cls, SequenceModel)]
 CAUSAL = [form for form in NEURAL if FORMS[form][1].causal]
-INCREMENTAL = [form for form in CAUSAL if issubclass(FORMS[form][0], IncrementalModel)]
+INCREMENTAL = [form for form in NEURAL if issubclass(FORMS[form][0], IncrementalModel) and FORMS[form][1].incremental]
 
 
 def cyclic(users: int = 48, items: int = 16, length: int = 9) -> Sequences:

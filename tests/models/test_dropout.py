@@ -17,7 +17,7 @@ from seqbench.models.base import ModelConfig, SequenceModel
 from seqbench.models.feed_forward import FeedForward
 from seqbench.ops import attention
 from seqbench.ops.dropout import Dropout
-from tests.models.forms import FORMS
+from tests.models.forms import FORMS, plain_name
 
 ITEMS, MAX_LEN = 30, 8
 NEURAL = [form for form, (cls, _) in FORMS.items() if issubclass(cls, SequenceModel)]
@@ -114,6 +114,10 @@ PLACES = {
         *("embedding_norm", "dropout dropout", "attention attention_dropout", "dropout dropout", "+ attention_norm"),
         *TRANSFORMER,
     ],
+    "esasrec": [
+        *("dropout dropout", "attention_norm", "attention dropout", "attention_out_dropout dropout"),
+        *("+ feed_forward_norm", "inner_dropout dropout", "dropout dropout"),
+    ],
     "gru4rec": ["dropout dropout"],
 }
 
@@ -125,7 +129,7 @@ def test_dropout_acts_at_the_places_and_rates_of_the_official_code(form: str, pa
     model = make(form, **chosen).train()
     with traced(model) as trace:
         getattr(model, path)(*histories())
-    expected = [place.removeprefix("+ ") for place in PLACES[form.removesuffix("-causal")]]
+    expected = [place.removeprefix("+ ") for place in PLACES[plain_name(form)]]
     for rate, value in chosen.items():
         expected = [place.replace(f" {rate}", f" {value}") for place in expected]
     assert [name.removeprefix("blocks.0.") for name, _ in trace] == expected
@@ -136,7 +140,7 @@ def test_residuals_are_added_after_dropout(form: str) -> None:
     model = make(form, **dict.fromkeys(rates(FORMS[form][1]), 0.1)).train()
     with torch.no_grad(), traced(model) as whole:
         model(*histories())
-    places = PLACES[form.removesuffix("-causal")]
+    places = PLACES[plain_name(form)]
     for index in range(1, len(places)):
         name, before = whole[index][0], whole[index - 1][0].partition(" ")[0]
         if name.partition(" ")[2] or not whole[index - 1][0].partition(" ")[2]:

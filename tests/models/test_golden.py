@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqbench.losses import uncorrected_softmax
 from seqbench.models.base import SequenceModel
 from seqbench.ops import linear_cross_entropy
 from tests.conftest import Golden
-from tests.models.official import OFFICIAL, load_official_state, official_gradients
+from tests.models.official import OFFICIAL, Entry, load_official_state, official_gradients
 
 FIXTURES = [f"{name}{suffix}" for name in OFFICIAL for suffix in ("", "_b")]
 # float32 bound of the fixtures' makers; float64 leaves only rounding.
@@ -39,6 +40,8 @@ def valid_states(golden: Golden, states: Tensor, key: str) -> tuple[Tensor, Tens
 def training_loss(golden: Golden, model: SequenceModel, states: Tensor) -> Tensor:
     """The official loss of the fixture."""
     targets, lengths = golden["targets"], golden["item_seq_len"]
+    if "negatives" in golden.arrays:  # RecTools: a label at every position
+        return linear_cross_entropy(states[targets > 0], model.item_weights(), None, targets[targets > 0])
     if golden.config["padding"] == "right":
         positions = states[torch.arange(len(lengths)), lengths - 1]
         return linear_cross_entropy(positions, model.item_weights(), model.item_bias(), targets)
@@ -75,7 +78,27 @@ def test_equals_the_official_implementation(golden: Golden, dtype: torch.dtype, 
     loss = training_loss(golden, model, states)
     torch.testing.assert_close(loss.double(), golden["loss"], **close)
     loss.backward()
-    official = golden.below("g/")
+    assert_gradients(names, golden.below("g/"), dtype)
+
+
+@pytest.mark.parametrize("name", [name for name in FIXTURES if "negatives" in Golden(name).arrays])
+def test_equals_the_official_implementation_with_sampled_items(name: str) -> None:
+    golden = Golden(name)
+    model, names = OFFICIAL[golden.config["model"]](golden)
+    load_official_state(names, golden.below("w/"))
+    states = model.eval()(*right_padded(golden))
+    targets = golden["targets"]
+    trained = targets > 0
+    loss = uncorrected_softmax(
+        states[trained], model.item_weights(), model.item_bias(), targets[trained], golden["negatives"][trained]
+    )
+    torch.testing.assert_close(loss, golden["loss_sampled"], **TOLERANCE[torch.float64])
+    loss.backward()
+    assert_gradients(names, golden.below("g_sampled/"), torch.float64)
+
+
+def assert_gradients(names: dict[str, list[Entry]], official: dict[str, Tensor], dtype: torch.dtype) -> None:
+    close = TOLERANCE[dtype]
     for name, gradient in official_gradients(names).items():
         wide = torch.complex128 if gradient.is_complex() else torch.float64
         torch.testing.assert_close(

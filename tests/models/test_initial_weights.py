@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seqbench.models.base import Model, SequenceModel
+from seqbench.models.esasrec import ESASRec, LiGRBlock
 from seqbench.models.glintru import GLINTRU
 from seqbench.models.lrurec import LRUBlock, LRURecConfig
 from seqbench.models.mamba import Mamba
@@ -122,6 +123,23 @@ def test_learned_shares_start_as_in_the_official_code() -> None:
     assert isinstance(glintru, GLINTRU)
     torch.testing.assert_close(sigma.blocks[0].shares, torch.tensor([0.1, 0.1, 0.8]))
     torch.testing.assert_close(torch.softmax(glintru.mixing, 0), torch.tensor([0.5, 0.5]))
+
+
+def test_esasrec_draws_every_matrix_normal_by_its_shape_and_padding_with_it() -> None:
+    model = make("esasrec")
+    assert isinstance(model, ESASRec)
+    matrices = [parameter.detach() for parameter in model.parameters() if parameter.dim() > 1]
+    assert len(matrices) == 2 + 2 * 7
+    for weight in matrices:
+        assert float(weight.std()) == pytest.approx(math.sqrt(2 / sum(weight.shape)), rel=0.05)
+        assert weight.abs().max() > 3 * weight.std()  # normal
+    table = model.embedding.weight.detach()
+    assert float(table[0].std()) == pytest.approx(float(table.std()), rel=0.3)
+    for block in model.blocks:
+        assert isinstance(block, LiGRBlock)
+        assert not block.qkv.bias.any()
+        assert not block.attention_out.bias.any()
+        assert_uniform(block.attention_gate.bias.detach(), model.embedding.embedding_dim**-0.5)
 
 
 @pytest.mark.parametrize("form", ["gru4rec", "glintru"])
