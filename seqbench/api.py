@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from seqbench.data.sequences import Sequences
     from seqbench.evaluation.ranks import Ranks
     from seqbench.events import Listener
+    from seqbench.inference.trained import TrainedModel
     from seqbench.measuring.grid import LatencyGrid
     from seqbench.models.base import Model
     from seqbench.planning import Plan
@@ -222,12 +223,16 @@ def train(
 
 
 def evaluate(
-    model: "Model", split: "Sequences", *, on: Literal["test", "valid"] = "test", protocol: "str | Protocol" = "fair"
+    model: "Model | TrainedModel",
+    split: "Sequences",
+    *,
+    on: Literal["test", "valid"] = "test",
+    protocol: "str | Protocol" = "fair",
 ) -> "Ranks":
     """Rank the held-out item of every user among the whole catalogue.
 
     Args:
-        model: a trained model.
+        model: a trained model, of `train` or of `load`.
         split: what `PreparedDataset.split` returned.
         on: which held-out items.
         protocol: what cannot be recommended.
@@ -236,7 +241,10 @@ def evaluate(
         Ranks, of which `ranks["ndcg@10"]` is a metric's mean over users, and `ranks.per_user("ndcg@10")` its values.
     """
     from seqbench.evaluation.ranking import rank
+    from seqbench.inference.trained import TrainedModel
 
+    if isinstance(model, TrainedModel):
+        model = model.model
     examples = split.test() if on == "test" else split.valid()
     return rank(model, split, examples, _protocol(protocol, model.max_len))
 
@@ -459,21 +467,24 @@ def make_report(results: Folder = RESULTS, **options: Unpack[ReportOptions]) -> 
     )
 
 
-def load(cell: Folder, *, model: str | None = None, device: str = "cpu") -> "Model":
-    """Return the trained model of a finished cell.
+def load(run: Folder, *, model: str | None = None, device: str = "cpu", results: Folder = RESULTS) -> "TrainedModel":
+    """Return the trained model of a finished run, which recommends for raw item ids.
 
     Args:
-        cell: its folder, results/<data set>/<model>/<key>; `load_results` has it in the column "path".
+        run: its folder, results/<data set>/<model>/<key>; `load_results` has it in the column "path". Or
+            "<data set>/<model>" for the run of that model whose validation is best.
         model: where the class is, for a model in a file of yours; weights alone never execute one.
         device: where to put it.
+        results: the results store that "<data set>/<model>" is looked up in.
 
     Raises:
         SeqbenchError: it is not finished, has no weights, or is damaged.
-        UsageError: the model's code cannot be found, or has changed.
+        UsageError: there is no such run, or the model's code cannot be found, or has changed.
     """
-    from seqbench.results.weights import load_weights
+    from seqbench.inference.runs import find_run
+    from seqbench.inference.trained import TrainedModel
 
-    return load_weights(Path(cell), model=model, device=device)[0]
+    return TrainedModel.load(find_run(run, Path(results)), model=model, device=device)
 
 
 def _selection(options: SelectionOptions) -> "Selection":

@@ -71,6 +71,14 @@ def read(path: Path, device: torch.device, hint: str) -> tuple[dict[str, Tensor]
     return {name: tensor.to(device) for name, tensor in tensors.items()}, text
 
 
+def stored_digest(path: Path) -> str:
+    """Return the digest that a file says it has, which `read` compares with its content."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device="cpu") as stored:
+        return str((stored.metadata() or {}).get(DIGEST))
+
+
 def damaged(path: Path, reason: Exception, hint: str) -> DamagedFile:
     """Return the error for a file whose content cannot be used for that reason."""
     first = str(reason).partition("\n")[0]

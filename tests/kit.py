@@ -27,7 +27,7 @@ ROOT = Path(seqbench.__file__).resolve().parent.parent
 
 # 50 users, 40 items, 12 items per user: an epoch takes a tenth of a second.
 # What a finished cell holds.
-FILES = ["ranks.parquet", "record.json", "samples.parquet", "top.parquet", "weights.safetensors"]
+FILES = ["items.parquet", "ranks.parquet", "record.json", "samples.parquet", "top.parquet", "weights.safetensors"]
 
 QUICK = ("--lengths", "16", "--batches", "1", "--latency-seconds", "0")
 TINY = ("--max-len", "20", "--device", "cpu", "--backend", "torch", *QUICK)

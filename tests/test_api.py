@@ -102,7 +102,7 @@ def test_a_trained_model_comes_back_with_its_weights(results: Path, home: Path) 
     split = seqbench.load_dataset("synthetic", home=home).split()
     for cell in cells.itertuples():
         model = seqbench.load(cell.path)
-        assert not model.training
+        assert not model.model.training
         assert seqbench.evaluate(model, split)["ndcg@10"] == cells.set_index("path").loc[cell.path, "ndcg@10"]
 
 

@@ -47,18 +47,20 @@ def examples(page: Path) -> str:
     return "\n".join(lines)
 
 
-def test_python_examples_run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["python.md", "using-models.md"])
+def test_python_examples_run(name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqbench.evaluation.metrics import METRICS
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEQBENCH_HOME", str(home))
-    page = ROOT / "docs" / "python.md"
+    page = ROOT / "docs" / name
     try:
         exec(compile(examples(page), str(page), "exec"), {"__name__": "python"})
     finally:
         if "page" in METRICS:
             METRICS.remove("page")
-    assert sorted(path.name for path in (tmp_path / "results" / "synthetic").iterdir()) == ["lrurec", "popularity"]
+    if name == "python.md":
+        assert sorted(path.name for path in (tmp_path / "results" / "synthetic").iterdir()) == ["lrurec", "popularity"]
 
 
 def test_public_names_are_in_the_reference() -> None:

@@ -18,6 +18,7 @@ from seqbench.evaluation.ranks import Ranks
 from seqbench.events import Begun, Listener, Phase
 from seqbench.execution.orders import Order
 from seqbench.files import replacing
+from seqbench.inference.items import ITEM_IDS, ItemIds
 from seqbench.measuring.latency import latency
 from seqbench.measuring.process import fix_allocator, load_optimizer
 from seqbench.measuring.quiet import Watch
@@ -70,8 +71,12 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         fitted.cost.setdefault("peak_memory_bytes", peak())
         held = kind(device).process_memory(device)
         fitted.cost |= Cost(reserved_memory_bytes=held.reserved, process_memory_bytes=held.process)
+        identified = DatasetFacts()
         if order.keep_weights:
             save_weights(folder / WEIGHTS, model, blueprint(definition, order.model, sequences.items))
+            ids = ItemIds.of(prepared)
+            ids.write(folder / ITEM_IDS)
+            identified["item_ids"] = ids.digest()
         counted = model if isinstance(model, CountingModel) else None
         del model  # so that there is more room for measuring
         measured, store_samples = latency_cost(order, machine, lambda length: counted or build(length), emit)
@@ -84,7 +89,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         started=started,
         seconds=fitted.earlier_seconds + time.perf_counter() - began,
         environment=machine | Environment(operators=backends.used()),
-        dataset=_facts(prepared, sequences, test, definition),
+        dataset=_facts(prepared, sequences, test, definition) | identified,
         accuracy=test.metrics(),
         validation=valid.metrics(),
         training=fitted.training,

@@ -242,6 +242,14 @@ class IncrementalModel(SequenceModel):
         state = self._prefill(items, start, lengths)
         return state if lengths is None else chosen(lengths > 0, state, start)
 
+    def check_state(self, state: State, batch: int) -> None:
+        """Raise ValueError unless these tensors, which may come from a file, can be the state of `batch` histories."""
+        expected = self.initial_state(1)
+        if [(each.dtype, each.shape) for each in state] != [
+            (each.dtype, (batch, *each.shape[1:])) for each in expected
+        ]:
+            raise ValueError(f"{type(self).__name__} has a state of other shapes")
+
     def _prefill(self, items: Tensor, start: State, lengths: Tensor | None) -> State:
         """Return the state after items (B, T), T ≥ 1, from the initial state; of rows without items, any.
 

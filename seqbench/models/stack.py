@@ -179,6 +179,11 @@ class PositionedStack(IncrementalStack):
         seen = torch.zeros(batch, dtype=torch.int64, device=self.embedding.weight.device)
         return seen, *super().initial_state(batch)
 
+    def check_state(self, state: State, batch: int) -> None:
+        super().check_state(state, batch)
+        if batch and not 0 <= int(state[0].min()) <= int(state[0].max()) <= self.max_len:
+            raise ValueError(f"a history does not have 0 to {self.max_len} items")
+
     def embed(self, items: Tensor, seen: Tensor | None = None) -> Tensor:
         """Return what enters the first block, (B, T, D), for items (B, T) that follow `seen` (B,) others.
 

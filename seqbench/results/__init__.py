@@ -2,6 +2,7 @@
 
     results/<data set>/<model>/<key>/record.json      what was run, on what, what came out
                                     /weights.safetensors  the best epoch's weights, and how to rebuild the model
+                                    /items.parquet    the raw ids of the items, which the weights know by number
                                     /ranks.parquet    per test user: items ranked better, items tied
                                     /top.parquet      per test user: the 20 best items
                                     /samples.parquet  every raw timing

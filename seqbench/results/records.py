@@ -136,6 +136,7 @@ class DatasetFacts(TypedDict, total=False):
     items: int
     interactions: int
     filters: str  # in words
+    item_ids: str  # SHA-256 of the raw ids beside the weights (seqbench.inference.items); absent without weights
     evaluated_users: int
     training_pairs: int
     count_mismatch: str | None  # in words, where the prepared counts differ from the published ones

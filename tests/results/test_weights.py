@@ -108,7 +108,7 @@ def test_a_record_that_was_changed_no_longer_fits(cell: Path) -> None:
 def test_the_file_is_plain_safetensors(cell: Path) -> None:
     with safe_open(cell / WEIGHTS, framework="pt") as stored:
         names = set(stored.keys())
-    assert names == set(seqbench.load(cell).state_dict())
+    assert names == set(seqbench.load(cell).model.state_dict())
     save_file({"x": torch.zeros(1)}, cell / WEIGHTS)
     with pytest.raises(SeqbenchError, match="it has no digest"):
         seqbench.load(cell)
@@ -122,7 +122,7 @@ def test_code_in_a_file_is_executed_only_when_it_is_named(bench: Bench, tmp_path
     cell = bench.folder("Mine")
     with pytest.raises(UsageError, match="is not executed unless you name it"):
         seqbench.load(cell)
-    assert type(seqbench.load(cell, model=reference)).__name__ == "Mine"
+    assert type(seqbench.load(cell, model=reference).model).__name__ == "Mine"
     with pytest.raises(UsageError, match="weights of Mine, not of markov"):
         seqbench.load(cell, model="markov")
     path.write_text(MODEL + "# changed\n")
