@@ -25,6 +25,10 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown tables.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="One line per figure.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Everything, with the figure of every seed.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Write a page with tables, figures and every cell to this file."),
+    ] = None,
     metric: Annotated[
         str,
         typer.Option(
@@ -65,6 +69,8 @@ def report(
 
     shorthands = {"latex": latex, "markdown": markdown, "csv": csv, "json": json}
     chosen = [name for name, wanted in shorthands.items() if wanted] + ([format] if format else [])
+    if html is not None:
+        chosen, output = [*chosen, "html"], html
     if len(chosen) > 1:
         raise UsageError("Choose one format.", hint="One of " + ", ".join(f"--{name}" for name in shorthands) + ".")
     render = FORMATS[chosen[0] if chosen else "terminal"]

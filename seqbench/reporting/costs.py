@@ -90,14 +90,14 @@ def hardware_words(record: Record) -> str:
 
 def cost_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table]:
     """Make tables of what training took, per hardware; `seeds` are those of the whole section."""
-    return _shown(_training_table(here, seeds, hardware) for hardware, here in _by_hardware(variants))
+    return _shown(_training_table(here, seeds, hardware) for hardware, here in by_hardware(variants))
 
 
 def latency_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table]:
     """Make tables of latency against length, per hardware and statistic."""
     return _shown(
         _latency_table(measured, seeds, hardware, statistic)
-        for hardware, here in _by_hardware(variants)
+        for hardware, here in by_hardware(variants)
         for measured in [[(variant, Points(variant.finished)) for variant in here]]
         for statistic in STATISTICS
     )
@@ -136,7 +136,8 @@ class Points:
         return len(sizes) > 1 or (not sizes and any(length is not None for length in points))
 
 
-def _by_hardware(variants: Sequence[Variant]) -> Iterator[tuple[str, list[Variant]]]:
+def by_hardware(variants: Sequence[Variant]) -> Iterator[tuple[str, list[Variant]]]:
+    """Yield each hardware with the variants' runs on it, trained models first."""
     for hardware in sorted({hardware_words(record) for variant in variants for record in variant.records}):
         here = (
             Variant(variant.model, variant.configuration, runs)
@@ -165,7 +166,7 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
         for row, variant, values in zip(table.rows, variants, measured, strict=True):
             if values:
                 cell = cost_cell(values, factor, quantity.with_spread)
-                cell.noise = _disturbances(variant.finished, quantity.conditions)
+                cell.noise = disturbances(variant.finished, quantity.conditions)
             elif quantity.column.key == THROUGHPUT and any(record.training for record in variant.finished):
                 cell = TableCell(FAILED, notes=[table.note("too few steps to time")])
             elif variant.finished:
@@ -255,7 +256,8 @@ def _remark_noise(table: Table) -> None:
         )
 
 
-def _disturbances(records: Iterable[Record], key: Literal["conditions", "fit_conditions"] | None) -> list[str]:
+def disturbances(records: Iterable[Record], key: Literal["conditions", "fit_conditions"] | None) -> list[str]:
+    """Return what disturbed the measurement of costs, each once."""
     if key is None:
         return []
     found = [words for record in records for words in record.cost.get(key, {}).get("disturbances", [])]

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from seqbench.reporting.document import Difference, Report, Row, Section, Table, TableCell
@@ -52,7 +52,11 @@ def render_csv(report: Report) -> str:
 
 def render_json(report: Report) -> str:
     """Write the whole report, with the value of every seed."""
-    return json.dumps({"schema_version": 1, **asdict(report)}, indent=2, allow_nan=False) + "\n"
+    plain = replace(report, sections=[replace(section, variants=()) for section in report.sections])
+    document = {"schema_version": 1, **asdict(plain)}
+    for section in document["sections"]:
+        del section["variants"]
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def _lines(section: Section, table: Table) -> Iterator[dict[str, Any]]:

@@ -3,12 +3,16 @@
 Report → Section (one data set, one protocol) → Table → Row → TableCell
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from seqbench.protocol import Protocol
 from seqbench.reporting.names import display_name
 from seqbench.show.footnotes import note
+
+if TYPE_CHECKING:
+    from seqbench.reporting.variants import Variant
 
 FAILED = "--"  # should have been measured and was not; a footnote says why
 NOT_APPLICABLE = "n/a"  # the model has no such quantity
@@ -174,6 +178,7 @@ class Section:
     deterministic: bool = False  # some models have nothing random in them and ran once
     ambiguous: bool = False  # another section has this data set under another fingerprint
     tables: list[Table] = field(default_factory=list)
+    variants: "Sequence[Variant]" = ()  # the runs behind it, for figures; no part of the document as data
 
     @property
     def title(self) -> str:

@@ -26,6 +26,7 @@ FORMATS: Registry[Format] = Registry(
         "latex": "seqbench.reporting.latex:render_latex",
         "markdown": "seqbench.reporting.markdown:render_markdown",
         "csv": "seqbench.reporting.csv_json:render_csv",
+        "html": "seqbench.reporting.html:render_html",
         "json": "seqbench.reporting.csv_json:render_json",
     },
     "seqbench report --help",

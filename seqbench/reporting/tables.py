@@ -87,14 +87,16 @@ def build_report(
         groups.setdefault((definition.dataset, definition.fingerprint, definition.protocol), []).append(run)
     fingerprints = {(dataset, fingerprint) for dataset, fingerprint, _ in groups}
     material = partial(Material, measures=measures, baselines=baselines, on=on)
-    sections = []
+    sections, found = [], []
     for key in sorted(groups, key=lambda group: (group[0], group[1], repr(group[2]))):
-        section = _section(groups[key], model_order, material, wanted, home)
+        variants, common = group_variants(groups[key], model_order)
+        found.append(variants)
+        section = _section(variants, common, material, wanted, home)
         section.ambiguous = sum(dataset == key[0] for dataset, _ in fingerprints) > 1
         sections.append(section)
 
     started = sorted(run.record.started for run in runs)
-    return printable(
+    report = printable(
         Report(
             metrics=[measure.key for measure in measures],
             models=order_models((run.record.definition.model for run in runs), model_order),
@@ -104,17 +106,20 @@ def build_report(
             last=started[-1],
         )
     )
+    for section, variants in zip(report.sections, found, strict=True):
+        section.variants = variants
+    return report
 
 
 def _section(
-    runs: Sequence[StoredRun],
-    model_order: Sequence[str],
+    variants: Sequence[Variant],
+    common: str,
     material: Callable[..., Material],
     tables: Sequence[str],
     home: Path | None,
 ) -> Section:
+    runs = [run for variant in variants for run in variant.runs]
     records = [run.record for run in runs]
-    variants, common = group_variants(runs, model_order)
     trained = [record for variant in variants if variant.trained for record in variant.records]
     facts = next((dict(record.dataset) for record in records if record.dataset), {})
     definition = records[0].definition
