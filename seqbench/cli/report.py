@@ -29,6 +29,10 @@ def report(
         Path | None,
         typer.Option(dir_okay=False, help="Write a page with tables, figures and every cell to this file."),
     ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Draw the figures to this folder, as PDF, SVG and PNG (matplotlib)."),
+    ] = None,
     metric: Annotated[
         str,
         typer.Option(
@@ -75,6 +79,11 @@ def report(
         raise UsageError("Choose one format.", hint="One of " + ", ".join(f"--{name}" for name in shorthands) + ".")
     render = FORMATS[chosen[0] if chosen else "terminal"]
 
+    if plots is not None:
+        from seqbench.show.plotting import require_matplotlib
+
+        require_matplotlib("--plots")
+
     def words(text: str | None) -> list[str]:
         return split_words(text or "")
 
@@ -91,6 +100,13 @@ def report(
         seeds=words(seeds),
         home=home,
     )
+    if plots is not None:
+        from seqbench.reporting.plots import draw_all
+
+        drawn = draw_all(document, plots)
+        console.note(f"{len(drawn)} files are in {plots}.")
+        if not chosen and output is None:
+            return
     rendered = render(document)
     if output is not None:
         _write(as_text(rendered), output)
