@@ -254,10 +254,10 @@ struct Share {
     DEVICE int64 after_first() const { return start == 0 ? 1 : start; }
 };
 
-// Steps whose operands are asked for before the first of them is used: what one thread has in flight.
+// Steps whose operands are asked for before the first of them is used: 128 bytes are what one thread has in flight.
 // The more operands a step has, the fewer steps.
 template <class E, int Operands>
-constexpr int STEPS = (sizeof(E) < 4 ? 32 : 128 / sizeof(E)) / Operands;
+constexpr int STEPS = 128 / sizeof(E) / Operands;
 
 // For t = start … end-1, or in the opposite order: step(t, read(t)), with Steps reads at a time.
 //

@@ -152,7 +152,7 @@ def test_chunks_cover_time_once(warps: int, T: int) -> None:
     pieces = cut(warps, T)
     assert (pieces.chunks - 1) * pieces.size < T <= pieces.chunks * pieces.size
     if pieces.chunks > 1:
-        assert pieces.size % cutting.STEPS == 0
+        assert pieces.size % cutting.FEWEST_STEPS == 0
 
 
 def test_time_is_cut_only_if_it_is_long_and_warps_are_few() -> None:
@@ -162,7 +162,6 @@ def test_time_is_cut_only_if_it_is_long_and_warps_are_few() -> None:
 
 
 def test_less_in_flight_is_cut_sooner() -> None:
-    """As half precision, which asks for half as many bytes at a time."""
     whole = cutting.Pass(bytes=192, in_flight=2048, instructions=22, resident=28)
     reduced = cutting.Pass(bytes=128, in_flight=2048, instructions=12, resident=32)
     most = max(warps for warps in range(32, 3000, 32) if cut(warps, 8192).chunks > 1)

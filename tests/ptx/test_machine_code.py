@@ -53,6 +53,16 @@ def test_loads_are_under_way_together_and_enough_warps_fit(source: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("element", ["bfloat16", "float16"])
+@pytest.mark.parametrize("source", ["linear_scan", "rg_lru"])
+def test_half_precision_has_as_many_bytes_under_way(source: str, element: str) -> None:
+    for name, code in machine_code.read(source, element).items():
+        loops = [loop for loop in code.loops if loop.loads >= LEAST_LOADS]
+        assert min(loop.bytes_in_flight for loop in loops) >= IN_FLIGHT[name], name
+        assert code.resident_warps(block_of(name)) >= 12, name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize(("source", "dtype"), PAIRS, ids=str)
 def test_every_source_compiles_without_spilling(source: str, dtype: torch.dtype, arch: str) -> None:

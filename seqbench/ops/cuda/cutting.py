@@ -20,8 +20,8 @@ from seqbench.ops.precision import HALF
 
 BLOCK = 64  # threads of a block, as in kernels/scan.cuh
 WARP = 32
-STEPS = 16  # chunks are multiples of the steps that a thread reads at a time
-FEWEST_STEPS = 4 * STEPS  # of a chunk: less would be spent on filling and emptying the pipeline
+IN_FLIGHT = 128  # bytes that a thread asks for at a time, as in kernels/scan.cuh
+FEWEST_STEPS = 64  # of a chunk: less would be spent on filling and emptying the pipeline
 
 # Of one multiprocessor. An H100 moves 3.0 TB/s with 132 of them at 1.98 GHz, an A100 and a B200 within a factor of 2.5.
 BYTES_PER_CYCLE = 11.5
@@ -78,14 +78,14 @@ class Work:
     def of(self, like: Tensor, resident: int) -> Pass:
         """Return the same for elements such as those of `like`."""
         moved = WARP * (self.reads + self.writes) * like.element_size()
-        half = like.dtype in HALF
-        return Pass(moved, WARP * (64 if half else 128), self.half if half else self.instructions, resident)
+        instructions = self.half if like.dtype in HALF else self.instructions
+        return Pass(moved, WARP * IN_FLIGHT, instructions, resident)
 
 
 def carrying(like: Tensor, resident: int) -> Pass:
     """Return what a warp does in `carry` of kernels/scan.cuh: product and local state in, entering state out."""
     size = 4 if like.dtype in HALF else like.element_size()
-    return Pass(3 * WARP * size, WARP * 128, 17, resident)
+    return Pass(3 * WARP * size, WARP * IN_FLIGHT, 17, resident)
 
 
 @dataclass(frozen=True)

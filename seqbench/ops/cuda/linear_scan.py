@@ -15,14 +15,14 @@ from seqbench.ops.layout import plain, rows
 SOURCE = "linear_scan"
 # By kernel, and whether gates are constant.
 WORK = {
-    ("forward", False): Work(reads=2, writes=1, instructions=13, half=22),
-    ("forward", True): Work(reads=1, writes=1, instructions=9, half=16),
-    ("forward_reduce", False): Work(reads=2, writes=0, instructions=10, half=12),
-    ("forward_reduce", True): Work(reads=1, writes=0, instructions=7, half=8),
-    ("backward", False): Work(reads=3, writes=2, instructions=26, half=39),
-    ("backward", True): Work(reads=2, writes=1, instructions=26, half=39),
-    ("backward_reduce", False): Work(reads=2, writes=0, instructions=10, half=12),
-    ("backward_reduce", True): Work(reads=1, writes=0, instructions=7, half=8),
+    ("forward", False): Work(reads=2, writes=1, instructions=13, half=20),
+    ("forward", True): Work(reads=1, writes=1, instructions=9, half=15),
+    ("forward_reduce", False): Work(reads=2, writes=0, instructions=10, half=11),
+    ("forward_reduce", True): Work(reads=1, writes=0, instructions=7, half=7),
+    ("backward", False): Work(reads=3, writes=2, instructions=26, half=36),
+    ("backward", True): Work(reads=2, writes=1, instructions=26, half=36),
+    ("backward_reduce", False): Work(reads=2, writes=0, instructions=10, half=11),
+    ("backward_reduce", True): Work(reads=1, writes=0, instructions=7, half=7),
 }
 
 

@@ -14,10 +14,10 @@ from seqbench.ops.layout import plain, rows
 
 SOURCE = "rg_lru"
 WORK = {
-    "forward": Work(reads=3, writes=1, instructions=106, half=51),
-    "forward_reduce": Work(reads=3, writes=0, instructions=104, half=42),
-    "backward": Work(reads=5, writes=3, instructions=155, half=100),
-    "backward_reduce": Work(reads=2, writes=0, instructions=39, half=19),
+    "forward": Work(reads=3, writes=1, instructions=106, half=48),
+    "forward_reduce": Work(reads=3, writes=0, instructions=104, half=40),
+    "backward": Work(reads=5, writes=3, instructions=155, half=94),
+    "backward_reduce": Work(reads=2, writes=0, instructions=39, half=18),
 }
 
 
