@@ -11,11 +11,16 @@ import torch
 from torch import Tensor
 
 from seqbench.ops import cuda
-from seqbench.ops.cuda import cutting, linear_cross_entropy, selective_scan
+from seqbench.ops.cuda import cutting, linear_cross_entropy, linear_scan, rg_lru, selective_scan
 from seqbench.ops.cuda import launch as gpu
 from tests.ptx import machine
 from tests.ptx.program import Kernel
 
+# What follows from a shape and the GPU, and is decided once for each.
+REMEMBERED = (
+    *((linear_scan, "_cut"), (rg_lru, "_cut"), (selective_scan, "_cut"), (selective_scan, "_share")),
+    (linear_cross_entropy, "_warps"),
+)
 PROCESSORS = 4  # multiprocessors
 RESIDENT = 16  # warps that one of them holds
 CACHE = 1 << 16  # bytes of its second-level cache
@@ -43,7 +48,7 @@ class Emulation:
         self, source: str, kernel: str, like: Tensor, *, threads: int, block: int, arguments: Sequence[gpu.Argument]
     ) -> None:
         """Stand for seqbench.ops.cuda.launch.launch."""
-        element = gpu.element(like)
+        element = gpu.element(like.dtype)
         kernels = self.kernels.get((source, element)) or machine.module(source, element, self.arch)
         name = f"{kernel}_{element}"
         done = machine.run(
@@ -75,6 +80,8 @@ def emulated(form: str | None = None, emulation: Emulation | None = None) -> Ite
         patch.setattr(gpu, "resident", lambda *kernel: RESIDENT)
         patch.setattr(gpu, "cache_bytes", lambda device: CACHE)
         patch.setattr(linear_cross_entropy, "product", _product)
+        for module, name in REMEMBERED:
+            patch.setattr(module, name, getattr(module, name).__wrapped__)
         force(form, patch)
         yield emulation
 
@@ -104,9 +111,10 @@ def force(form: str | None, patch: pytest.MonkeyPatch) -> None:
         size = min(CHUNK, -(-T // 2))
         return cutting.Cut(-(-T // size), size)
 
-    patch.setattr(cutting, "cut", lambda warps, T, *rest, **options: cut(T))
-    patch.setattr(
-        selective_scan,
-        "share_out",
-        lambda B, T, groups, *rest: selective_scan.Shares(cut(T), max(1, groups - 1) if shared else 1),
-    )
+    def share(shape: selective_scan.Shape) -> selective_scan.Shares:
+        return selective_scan.Shares(cut(shape.T), max(1, shape.groups - 1) if shared else 1)
+
+    for module in (linear_scan, rg_lru):
+        patch.setattr(module, "_cut", lambda direction, B, T, *rest: cut(T))
+    patch.setattr(selective_scan, "_cut", lambda shape: cut(shape.T))
+    patch.setattr(selective_scan, "_share", share)

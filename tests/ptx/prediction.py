@@ -6,12 +6,13 @@ Nothing here is measured. The bytes of the share are those of a single pass; wha
 time. `seqbench kernels --device cuda` measures the same on a GPU.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from seqbench.ops.cuda import cutting, linear_scan, rg_lru, selective_scan
 from seqbench.ops.cuda import launch as gpu
-from seqbench.ops.functions.selective_scan import Arguments
 from tests.ptx import machine_code
 
 PROCESSORS = 132
@@ -29,39 +30,33 @@ def resident(source: str, kernel: str, element: str, device: torch.device, block
 
 def scan(source: str, direction: str, like: Tensor) -> tuple[float, str]:
     """Return predicted seconds and the number of chunks of a scan with a thread per channel."""
-    module = linear_scan if source == "linear_scan" else rg_lru
-    works = [
-        linear_scan.WORK[name, False] if source == "linear_scan" else rg_lru.WORK[name]
+    module: Any = linear_scan if source == "linear_scan" else rg_lru
+    constant = (False,) if source == "linear_scan" else ()
+    passes = [
+        (module.WORK[name, False] if constant else module.WORK[name]).of(
+            like.dtype, module._resident(name, like.dtype, like.device)
+        )
         for name in (direction, f"{direction}_reduce")
     ]
-    passes = [
-        work.of(like, module._resident(name, like))
-        for name, work in zip((direction, f"{direction}_reduce"), works, strict=True)
-    ]
-    carried = cutting.carrying(like, module._resident(f"{direction}_carry", like))
+    carried = cutting.carrying(like.dtype, module._resident(f"{direction}_carry", like.dtype, like.device))
     warps = like.shape[0] * like.shape[2] // cutting.WARP
-    arguments = (like, False) if source == "linear_scan" else (like,)
-    cut = module._cut(direction, *arguments)
+    cut = module._cut(direction, *like.shape, like.dtype, like.device, *constant)
     cycles = cutting.predicted(cut, warps, PROCESSORS, *passes, carried)
     return cycles / CLOCK, f"{cut.chunks}"
 
 
 def selective(direction: str, like: Tensor) -> tuple[float, str]:
     """Return predicted seconds, and chunks and slabs, of the selective scan."""
-    B, T, D = like.shape
-    states = like.new_empty((B, T, STATES))
-    decay = like.new_empty((D, STATES))
-    final = like.new_empty((B, D, STATES))
-    problem = selective_scan._Problem(Arguments(like, like, decay, states, states, None, like, final, True))
+    shape = selective_scan.Shape(*like.shape, STATES, like.dtype, like.device)
     if direction == "forward":
-        cut = selective_scan._cut(problem)
-        passes = (problem.work(name) for name in ("forward", "forward_reduce", "forward_carry"))
-        warps = problem.B * problem.groups
+        cut = selective_scan._cut(shape)
+        passes = (shape.work(name) for name in ("forward", "forward_reduce", "forward_carry"))
+        warps = shape.B * shape.groups
         cycles = cutting.predicted(cut, warps, PROCESSORS, *passes, carriers=selective_scan.STATES)
         return cycles / CLOCK, f"{cut.chunks}"
-    sharing = selective_scan._sharing(problem)
-    shares = selective_scan.share_out(*sharing)
-    return selective_scan.predicted(shares, *sharing) / CLOCK, f"{shares.cut.chunks}, {shares.slabs} slabs"
+    shares = selective_scan._share(shape)
+    cycles = selective_scan.predicted(shares, *selective_scan.sharing(shape))
+    return cycles / CLOCK, f"{shares.cut.chunks}, {shares.slabs} slabs"
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ The constants are derived from data sheets and from the machine code, not measur
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -75,16 +74,16 @@ class Work:
     instructions: int
     half: int
 
-    def of(self, like: Tensor, resident: int) -> Pass:
-        """Return the same for elements such as those of `like`."""
-        moved = WARP * (self.reads + self.writes) * like.element_size()
-        instructions = self.half if like.dtype in HALF else self.instructions
+    def of(self, dtype: torch.dtype, resident: int) -> Pass:
+        """Return the same for elements of a type."""
+        moved = WARP * (self.reads + self.writes) * dtype.itemsize
+        instructions = self.half if dtype in HALF else self.instructions
         return Pass(moved, WARP * IN_FLIGHT, instructions, resident)
 
 
-def carrying(like: Tensor, resident: int) -> Pass:
+def carrying(dtype: torch.dtype, resident: int) -> Pass:
     """Return what a warp does in `carry` of kernels/scan.cuh: product and local state in, entering state out."""
-    size = 4 if like.dtype in HALF else like.element_size()
+    size = 4 if dtype in HALF else dtype.itemsize
     return Pass(3 * WARP * size, WARP * IN_FLIGHT, 17, resident)
 
 
@@ -118,7 +117,6 @@ def cuts(T: int) -> Iterator[Cut]:
         size *= 2
 
 
-@cache
 def cut(warps: int, T: int, processors: int, whole: Pass, reduced: Pass, carried: Pass, carriers: int = 1) -> Cut:
     """Choose how to cut T steps of a scan.
 
@@ -131,7 +129,6 @@ def cut(warps: int, T: int, processors: int, whole: Pass, reduced: Pass, carried
         carried: what the kernel does that takes states through the chunks.
         carriers: warps of that one for each warp of the others.
     """
-
     return min(cuts(T), key=lambda cut: predicted(cut, warps, processors, whole, reduced, carried, carriers))
 
 

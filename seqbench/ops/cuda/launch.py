@@ -32,7 +32,7 @@ def launch(source: str, kernel: str, like: Tensor, *, threads: int, block: int, 
         SeqbenchError: the source does not compile for this GPU.
     """
     index = like.device.index
-    code = _kernel(source, kernel, element(like), index)
+    code = _kernel(source, kernel, element(like.dtype), index)
     config = _config(-(-threads // block), block)
     numbers = [
         argument if type(argument) is int else 0 if argument is None else argument.data_ptr()  # type: ignore[union-attr]
@@ -113,13 +113,9 @@ def strided(tensor: Tensor) -> tuple[Tensor, int, int]:
     return tensor, batch, time
 
 
-def element(tensor: Tensor) -> str:
-    """Return the name of a tensor's element type in the kernels."""
-    return _name(tensor.dtype)
-
-
 @cache
-def _name(dtype: torch.dtype) -> str:
+def element(dtype: torch.dtype) -> str:
+    """Return the name of an element type in the kernels."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -53,7 +53,7 @@ def forward(
     states, items, targets = plain(states), plain(items), targets.contiguous()
     bias = None if bias is None else plain(bias)
     rows = min(N, chunk_rows(V * precise.itemsize, gpu.cache_bytes(device)))
-    slices = max(1, min(MOST_SLICES, _warps(states) // rows, V // BLOCK))
+    slices = max(1, min(MOST_SLICES, _warps(dtype, device) // rows, V // BLOCK))
     size = -(-V // slices)
     slices = -(-V // size)
 
@@ -104,10 +104,11 @@ def product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     return torch.mm(left.to(out.dtype), right.to(out.dtype), out=out)  # torch before 2.8
 
 
-def _warps(like: Tensor) -> int:
+@cache
+def _warps(dtype: torch.dtype, device: torch.device) -> int:
     """Return how many warps of `gradient`, of which fewer fit than of `statistics`, a GPU holds."""
-    resident = gpu.resident(SOURCE, f"{SOURCE}_gradient", gpu.element(like), like.device, BLOCK)
-    return resident * gpu.processors(like.device)
+    resident = gpu.resident(SOURCE, f"{SOURCE}_gradient", gpu.element(dtype), device, BLOCK)
+    return resident * gpu.processors(device)
 
 
 def _launch(kernel: str, like: Tensor, warps: int, *arguments: gpu.Argument) -> None:

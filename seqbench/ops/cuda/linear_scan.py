@@ -3,6 +3,8 @@
 Shapes: B batch, T time, D channels, C chunks of time.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,7 @@ def forward(gates: Tensor, inputs: Tensor, initial_state: Tensor, lengths: Tenso
         return states
     gates, inputs, initial_state = rows(gates), rows(inputs), plain(initial_state)
     lengths = None if lengths is None else lengths.contiguous()
-    pieces = _cut("forward", inputs, gates.dim() == 1)
+    pieces = _cut("forward", B, T, D, inputs.dtype, inputs.device, gates.dim() == 1)
     sizes = (B, T, D, pieces.chunks, pieces.size)
     entering = None
     if pieces.chunks > 1:
@@ -86,9 +88,9 @@ def backward(
     if states.numel() == 0:
         return gates.new_zeros(gates.shape), grad_inputs, initial_state.new_zeros(initial_state.shape)
     grad_initial = torch.empty(initial_state.shape, dtype=dtype, device=device)
-    pieces = _cut("backward", states, gates.dim() == 1)
-    sizes = (B, T, D, pieces.chunks, pieces.size)
     constant = gates.dim() == 1
+    pieces = _cut("backward", B, T, D, dtype, device, constant)
+    sizes = (B, T, D, pieces.chunks, pieces.size)
     wide = torch.complex128 if dtype.is_complex else torch.float64
     # Sums over a chunk, for constant gates. Torch adds them up in one order, so the result does not depend on timing.
     partial = torch.empty((B, pieces.chunks, D), dtype=wide, device=device) if constant else None
@@ -115,19 +117,20 @@ def backward(
     return grad_gates, grad_inputs, grad_initial
 
 
-def _cut(direction: str, like: Tensor, constant: bool) -> Cut:
-    B, T, D = like.shape
+@cache
+def _cut(direction: str, B: int, T: int, D: int, dtype: torch.dtype, device: torch.device, constant: bool) -> Cut:
+    """Choose how to cut time, once for all calls of one shape."""
 
     def passing(kernel: str) -> cutting.Pass:
-        return WORK[kernel, constant].of(like, _resident(kernel, like))
+        return WORK[kernel, constant].of(dtype, _resident(kernel, dtype, device))
 
-    carried = cutting.carrying(like, _resident(f"{direction}_carry", like))
+    carried = cutting.carrying(dtype, _resident(f"{direction}_carry", dtype, device))
     whole, reduced = passing(direction), passing(f"{direction}_reduce")
-    return cutting.cut(-(-B * D // WARP), T, gpu.processors(like.device), whole, reduced, carried)
+    return cutting.cut(-(-B * D // WARP), T, gpu.processors(device), whole, reduced, carried)
 
 
-def _resident(kernel: str, like: Tensor) -> int:
-    return gpu.resident(SOURCE, f"{SOURCE}_{kernel}", gpu.element(like), like.device, BLOCK)
+def _resident(kernel: str, dtype: torch.dtype, device: torch.device) -> int:
+    return gpu.resident(SOURCE, f"{SOURCE}_{kernel}", gpu.element(dtype), device, BLOCK)
 
 
 def _launch(kernel: str, like: Tensor, threads: int, *arguments: Argument) -> None:

@@ -3,6 +3,8 @@
 Shapes: B batch, T time, D channels, C chunks of time.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor)
     if states.numel() == 0:
         return states
     inputs, gates, decay, initial_state = rows(inputs), rows(gates), plain(decay), plain(initial_state)
-    pieces = _cut("forward", inputs)
+    pieces = _cut("forward", B, T, D, inputs.dtype, inputs.device)
     sizes = (B, T, D, pieces.chunks, pieces.size)
     entering = None
     if pieces.chunks > 1:
@@ -85,7 +87,7 @@ def backward(
     grad_initial = torch.empty(initial_state.shape, dtype=dtype, device=device)
     inputs, gates, decay, initial_state = rows(inputs), rows(gates), plain(decay), plain(initial_state)
     states, grad_states = rows(states), rows(grad_states)
-    pieces = _cut("backward", inputs)
+    pieces = _cut("backward", B, T, D, dtype, device)
     sizes = (B, T, D, pieces.chunks, pieces.size)
     # Sums over a chunk. Torch adds them up in one order, so the result does not depend on timing.
     partial = torch.empty((B, pieces.chunks, D), dtype=torch.float64, device=device)
@@ -107,15 +109,18 @@ def backward(
     return grad_inputs, grad_gates, partial.sum(dim=(0, 1)).to(dtype), grad_initial
 
 
-def _cut(direction: str, like: Tensor) -> Cut:
-    B, T, D = like.shape
-    whole, reduced = (WORK[kernel].of(like, _resident(kernel, like)) for kernel in (direction, f"{direction}_reduce"))
-    carried = cutting.carrying(like, _resident(f"{direction}_carry", like))
-    return cutting.cut(-(-B * D // WARP), T, gpu.processors(like.device), whole, reduced, carried)
+@cache
+def _cut(direction: str, B: int, T: int, D: int, dtype: torch.dtype, device: torch.device) -> Cut:
+    """Choose how to cut time, once for all calls of one shape."""
+    whole, reduced = (
+        WORK[kernel].of(dtype, _resident(kernel, dtype, device)) for kernel in (direction, f"{direction}_reduce")
+    )
+    carried = cutting.carrying(dtype, _resident(f"{direction}_carry", dtype, device))
+    return cutting.cut(-(-B * D // WARP), T, gpu.processors(device), whole, reduced, carried)
 
 
-def _resident(kernel: str, like: Tensor) -> int:
-    return gpu.resident(SOURCE, f"{SOURCE}_{kernel}", gpu.element(like), like.device, BLOCK)
+def _resident(kernel: str, dtype: torch.dtype, device: torch.device) -> int:
+    return gpu.resident(SOURCE, f"{SOURCE}_{kernel}", gpu.element(dtype), device, BLOCK)
 
 
 def _launch(kernel: str, like: Tensor, threads: int, *arguments: Argument) -> None:

@@ -5,7 +5,7 @@ Shapes: B batch, T time, D channels, N states per channel.
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def forward(scan: Arguments) -> tuple[Tensor, Tensor]:
     if inputs.numel() == 0:
         return outputs, initial_state.clone(memory_format=torch.contiguous_format)
     problem = _Problem(scan)
-    pieces = _cut(problem)
+    pieces = _cut(problem.shape)
     final_state = torch.empty(initial_state.shape, dtype=inputs.dtype, device=inputs.device)
     entering, _ = problem.entering(pieces)
     problem.launch("forward", pieces, entering, outputs, final_state)
@@ -88,13 +88,13 @@ def backward(scan: Arguments, grad_outputs: Tensor, grad_final: Tensor) -> tuple
         zeros = (inputs.new_zeros(0 if tensor is None else tensor.shape) for tensor in scan.tensors[:-1])
         return *zeros, grad_final.clone(memory_format=torch.contiguous_format)
     problem = _Problem(scan)
-    B, T, D, N = problem.B, problem.T, problem.D, problem.N
-    precise = torch.float32 if dtype in HALF else dtype
+    B, T, D, N, *_ = problem.shape
+    precise = problem.shape.precise
 
     def empty(*shape: int, dtype: torch.dtype = precise) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
-    shares = share_out(*_sharing(problem))
+    shares = _share(problem.shape)
     pieces, slabs = shares.cut, shares.slabs
     grad_outputs, grad_final = rows(grad_outputs), plain(grad_final)
     entering, sums = problem.entering(pieces)
@@ -134,28 +134,64 @@ def _has_kernel(decay: Tensor) -> bool:
     return 1 <= decay.shape[1] <= LARGEST_N
 
 
+class Shape(NamedTuple):
+    """Sizes, element type and device, from which follows how the scan is cut."""
+
+    B: int
+    T: int
+    D: int
+    N: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def precise(self) -> torch.dtype:
+        """The type that elements are computed in."""
+        return torch.float32 if self.dtype in HALF else self.dtype
+
+    @property
+    def lanes(self) -> int:
+        """Threads that share a channel."""
+        return 1 << (-(-self.N // STATES) - 1).bit_length()
+
+    @property
+    def groups(self) -> int:
+        """Groups of channels, one a warp."""
+        return -(-self.D // (WARP // self.lanes))
+
+    def work(self, kernel: str) -> Pass:
+        """Return what a warp does in a step of a kernel."""
+        resident = gpu.resident(SOURCE, f"{SOURCE}_{kernel}", gpu.element(self.dtype), self.device, block_of(kernel))
+        size, channels = self.dtype.itemsize, WARP // self.lanes
+        if kernel.endswith("carry"):
+            # A local state in, the entering state out, and a sum of Δ that eight threads share.
+            moved = (2 + 1 / STATES) * WARP * self.precise.itemsize
+            return Pass(moved, WARP * cutting.IN_FLIGHT, INSTRUCTIONS[kernel], resident)
+        of_channels, of_states = TRAFFIC[kernel]
+        # The groups of a row read the same B and C, which come from the cache but for the first of them.
+        moved = size * (of_channels * channels + of_states * self.N / self.groups)
+        ahead = 8 // self.precise.itemsize * size * (of_channels * channels + of_states * self.N)
+        return Pass(moved, ahead, INSTRUCTIONS[kernel], resident)
+
+
 class _Problem:
-    """Sizes, and the arguments that all kernels begin with."""
+    """The shape, and the arguments that all kernels begin with."""
 
     def __init__(self, scan: Arguments) -> None:
-        (self.B, self.T, self.D), self.N = scan.inputs.shape, scan.decay.shape[1]
         self.like = scan.inputs
-        self.precise = torch.float32 if scan.inputs.dtype in HALF else scan.inputs.dtype
-        self.lanes = 1
-        while self.lanes * STATES < self.N:
-            self.lanes *= 2
-        self.groups = -(-self.D // (WARP // self.lanes))  # of channels, one group a warp
+        shape = self.shape = Shape(*scan.inputs.shape, scan.decay.shape[1], scan.inputs.dtype, scan.inputs.device)
+        self.lanes, self.groups = shape.lanes, shape.groups
         sequences = (rows(scan.inputs), rows(scan.deltas), *(self.aligned(t) for t in (scan.drive, scan.readout)))
         self.arguments: tuple[gpu.Argument, ...] = (
             *(number for tensor in sequences for number in strided(tensor)),
             *((None, 0, 0) if scan.gate is None else strided(rows(scan.gate))),
             *(plain(scan.decay), None if scan.skip is None else plain(scan.skip), plain(scan.initial_state)),
-            *(self.B, self.T, self.D, self.N, self.lanes, int(scan.delta_softplus)),
+            *(shape.B, shape.T, shape.D, shape.N, self.lanes, int(scan.delta_softplus)),
         )
 
     def aligned(self, tensor: Tensor) -> Tensor:
         """Return (B, T, N) with rows that are padded to the states of all lanes, and aligned: a copy if need be."""
-        tensor, missing = rows(tensor), self.lanes * STATES - self.N
+        tensor, missing = rows(tensor), self.lanes * STATES - self.shape.N
         if missing:
             return pad(tensor, (0, missing))
         strides = (tensor.element_size() * stride for stride in tensor.stride()[:2])
@@ -165,15 +201,15 @@ class _Problem:
 
     def locals(self, pieces: Cut) -> Tensor:
         """Return memory for a state, or its gradient, of every channel and chunk."""
-        shape = (self.B, pieces.chunks, self.groups, STATES, WARP)
-        return torch.empty(shape, dtype=self.precise, device=self.like.device)
+        sizes = (self.shape.B, pieces.chunks, self.groups, STATES, WARP)
+        return torch.empty(sizes, dtype=self.shape.precise, device=self.shape.device)
 
     def entering(self, pieces: Cut) -> tuple[Tensor | None, Tensor | None]:
         """Return the states that enter the chunks, and the sum of Δ in each; None if there is one chunk."""
         if pieces.chunks == 1:
             return None, None
         states = self.locals(pieces)
-        sums = torch.empty((*states.shape[:3], WARP), dtype=self.precise, device=self.like.device)
+        sums = torch.empty((*states.shape[:3], WARP), dtype=states.dtype, device=states.device)
         self.launch("forward_reduce", pieces, states, sums)
         self.launch("forward_carry", pieces, sums, states)
         return states, sums
@@ -181,9 +217,9 @@ class _Problem:
     def launch(self, kernel: str, pieces: Cut, *arguments: gpu.Argument, warps: int = 0) -> None:
         """Queue one of the kernels, with a warp for every group and chunk unless a number is given."""
         if kernel.endswith("carry"):
-            threads = self.B * self.groups * STATES * WARP
+            threads = self.shape.B * self.groups * STATES * WARP
         else:
-            threads = (warps or self.B * self.groups * pieces.chunks) * WARP
+            threads = (warps or self.shape.B * self.groups * pieces.chunks) * WARP
         gpu.launch(
             *(SOURCE, f"{SOURCE}_{kernel}", self.like),
             threads=threads,
@@ -191,44 +227,34 @@ class _Problem:
             arguments=(*self.arguments, pieces.chunks, pieces.size, *arguments),
         )
 
-    def work(self, kernel: str) -> Pass:
-        """Return what a warp does in a step of a kernel."""
-        element, device = gpu.element(self.like), self.like.device
-        resident = gpu.resident(SOURCE, f"{SOURCE}_{kernel}", element, device, block_of(kernel))
-        size, channels = self.like.element_size(), WARP // self.lanes
-        if kernel.endswith("carry"):
-            # A local state in, the entering state out, and a sum of Δ that eight threads share.
-            moved = (2 + 1 / STATES) * WARP * self.precise.itemsize
-            return Pass(moved, WARP * 128, INSTRUCTIONS[kernel], resident)
-        of_channels, of_states = TRAFFIC[kernel]
-        # The groups of a row read the same B and C, which come from the cache but for the first of them.
-        moved = size * (of_channels * channels + of_states * self.N / self.groups)
-        ahead = 8 // self.precise.itemsize * size * (of_channels * channels + of_states * self.N)
-        return Pass(moved, ahead, INSTRUCTIONS[kernel], resident)
-
 
 def block_of(kernel: str) -> int:
     """Return the threads of a block of a kernel."""
     return WARP if kernel == "backward" else FORWARD_BLOCK
 
 
-def _cut(problem: _Problem) -> Cut:
-    kernels = (problem.work(kernel) for kernel in ("forward", "forward_reduce", "forward_carry"))
-    processors = gpu.processors(problem.like.device)
-    return cutting.cut(problem.B * problem.groups, problem.T, processors, *kernels, carriers=STATES)
-
-
-def _sharing(problem: _Problem) -> tuple[Any, ...]:
-    """Return the arguments of `share_out`."""
-    most = max(1, min(problem.groups, WORKSPACE * problem.D // (2 * problem.N)))
-    names = ("backward", "forward_reduce", "backward_reduce", "forward_carry", "backward_carry")
-    slab_bytes = 4 * problem.N * problem.precise.itemsize  # of a step: written, read and added up, twice
-    processors = gpu.processors(problem.like.device)
-    sizes = (problem.B, problem.T, problem.groups)
-    return *sizes, most, slab_bytes, processors, *(problem.work(name) for name in names)
+@cache
+def _cut(shape: Shape) -> Cut:
+    """Choose how to cut time in the forward pass, once for all calls of one shape."""
+    kernels = (shape.work(kernel) for kernel in ("forward", "forward_reduce", "forward_carry"))
+    return cutting.cut(shape.B * shape.groups, shape.T, gpu.processors(shape.device), *kernels, carriers=STATES)
 
 
 @cache
+def _share(shape: Shape) -> Shares:
+    """Choose how to share out the backward pass, once for all calls of one shape."""
+    return share_out(*sharing(shape))
+
+
+def sharing(shape: Shape) -> tuple[Any, ...]:
+    """Return the arguments of `share_out`."""
+    most = max(1, min(shape.groups, WORKSPACE * shape.D // (2 * shape.N)))
+    names = ("backward", "forward_reduce", "backward_reduce", "forward_carry", "backward_carry")
+    slab_bytes = 4 * shape.N * shape.precise.itemsize  # of a step: written, read and added up, twice
+    sizes = (shape.B, shape.T, shape.groups)
+    return *sizes, most, slab_bytes, gpu.processors(shape.device), *(shape.work(name) for name in names)
+
+
 def share_out(
     B: int, T: int, groups: int, most: int, slab_bytes: int, processors: int, whole: Pass, *others: Pass
 ) -> Shares:
