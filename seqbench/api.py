@@ -41,9 +41,10 @@ class PlanOptions(TypedDict, total=False):
     preset: str | None  # "paper" for what a model's paper sets for each data set
     settings: Mapping[str, Any]  # "model.field" or "field" → value
     epochs: int | None  # at most; None: as each model says
-    device: str  # "auto", "cpu", "cuda" or "cuda:1"
+    device: str  # "auto", "cpu", "cuda" (all of them) or "cuda:1"
     backend: str  # of the operators; "auto"
     precision: str  # "fp32", "tf32" or "bf16"
+    shard: tuple[int, int] | None  # (i, n): only the i-th of n equal parts of the cells, from 1
     force: bool  # run finished cells again
     results: Folder  # the results store; "results"
     home: Folder | None  # downloads and prepared data sets; None: the user's cache folder
@@ -278,7 +279,8 @@ def plan(
 
     entries = planning.parse_models(_list(models))
     home, results = _home(options.get("home")), Path(options.get("results", RESULTS))
-    device = str(devices.resolve(options.get("device", "auto")))
+    places = [str(each) for each in devices.resolve_all(options.get("device", "auto"))]
+    device = places[0]
     precision = options.get("precision", "fp32")
     precisions.check(precision, torch.device(device))
     overrides = parse_settings(options.get("settings", {}), entries)
@@ -307,7 +309,12 @@ def plan(
             precision=precision,
         )
         cells += [planning.look_up(each, results, force=options.get("force", False)) for each in definitions]
-    return planning.Plan(cells, entries, home, results, device)
+    if (shard := options.get("shard")) is None:
+        return planning.Plan(cells, entries, home, results, places)
+    part, parts = shard
+    if not 1 <= part <= parts:
+        raise UsageError(f"There is no part {part} of {parts}.", hint="--shard 1/4 is the first of four.")
+    return planning.Plan(cells[part - 1 :: parts], entries, home, results, places, shared=False)
 
 
 def run(
@@ -315,6 +322,7 @@ def run(
     datasets: str | Sequence[str] | None = None,
     *,
     executor: str = "process",
+    jobs: int | None = None,
     keep_weights: bool = True,
     latency: "LatencyGrid | None" = None,
     **options: Unpack[PlanOptions],
@@ -325,6 +333,7 @@ def run(
         models: names or references; None for all that are registered.
         datasets: names; None for all that are prepared. What is not prepared yet is prepared first.
         executor: "process" for a process per cell, or "inline" for this one.
+        jobs: how many cells run at a time: by default one on each GPU, or one on the CPU.
         keep_weights: store the best epoch's weights.
         latency: the points that are measured; `LatencyGrid(lengths=())` for none.
         options: see `PlanOptions`.
@@ -341,7 +350,7 @@ def run(
     planned = plan(models, datasets, dry_run=False, **options)
     if planned.todo:
         check_writable(planned.results)
-    return run_plan(planned, executor=executor, keep_weights=keep_weights, latency=latency)
+    return run_plan(planned, executor=executor, jobs=jobs, keep_weights=keep_weights, latency=latency)
 
 
 def measure(

@@ -256,6 +256,18 @@ def resolve(text: str) -> torch.device:
     return torch.device(chosen)
 
 
+def resolve_all(text: str) -> list[torch.device]:
+    """Return the devices that a word means: of a kind without a number ("auto", "cuda") all that there are.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    first = resolve(text)
+    if ":" in text:
+        return [first]
+    return [torch.device(name) for name in kind(first).available()]
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until everything that was submitted to the device is done."""
     kind(device).synchronize(device)

@@ -38,3 +38,24 @@ def locked(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` if no other process does, and yield whether it is held.
+
+    Where its file system has no locks, nobody can hold it: that is left to whoever needs it held, as in `locked`.
+    """
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield True
+    finally:
+        lock.release()

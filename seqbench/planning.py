@@ -34,7 +34,8 @@ class Plan:
     models: dict[str, ModelEntry]  # by name
     home: Path
     results: Path
-    device: str
+    devices: list[str]  # of one kind, such as ["cpu"] or ["cuda:0", "cuda:1"]
+    shared: bool = True  # other commands may run the same cells
 
     @property
     def todo(self) -> list[PlannedCell]:

@@ -13,6 +13,7 @@ from seqbench.events import EpochEnded, Event, Failed, Finished, Listener
 from seqbench.execution import EXECUTORS
 from seqbench.execution.inline import run as run_inline
 from seqbench.execution.orders import Order
+from seqbench.execution.stopping import Stop
 from seqbench.models import load_model
 from seqbench.results import WEIGHTS
 from tests.kit import ROOT, Bench
@@ -137,7 +138,7 @@ def test_a_plan_says_what_is_finished(results: Path, home: Path) -> None:
 def test_an_executor_of_ones_own_needs_no_change_of_the_package(home: Path, tmp_path: Path) -> None:
     seen: list[str] = []
 
-    def counting(order: Order, on_event: Listener) -> Finished | Failed:
+    def counting(order: Order, on_event: Listener, stop: Stop) -> Finished | Failed:
         seen.append(order.definition.model)
         return run_inline(Order.from_json(order.to_json()), on_event)
 

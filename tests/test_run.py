@@ -188,8 +188,9 @@ def test_two_commands_on_one_store_do_not_get_in_each_others_way(bench: Bench) -
     assert first.saw("epoch 2/40")
     second = bench.call(*words, "--executor", "inline")
     assert second.code == 0
-    assert "Waiting for another process: it is running synthetic / lrurec / seed 0" in second.words
-    assert "epoch" not in second.words, "it finds the cell finished"
+    assert "synthetic / lrurec / seed 0 is being run by another command; it is looked at again" in second.words
+    assert "another command has finished it" in second.words
+    assert "epoch" not in second.words
     outcome = first.wait()
     assert outcome.code == 0
     assert "epoch 40/40" in outcome.words

@@ -83,7 +83,15 @@ def run(
             help="Change a setting of one model, or of all that have it; may be repeated.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda (a cell on each GPU) or cuda:N.")] = "auto",
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cells that run at a time.", show_default="one on each GPU, one on a CPU"),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only the I-th of N parts of the cells, as for machines that share no locks."),
+    ] = None,
     backend: Annotated[
         str,
         typer.Option(help="Backend of the scans and the loss, or auto; see `seqbench env`.", envvar="SEQBENCH_BACKEND"),
@@ -133,6 +141,7 @@ def run(
         device=device,
         backend=backend,
         precision=precision,
+        shard=words.shard(shard),
         force=force,
         results=results,
         home=home,
@@ -151,7 +160,9 @@ def run(
         modes=words.modes(modes),
     )
     try:
-        records = seqbench.run(*chosen, executor=executor, keep_weights=not no_weights, latency=grid, **options)
+        records = seqbench.run(
+            *chosen, executor=executor, jobs=jobs, keep_weights=not no_weights, latency=grid, **options
+        )
     except KeyboardInterrupt as stop:
         console.err.print("Interrupted. Finished runs are kept; repeat the command to resume.")
         raise typer.Exit(stop.exit_code if isinstance(stop, Stopped) else 130) from None

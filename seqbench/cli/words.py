@@ -88,3 +88,13 @@ def settings(words: Sequence[str]) -> dict[str, Any]:
             )
         found[target.strip()] = value.strip()
     return found
+
+
+def shard(text: str | None) -> tuple[int, int] | None:
+    """Read "2/4": the second of four parts; None for no text."""
+    if text is None:
+        return None
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isascii() and part.isdecimal() and parts.isascii() and parts.isdecimal()):
+        raise UsageError(f"--shard '{text}' is no part of the cells.", hint="--shard 1/4 is the first of four.")
+    return int(part), int(parts)

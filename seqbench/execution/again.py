@@ -11,10 +11,12 @@ from seqbench.errors import UsageError
 from seqbench.execution import EXECUTORS
 from seqbench.execution.orders import Order, Remeasuring
 from seqbench.execution.schedule import run_one
+from seqbench.execution.stopping import Stop
 from seqbench.measuring.grid import LatencyGrid
 from seqbench.measuring.quiet import noise
 from seqbench.results import RECORD, Record, read_record
 from seqbench.results.records import Part
+from seqbench.show.progress import CellProgress, RunProgress
 from seqbench.typed import build
 
 PARTS: tuple[Part, ...] = ("training", "latency")
@@ -75,12 +77,14 @@ def measure_all(todo: Sequence[Order], *, executor: str = "process") -> tuple[li
     Returns:
         The records of the cells as they are now, and a record with the failure for each that could not be measured.
     """
-    execute = EXECUTORS[executor]
+    execute, stop = EXECUTORS[executor], Stop()
     failed = []
-    for number, order in enumerate(todo, start=1):
-        failure = run_one(execute, order, f"[{number}/{len(todo)}] {order.definition.label()}")
-        if failure is not None:
-            failed.append(failure)
+    with RunProgress() as shown:
+        for number, order in enumerate(todo, start=1):
+            label = f"[{number}/{len(todo)}] {order.definition.label()}"
+            failure = run_one(execute, order, CellProgress(label, order, shown), stop)
+            if failure is not None:
+                failed.append(failure)
     records = [read_record(order.definition.folder(order.results) / RECORD) for order in todo]
     if noisy := [record for record in records if any(noise(record.cost, part) for part in PARTS)]:
         console.warn(f"{len(noisy)} of {len(records)} cells are still noisy: repeat it when the machine is quiet.")

@@ -6,11 +6,12 @@ Peak memory is then that of everything the process did, and a cell that is kille
 from seqbench.events import Failed, Finished, Listener
 from seqbench.execution.failures import failed
 from seqbench.execution.orders import Order
+from seqbench.execution.stopping import Stop
 from seqbench.execution.work import carry_out
 
 
-def run(order: Order, on_event: Listener) -> Finished | Failed:
-    """Run a cell here; see `seqbench.execution.Executor`."""
+def run(order: Order, on_event: Listener, stop: Stop | None = None) -> Finished | Failed:
+    """Run a cell here, to its end; see `seqbench.execution.Executor`."""
     try:
         return carry_out(order, on_event)
     except Exception as error:

@@ -26,6 +26,10 @@ class Order:
     home: Path
     results: Path
     device: str  # such as "cpu" or "cuda:1"
+    threads: int | None = None  # of the processor; None: as torch decides
+    cores: tuple[int, ...] | None = None  # that a process of its own may use; None: all
+    beside: int = 0  # other cells that run on this machine at the same time
+    shared: bool = True  # other commands may be about to run it, too: whoever does locks its folder
     force: bool = False  # run it even if it is finished, and from the start
     keep_weights: bool = True
     latency: LatencyGrid = field(default_factory=LatencyGrid)
@@ -43,7 +47,9 @@ class Order:
             ValueError: it is not one.
         """
         fields = json.loads(text)
+        cores = fields.pop("cores")
         return cls(
+            cores=None if cores is None else tuple(cores),
             definition=Definition.from_dict(fields.pop("definition")),
             latency=build(LatencyGrid, fields.pop("latency"), "latency"),
             again=None if (again := fields.pop("again")) is None else build(Remeasuring, again, "again"),

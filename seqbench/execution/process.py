@@ -8,6 +8,7 @@ from pathlib import Path
 import seqbench
 from seqbench.events import Event, Failed, Finished, Listener, from_json
 from seqbench.execution.orders import Order
+from seqbench.execution.stopping import Stop
 from seqbench.signals import deferred
 
 # Starts a worker from this very copy of the package, and from nowhere else: a folder that happens to be the
@@ -26,7 +27,7 @@ PATIENCE_SECONDS = 5.0
 KILLED = -9
 
 
-def run(order: Order, on_event: Listener) -> Finished | Failed:
+def run(order: Order, on_event: Listener, stop: Stop) -> Finished | Failed:
     """Run a cell in a new process; see `seqbench.execution.Executor`."""
     with deferred():  # a signal between the start and the first line below would leave the process behind
         worker = subprocess.Popen(
@@ -39,7 +40,8 @@ def run(order: Order, on_event: Listener) -> Finished | Failed:
             process_group=0 if sys.platform != "win32" else None,
         )
     try:
-        last = _listen(worker, order, on_event)
+        with stop.calling(worker.kill):
+            last = _listen(worker, order, on_event)
         code = worker.wait()
     finally:
         _end(worker)

@@ -1,20 +1,32 @@
 """Going through cells: which is run next, what becomes of it, and what the user sees."""
 
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+import torch
 
 from seqbench import console
 from seqbench.errors import SeqbenchError, StorageError, UsageError, storage_error
 from seqbench.events import Begun, Event, Failed
 from seqbench.execution import EXECUTORS, Executor
 from seqbench.execution.orders import Order
+from seqbench.execution.slots import Slot, slots
+from seqbench.execution.stopping import Stop
+from seqbench.locking import claimed
 from seqbench.measuring.grid import LatencyGrid
 from seqbench.planning import Plan
 from seqbench.results import RECORD, Record, finished_record, read_record, write_record
 from seqbench.results.records import Changes, Environment, Failure
-from seqbench.show.progress import CellProgress
+from seqbench.results.store import CLAIM
+from seqbench.show.progress import CellProgress, RunProgress
+
+LOOK_AGAIN_SECONDS = 1.0  # between two looks at cells that other commands are running
 
 
 def check_writable(results: Path) -> None:
@@ -40,14 +52,21 @@ def check_writable(results: Path) -> None:
 
 
 def run_plan(
-    plan: Plan, *, executor: str = "process", keep_weights: bool = True, latency: LatencyGrid | None = None
+    plan: Plan,
+    *,
+    executor: str = "process",
+    jobs: int | None = None,
+    keep_weights: bool = True,
+    latency: LatencyGrid | None = None,
 ) -> list[Record]:
     """Run every cell of a plan that is not finished.
 
-    A cell that fails is recorded as failed and the others go on; a full disk ends the run.
+    A cell that fails is recorded as failed and the others go on; a full disk ends the run. A cell that another command
+    on the same store is running is put off until there is nothing else to do.
 
     Args:
         executor: a name of `EXECUTORS`.
+        jobs: how many cells run at a time; None for one on each GPU, or one on the CPU.
         keep_weights: store the best epoch's weights.
         latency: the points that are measured, by default those of `LatencyGrid`.
 
@@ -55,30 +74,109 @@ def run_plan(
         The records of all cells, in the plan's order.
 
     Raises:
+        UsageError: there is no room for so many jobs.
         StorageError: results cannot be stored.
-        KeyboardInterrupt: after the cell that was being run has been stopped.
+        KeyboardInterrupt: after the cells that were being run have been stopped.
     """
     execute = EXECUTORS[executor]
-    failures: dict[str, Record] = {}
+    places = slots(plan.devices, jobs)[: max(1, len(plan.todo))]
+    if len(places) > 1 and executor == "inline":
+        raise UsageError("--executor inline runs one cell at a time.", hint="Leave --jobs out, or --executor.")
     if skipped := len(plan.cells) - len(plan.todo):
         console.note(f"{skipped} of {len(plan.cells)} cells are finished already; --force runs them again.")
-    for number, cell in enumerate(plan.todo, start=1):
-        order = Order(
+    orders = [
+        Order(
             definition=cell.definition,
             model=plan.models[cell.definition.model].reference,
             home=plan.home,
             results=plan.results,
-            device=plan.device,
+            device=plan.devices[0],
+            threads=torch.get_num_threads() if len(places) > 1 else None,
+            beside=len(places) - 1,
+            shared=plan.shared,
             force=cell.state == "forced",
             keep_weights=keep_weights,
             latency=latency or LatencyGrid(),
         )
-        if failure := run_one(execute, order, f"[{number}/{len(plan.todo)}] {cell.definition.label()}"):
-            failures[cell.definition.key] = failure
+        for cell in plan.todo
+    ]
+    with RunProgress() as shown:
+        failures = _Run(execute, orders, shown).go(places)
     return [
         failures.get(cell.definition.key) or read_record(cell.definition.folder(plan.results) / RECORD)
         for cell in plan.cells
     ]
+
+
+class _Run:
+    """Orders that are carried out in several places, each of which takes the next one when it is free."""
+
+    def __init__(self, execute: Executor, orders: Sequence[Order], shown: RunProgress) -> None:
+        self.execute = execute
+        self.waiting = list(orders)
+        self.shown = shown
+        self.stop = Stop()
+        self.failures: dict[str, Record] = {}
+        self._total = len(orders)
+        self._taken = 0
+        self._lock = threading.Lock()
+        self._told: set[str] = set()
+
+    def go(self, places: Sequence[Slot]) -> dict[str, Record]:
+        """Carry all orders out; return the records of those that failed, by the key of their definition."""
+        if len(places) == 1:
+            self._work(places[0])  # here, where Ctrl-C arrives and a debugger can look
+            return self.failures
+        with ThreadPoolExecutor(len(places), "cells") as pool:
+            working = [pool.submit(self._work, place) for place in places]
+            try:
+                done, _ = wait(working, return_when=FIRST_EXCEPTION)
+                for each in done:
+                    each.result()
+            except BaseException:
+                self.stop.request()
+                raise
+        return self.failures
+
+    def _work(self, place: Slot) -> None:
+        while (order := self._next()) is not None:
+            claim = order.definition.folder(order.results) / CLAIM
+            with claimed(claim) if order.shared else nullcontext(True) as free:
+                if free:
+                    self._run(replace(order, device=place.device, cores=place.cores))
+                else:
+                    self._put_off(order)
+
+    def _next(self) -> Order | None:
+        """Return the order that is first in line; None if there is none left, or no more are to be started."""
+        with self._lock:
+            return self.waiting.pop(0) if self.waiting and not self.stop.requested else None
+
+    def _put_off(self, order: Order) -> None:
+        """Let an order go to the end of the line; wait a little if all that are in it have been there."""
+        definition = order.definition
+        with self._lock:
+            self.waiting.append(order)
+            known = definition.key in self._told
+            self._told.add(definition.key)
+            alone = all(each.definition.key in self._told for each in self.waiting)
+        if not known:
+            console.note(f"{definition.label()} is being run by another command; it is looked at again at the end.")
+        if alone:
+            time.sleep(LOOK_AGAIN_SECONDS)
+
+    def _run(self, order: Order) -> None:
+        definition = order.definition
+        with self._lock:
+            self._taken += 1
+            label = f"[{self._taken}/{self._total}] {definition.label()}"
+        if not order.force and finished_record(order.results, definition):
+            console.note(f"{label}: another command has finished it")
+            return
+        failure = run_one(self.execute, order, CellProgress(label, order, self.shown), self.stop)
+        if failure is not None:
+            with self._lock:
+                self.failures[definition.key] = failure
 
 
 def failed_summary(failed: Sequence[Record], total: int) -> SeqbenchError:
@@ -90,13 +188,13 @@ def failed_summary(failed: Sequence[Record], total: int) -> SeqbenchError:
     )
 
 
-def run_one(execute: Executor, order: Order, label: str) -> Record | None:
-    """Run one cell and show it; the record of a failure is stored and returned."""
+def run_one(execute: Executor, order: Order, progress: CellProgress, stop: Stop) -> Record | None:
+    """Run one cell and show it; the record of a failure is stored and returned, unless it was asked to stop."""
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     environment: Environment = {}
     changes: Changes | None = None
     definition = order.definition
-    with CellProgress(label, order) as progress:
+    with progress.run.showing(progress):
 
         def show(event: Event) -> None:
             nonlocal environment, changes
@@ -104,9 +202,9 @@ def run_one(execute: Executor, order: Order, label: str) -> Record | None:
                 environment, changes = event.environment, event.changes
             progress.show(event)
 
-        outcome = execute(order, show)
+        outcome = execute(order, show, stop)
         progress.show(outcome)
-    if not isinstance(outcome, Failed):
+    if not isinstance(outcome, Failed) or stop.requested:
         return None
     if outcome.kind == "storage":
         raise StorageError(f"{definition.label()}: {outcome.message}", hint=outcome.hint)

@@ -1,5 +1,7 @@
 """Carrying out one order in this process, whoever gave it."""
 
+from contextlib import nullcontext
+
 import torch
 
 from seqbench.data.prepared import PreparedDataset, open_prepared
@@ -9,6 +11,7 @@ from seqbench.execution.cell import run_cell
 from seqbench.execution.costs import measure_cell
 from seqbench.execution.orders import Order
 from seqbench.locking import locked
+from seqbench.measuring.quiet import beside
 from seqbench.models import find_model
 from seqbench.ops.backends import AUTO, use
 from seqbench.precision import PRECISIONS
@@ -27,7 +30,8 @@ def carry_out(order: Order, emit: Listener) -> Finished:
     if entry.source != definition.source:
         raise SeqbenchError(f"{order.model} has changed since the run began.", hint="Repeat the command.")
     folder = definition.folder(order.results)
-    with locked(folder / LOCK, f"it is running {definition.label()}"):
+    alone = locked(folder / LOCK, f"it is running {definition.label()}") if order.shared else nullcontext()
+    with alone, beside(order.beside):
         for left in folder.glob(".*.tmp"):  # of a worker that was killed
             left.unlink(missing_ok=True)
         if order.again is None and order.force:

@@ -19,6 +19,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they may reach the whole group
         signal.signal(number, signal.SIG_IGN)  # the parent decides
     order = Order.from_json(sys.stdin.readline())
+    if order.cores is not None:  # before any library counts them
+        os.sched_setaffinity(0, order.cores)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not look like an event
@@ -27,8 +29,12 @@ def main() -> None:
         events.write(to_json(event) + "\n")
         events.flush()
 
+    import torch
+
     from seqbench.execution.inline import run
 
+    if order.threads is not None:
+        torch.set_num_threads(order.threads)
     try:
         emit(run(order, emit))
     except BrokenPipeError:

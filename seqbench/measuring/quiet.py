@@ -2,6 +2,9 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import psutil
 import torch
@@ -10,6 +13,7 @@ from seqbench.device import kind
 from seqbench.results.records import Conditions, Cost, Part
 
 BUSY = 0.2  # of the cores: if other processes keep more busy, figures are noisy
+_BESIDE: ContextVar[int] = ContextVar("beside", default=0)
 SHORTEST = 0.2  # seconds: processor times come in hundredths
 
 
@@ -33,13 +37,25 @@ class Watch:
         found = Conditions(seconds=seconds, joules=used if used is not None and used >= 0 else None, disturbances=[])
         if seconds < SHORTEST:
             return found
-        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        taken = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
         cores = psutil.cpu_count() or 1
-        found["busy_cores"] = max(0.0, others / seconds)
+        found["busy_cores"] = max(0.0, taken / seconds)
         if found["busy_cores"] > BUSY * cores:
             found["disturbances"].append(f"other processes kept {found['busy_cores']:.1f} of {cores} cores busy")
+        if others := _BESIDE.get():
+            found["disturbances"].append(f"{others} other cell{'s' if others > 1 else ''} ran beside it")
         found["disturbances"] += kind(self._device).disturbances(self._device)
         return found
+
+
+@contextmanager
+def beside(others: int) -> Iterator[None]:
+    """Say in all conditions of the block that so many other cells run on this machine at the same time."""
+    before = _BESIDE.set(others)
+    try:
+        yield
+    finally:
+        _BESIDE.reset(before)
 
 
 def noise(cost: Cost, part: Part) -> float:

@@ -15,6 +15,7 @@ SAMPLES = "samples.parquet"
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 LOCK = ".lock"  # held by the process that runs the cell
+CLAIM = ".claim"  # held by the command that has it run
 
 
 def write_record(results: Path, record: Record) -> None:

@@ -1,5 +1,8 @@
 """What a running cell shows: three live lines on a terminal, a plain line per epoch elsewhere, nothing when quiet."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
@@ -10,10 +13,41 @@ from seqbench.events import EpochEnded, Event, Finished, Phase, Resumed, Step
 from seqbench.execution.orders import Order
 
 
-class CellProgress:
-    """Turns the events of a cell into words. Use as a context manager around the cell's run."""
+class RunProgress:
+    """Shows the cells that are running, below each other. Use as a context manager around the whole run."""
 
-    def __init__(self, label: str, order: Order) -> None:
+    def __init__(self) -> None:
+        self.on_terminal = console.err.is_terminal and not console.err.is_dumb_terminal and not console.is_quiet()
+        self._running: list[CellProgress] = []
+        self._live = Live(get_renderable=self._render, console=console.err, transient=True, refresh_per_second=5)
+
+    def __enter__(self) -> "RunProgress":
+        if self.on_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.on_terminal:
+            self._live.stop()
+
+    @contextmanager
+    def showing(self, cell: "CellProgress") -> Iterator[None]:
+        """Show a cell among those that are running until the block is done."""
+        self._running = [*self._running, cell]
+        try:
+            yield
+        finally:
+            self._running = [each for each in self._running if each is not cell]
+
+    def _render(self) -> Group:
+        return Group(*(part for cell in self._running for part in (cell.bar, cell.details)))
+
+
+class CellProgress:
+    """Turns the events of a cell into words: three live lines of a run, or plain ones where there is no terminal."""
+
+    def __init__(self, label: str, order: Order, run: RunProgress) -> None:
+        self.run = run
         self.label = label
         self.again = order.again
         self.selection = order.definition.protocol.selection
@@ -28,17 +62,6 @@ class CellProgress:
         )
         self.task = self.bar.add_task(label, total=None, words="starting")
         self.details = Text(style="dim")
-        self.on_terminal = console.err.is_terminal and not console.err.is_dumb_terminal and not console.is_quiet()
-        self.live = Live(Group(self.bar, self.details), console=console.err, transient=True, refresh_per_second=5)
-
-    def __enter__(self) -> "CellProgress":
-        if self.on_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.on_terminal:
-            self.live.stop()
 
     def show(self, event: Event) -> None:
         """Show what an event says."""
@@ -51,7 +74,7 @@ class CellProgress:
                 self._advance(event.epoch, 1.0)
                 quality, cost = self._epoch_words(event)
                 self.details.plain = f"  {quality}\n  {cost}"
-                if not self.on_terminal and self.again is None:
+                if not self.run.on_terminal and self.again is None:
                     self._say(f"epoch {event.epoch}/{self.epochs}: {quality}, {cost}")
             case Phase():
                 self.details.plain = ""
