@@ -65,8 +65,7 @@ def check(name: str, device: torch.device) -> None:
 
 def full(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Return a context in which products are float32 whatever the precision of all around it."""
-    halved = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if halved else contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False) if _halved(device) else contextlib.nullcontext()
 
 
 def in_full(function: Function) -> Function:
@@ -81,9 +80,13 @@ def in_full(function: Function) -> Function:
     @wraps(function)
     def wrapper(*arguments: object, **keywords: object) -> object:
         first = next(value for value in (*arguments, *keywords.values()) if isinstance(value, Tensor))
-        if not torch.is_autocast_enabled(first.device.type):
+        if not _halved(first.device):
             return function(*arguments, **keywords)
         with torch.autocast(first.device.type, enabled=False):
             return function(*map(widened, arguments), **{name: widened(value) for name, value in keywords.items()})
 
     return cast(Function, wrapper)
+
+
+def _halved(device: torch.device) -> bool:
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

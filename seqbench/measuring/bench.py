@@ -11,7 +11,6 @@ import ctypes
 import gc
 import statistics
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +26,7 @@ from seqbench.losses import LOSSES
 from seqbench.measuring.latency import CALLS, POSITIONS, call, modes_of, state_bytes, summarise
 from seqbench.measuring.process import fix_allocator, load_optimizer
 from seqbench.measuring.quiet import Watch
+from seqbench.measuring.size import size as count_size
 from seqbench.models import load_model
 from seqbench.models.base import Model, SequenceModel, TrainingConfig
 from seqbench.precision import PRECISIONS, full
@@ -152,32 +152,12 @@ def throughput(request: Request) -> Iterator[Figure]:
 
 
 def size(request: Request) -> Iterator[Figure]:
-    """Count parameters, with and without those that there are for each item, and FLOPs of matrix products.
-
-    FLOPs are torch's count (FlopCounterMode): of encoding one history, and of one incremental step, scores of the whole
-    catalogue included. Element-wise work and scans, which grow with T · D, are not in them.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
+    """Count parameters, with and without those that there are for each item, and FLOPs; see seqbench.measuring.size."""
     for length in request.lengths:
-        models, missing = _build(request, 1, length)
-        yield from (Figure(name, "size", 1, length, reason=reason) for name, reason in missing.items())
-        for name, model in models.items():
-            counts = [(each.numel(), len(each) == request.items + 1) for each in model.parameters() if each.dim()]
-            values: dict[str, float | None] = {
-                "parameters": sum(count for count, _ in counts),
-                "parameters_without_items": sum(count for count, of_items in counts if not of_items),
-            }
-            for mode in ("whole", "step"):
-                if mode in modes_of(model):
-                    prepared = call(mode, model, _histories(request, 1, length))
-                    # oneDNN's recurrent layers are one operator that torch cannot count.
-                    with warnings.catch_warnings(), FlopCounterMode(display=False) as counter:
-                        warnings.simplefilter("ignore")  # leaving the next line, torch speaks of GPUs that are not here
-                        with torch.backends.mkldnn.flags(enabled=False):
-                            prepared()
-                    values[f"{mode}_flops"] = counter.get_total_flops()
-            yield Figure(name, "size", 1, length, values)
+        for name, reference in request.models.items():
+            cls = load_model(reference)
+            counts = count_size(lambda length, cls=cls: cls(request.items, length, cls.Config()), length)
+            yield Figure(name, "size", 1, length, dict(counts))
 
 
 KINDS: Registry[Callable[[Request], Iterator[Figure]]] = Registry(

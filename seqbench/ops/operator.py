@@ -5,17 +5,22 @@ of it, a small scan with its gradient takes 0.4 to 0.5 ms, most of it torch's bo
 torch.autograd.Function take 0.24, and a training step of a small model has a dozen such calls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
 
 from seqbench.ops.backends import AUTO, BACKENDS, resolve
 
 Function = Callable[..., Any]
+
+_VISIBLE = ContextVar("visible", default=False)
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,13 @@ class Signature:
     Attributes:
         schema: its arguments and results as torch.library writes them; the backend's name is not among them.
         empty: arguments → tensors of the shapes, dtypes and device of the results.
+        flops: arguments → multiplications and additions of the formula, for torch's FlopCounterMode; exponentials,
+            roots and the like are not counted, as they are not elsewhere. None: what no model's cost depends on.
     """
 
     schema: str
     empty: Function
+    flops: Function | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,8 @@ class Operator:
         chosen = resolve(self.name, backend, arguments[0].device.type)
         if chosen.autograd:
             return chosen.load(self.name).forward(*self._packed(arguments))
-        return (self._traced if torch.compiler.is_compiling() else self._eager)(*arguments, chosen.name)
+        opaque = torch.compiler.is_compiling() or _VISIBLE.get()
+        return (self._traced if opaque else self._eager)(*arguments, chosen.name)
 
     def _function(self, direction: str) -> Function:
         """The function of every backend: it takes the backend's name as its last argument."""
@@ -135,7 +144,21 @@ def _register(name: str, signature: Signature, function: Function) -> Any:
     schema = f"{arguments.removesuffix(')')}, str backend) -> {results}"
     operator = torch.library.custom_op(f"seqbench::{name}", function, mutates_args=(), schema=schema)
     operator.register_fake(lambda *given: signature.empty(*given[:-1]))
+    if signature.flops is not None:
+        formula = signature.flops
+        node = getattr(torch.ops.seqbench, name)
+        register_flop_formula(node, get_raw=True)(lambda *given, out_val=None: formula(*given[:-1]))
     return operator
+
+
+@contextmanager
+def visible() -> Iterator[None]:
+    """Call operators as nodes that torch's dispatch modes see, FlopCounterMode among them."""
+    before = _VISIBLE.set(True)
+    try:
+        yield
+    finally:
+        _VISIBLE.reset(before)
 
 
 def like(tensor: Tensor) -> Tensor:

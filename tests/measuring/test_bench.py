@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from seqbench.measuring import bench as measuring
 from seqbench.measuring.bench import Request, interval, users_per_second
+from seqbench.ops import linear_scan, rg_lru, selective_scan
+from seqbench.ops.operator import visible
 from tests.kit import Bench
 
 CPU = torch.device("cpu")
@@ -75,15 +78,42 @@ def test_the_state_of_a_user_is_counted_in_bytes() -> None:
     assert sizes["sasrec", 8, 1] > sizes["sasrec", 4, 1] > 0  # type: ignore[operator]
 
 
-def test_products_are_counted_as_by_hand() -> None:
+def test_operations_of_lrurec_are_counted_as_by_hand() -> None:
     (figure,) = measuring.size(request("lrurec", lengths=(8,)))
     D, T, V, layers = 64, 8, 31, 2
     # In and out of the recurrence, (D, 4 D) and (4 D, D), and two layers of (D, 4 D); the second block's last three are
-    # computed at the last position alone, and so are the scores.
-    product = 2 * D * 4 * D
-    assert figure.values["whole_flops"] == product * (T * 4 + T + 3) + 2 * D * V
-    assert figure.values["step_flops"] == product * 4 * layers + 2 * D * V
+    # computed at the last position alone, and so are the scores. The recurrence has 2 D complex channels.
+    product, recurrence = 2 * D * 4 * D, 8 * 2 * D
+    assert figure.values["whole_flops"] == product * (T * 4 + T + 3) + layers * T * recurrence + 2 * D * V
+    assert figure.values["step_flops"] == layers * (product * 4 + recurrence) + 2 * D * V
+    assert figure.values["state_bytes"] == layers * 2 * D * 8
     assert figure.values["parameters"] == figure.values["parameters_without_items"] + V * D + V  # type: ignore[operator]
+
+
+def test_operations_of_attention_are_counted_as_by_hand() -> None:
+    (figure,) = measuring.size(request("sasrec", lengths=(8,)))
+    D, T, V = 64, 8, 31
+    linear = 2 * D * (3 * D + D + 4 * D + 4 * D)  # queries, keys, values; out; feed forward
+    first = T * linear + 2 * 2 * T * T * D
+    last = T * 2 * D * 2 * D + (linear - 2 * D * 2 * D) + 2 * 2 * T * D  # keys and values of all, the rest of the last
+    assert figure.values["whole_flops"] == first + last + 2 * D * V
+    assert figure.values["step_flops"] == 2 * (linear + 2 * 2 * T * D) + 2 * D * V
+
+
+def test_operations_of_scans_are_counted_by_their_formulas() -> None:
+    B, T, D, N = 2, 3, 4, 5
+    x, state = torch.ones(B, T, D), torch.ones(B, T, N)
+    calls = {
+        2: lambda: linear_scan(x, x),
+        8: lambda: linear_scan(x.cfloat(), x.cfloat()),
+        1 + 1 + 3 + 2 + 1: lambda: rg_lru(x, torch.ones(B, T, 2 * D), torch.ones(D)),
+        6 * N + 1: lambda: selective_scan(x, x, -torch.ones(D, N), state, state),
+        6 * N + 1 + 2 + 1: lambda: selective_scan(x, x, -torch.ones(D, N), state, state, torch.ones(D), x),
+    }
+    for each, call in calls.items():
+        with visible(), FlopCounterMode(display=False) as counter:
+            call()
+        assert counter.get_total_flops() == each * B * T * D
 
 
 @pytest.mark.parametrize("quantity", ["throughput", "memory", "training"])

@@ -78,6 +78,7 @@ OPERATOR = Operator(
     Signature(
         "(Tensor gates, Tensor inputs, Tensor initial_state, Tensor? lengths) -> Tensor",
         empty=lambda gates, inputs, *_: like(inputs),
+        flops=lambda gates, inputs, *_: (8 if inputs.is_complex() else 2) * inputs.numel(),
     ),
     Gradient(
         _save,

@@ -110,6 +110,12 @@ def _vjp(ctx, backward, grad_outputs, grad_final):  # type: ignore[no-untyped-de
     return *given, None
 
 
+def _flops(given: Arguments) -> int:
+    """Count per state Δ·A (1), the recurrence (3) and the read-out (2), and per channel Δ·x, the skip and the gate."""
+    terms = 1 + 2 * (given.skip is not None) + (given.gate is not None)
+    return given.inputs.numel() * (6 * given.decay.shape[1] + terms)
+
+
 def _empty_gradients(*arguments):  # type: ignore[no-untyped-def]
     # A schema has no optional results: empty ones stand for gradients of arguments that were not given.
     inputs = arguments[0]
@@ -125,6 +131,7 @@ OPERATOR = Operator(
     Signature(
         f"({_SCAN}) -> (Tensor, Tensor)",
         empty=lambda *arguments: (like(arguments[0]), like(arguments[7])),
+        flops=lambda *arguments: _flops(Arguments(*arguments)),
     ),
     Gradient(
         _save,
