@@ -5,6 +5,8 @@ called, how to wait for them, how to time work on them, how to measure their mem
 """
 
 import contextlib
+import ctypes
+import gc
 import os
 import sys
 import time
@@ -25,6 +27,7 @@ T = TypeVar("T")
 Call = Callable[[], object]
 Clock = Callable[[], float]
 PeakMemory = Callable[[], int]  # bytes
+Meter = Callable[[], float]  # joules since it was made
 
 # More than any second-level cache of a GPU holds.
 CACHE_BYTES = 256 << 20
@@ -62,6 +65,7 @@ class DeviceKind(ABC):
 
     name: str
     block_bytes: int  # what operators in Python gather at once: caches of a CPU, enough to fill a GPU
+    energy_period: float  # seconds between two updates of the energy counter, about: what is shorter is not told
 
     @abstractmethod
     def available(self) -> list[str]:
@@ -88,8 +92,18 @@ class DeviceKind(ABC):
         """Return what this process holds of the device's memory."""
 
     @abstractmethod
-    def energy(self, device: torch.device) -> float | None:
-        """Return the device's energy counter in joules, or None if there is none that can be read."""
+    def energy(self, device: torch.device) -> Meter | None:
+        """Return a function that gives the joules that the device has used since this call, whoever used them.
+
+        None if there is no counter that can be read.
+        """
+
+    def release(self, device: torch.device) -> None:
+        """Give free memory back to the system, so that the next peak is measured from a clean mark."""
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+        if trim is not None:
+            trim(0)
 
     def disturbances(self, device: torch.device) -> list[str]:
         """Return what disturbs the device itself now, in words."""
@@ -101,6 +115,7 @@ class Cpu(DeviceKind):
 
     name = "cpu"
     block_bytes = 2 << 20
+    energy_period = 0.001
 
     def available(self) -> list[str]:
         return ["cpu"]
@@ -126,13 +141,23 @@ class Cpu(DeviceKind):
         """Return the peak of resident memory; the system's allocator reserves nothing that could be told apart."""
         return ProcessMemory(None, peak_resident_memory())
 
-    def energy(self, device: torch.device) -> float | None:
-        """Return the joules of all processor packages, where RAPL's counters can be read (by root, on most systems)."""
+    def energy(self, device: torch.device) -> Meter | None:
+        """Return a meter of all processor packages, where RAPL's counters can be read (by root, on most systems)."""
+        packages = sorted(RAPL.glob("intel-rapl:?"))
         try:
-            counters = [int(path.read_text(encoding="ascii")) for path in RAPL.glob("intel-rapl:?/energy_uj")]
+            ranges = [_microjoules(package / "max_energy_range_uj") for package in packages]
+            before = [_microjoules(package / "energy_uj") for package in packages]
         except (OSError, ValueError):
             return None
-        return sum(counters) / 1e6 if counters else None
+        if not packages:
+            return None
+
+        def used() -> float:
+            after = [_microjoules(package / "energy_uj") for package in packages]
+            # A counter starts again at 0 behind the end of its range.
+            return sum((b - a) % (most + 1) for a, b, most in zip(before, after, ranges, strict=True)) / 1e6
+
+        return used
 
     def seconds(self, call: Call, calls: int, device: torch.device, *, evict: bool, clock: Clock) -> list[float]:
         times = [clock()]
@@ -147,6 +172,7 @@ class Cuda(DeviceKind):
 
     name = "cuda"
     block_bytes = 256 << 20
+    energy_period = 0.1
 
     def available(self) -> list[str]:
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
@@ -183,14 +209,25 @@ class Cuda(DeviceKind):
         """Return what torch's allocator reserves, and what the driver says that this process holds."""
 
         def held(handle: Any) -> int | None:
-            return next((each.usedGpuMemory for each in _processes(handle) if each.pid == os.getpid()), None)
+            found = _processes(handle)
+            # In a container this process has another number there: if it is alone, it is the one.
+            own = [each for each in found if each.pid == os.getpid()] or (found if len(found) == 1 else [])
+            return own[0].usedGpuMemory if own else None
 
         return ProcessMemory(torch.cuda.memory_reserved(device), _ask(device, held))
 
-    def energy(self, device: torch.device) -> float | None:
+    def energy(self, device: torch.device) -> Meter | None:
         import pynvml
 
-        return _ask(device, lambda handle: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000)
+        def counter() -> float | None:
+            return _ask(device, lambda handle: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000)
+
+        before = counter()
+        return None if before is None else lambda: (counter() or before) - before
+
+    def release(self, device: torch.device) -> None:
+        super().release(device)
+        torch.cuda.empty_cache()
 
     def disturbances(self, device: torch.device) -> list[str]:
         """Return other processes on the GPU, and why its clock is lower than it could be."""
@@ -203,6 +240,10 @@ class Cuda(DeviceKind):
             found.append(f"{others} other process{'es' if others > 1 else ''} on the GPU")
         reasons = _ask(device, pynvml.nvmlDeviceGetCurrentClocksThrottleReasons) or 0
         return found + [f"the GPU's clock was lowered: {words}" for bit, words in THROTTLING.items() if reasons & bit]
+
+
+def _microjoules(path: Path) -> int:
+    return int(path.read_text(encoding="ascii"))
 
 
 def _ask(device: torch.device, question: Callable[[Any], T]) -> T | None:

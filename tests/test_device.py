@@ -1,8 +1,10 @@
 """Devices and their clocks, and peak memory."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,9 +80,94 @@ def test_the_memory_of_this_process_is_told() -> None:
 
 
 def test_energy_is_that_of_all_packages_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(package: int, joules: float) -> None:
+        folder = tmp_path / f"intel-rapl:{package}"
+        folder.mkdir(exist_ok=True)
+        (folder / "energy_uj").write_text(f"{int(joules * 1e6)}\n")
+        (folder / "max_energy_range_uj").write_text(f"{10**8 - 1}\n")
+
     monkeypatch.setattr(device, "RAPL", tmp_path)
     assert device.kind(CPU).energy(CPU) is None
-    for package, joules in ((0, 3), (1, 4)):
-        (tmp_path / f"intel-rapl:{package}").mkdir()
-        (tmp_path / f"intel-rapl:{package}" / "energy_uj").write_text(f"{joules * 10**6}\n")
-    assert device.kind(CPU).energy(CPU) == 7.0
+    write(0, 3)
+    write(1, 98)
+    meter = device.kind(CPU).energy(CPU)
+    assert meter is not None
+    assert meter() == 0.0
+    write(0, 5)
+    write(1, 1)  # it has started again
+    assert meter() == pytest.approx(2.0 + 3.0)
+
+
+class Nvml:
+    """What NVML says of a GPU, as pynvml passes it on."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, present: bool = True) -> None:
+        self.present, self.millijoules, self.reasons = present, 5_000, 0
+        self.processes = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=300 << 20)]
+        self.open = 0
+        monkeypatch.setitem(sys.modules, "pynvml", self)  # type: ignore[arg-type]
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 200 << 20)
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if not self.present:
+            raise self.NVMLError("no driver")
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open -= 1
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        assert uuid == "GPU-abc"
+        return "handle"
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:  # noqa: N802
+        return self.processes
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
+        return self.millijoules
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:  # noqa: N802
+        return self.reasons
+
+
+GPU = torch.device("cuda")
+
+
+def test_a_gpu_tells_memory_energy_and_what_disturbs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml(monkeypatch)
+    gpu = device.kind(GPU)
+    assert gpu.process_memory(GPU) == (200 << 20, 300 << 20)
+    assert gpu.disturbances(GPU) == []
+    meter = gpu.energy(GPU)
+    nvml.millijoules += 2_500
+    assert meter is not None
+    assert meter() == 2.5
+    nvml.processes.append(SimpleNamespace(pid=1, usedGpuMemory=None))
+    nvml.reasons = 0x01 | 0x04 | 0x40  # idle, which is none, a power cap, and heat
+    assert gpu.process_memory(GPU).process == 300 << 20
+    assert gpu.disturbances(GPU) == [
+        "1 other process on the GPU",
+        "the GPU's clock was lowered: power cap",
+        "the GPU's clock was lowered: temperature (hardware)",
+    ]
+    assert nvml.open == 0
+
+
+def test_in_a_container_the_only_process_on_a_gpu_is_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml(monkeypatch)
+    nvml.processes[0].pid = 4321
+    assert device.kind(GPU).process_memory(GPU).process == 300 << 20
+    nvml.processes.append(SimpleNamespace(pid=4322, usedGpuMemory=1))
+    assert device.kind(GPU).process_memory(GPU).process is None  # nobody can say which
+
+
+def test_without_nvml_a_gpu_has_no_such_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    Nvml(monkeypatch, present=False)
+    gpu = device.kind(GPU)
+    assert gpu.process_memory(GPU) == (200 << 20, None)
+    assert gpu.energy(GPU) is None
+    assert gpu.disturbances(GPU) == []

@@ -18,6 +18,7 @@ from seqbench.ops.backends import BACKENDS, Backend
 from seqbench.ops.functions.selective_scan import Arguments
 from seqbench.ops.reference import linear_scan as reference_scan
 from seqbench.ops.reference import selective_scan as reference_selective
+from seqbench.results.records import Conditions
 from seqbench.speed import benchmark, timing, verify, workloads
 from seqbench.speed.benchmark import Competitor, _Problem
 from seqbench.speed.choices import WORKLOADS, Dtype
@@ -53,7 +54,8 @@ class Kernels:
 
 @pytest.fixture
 def kernels(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Kernels:
-    monkeypatch.setattr(benchmark, "LISTENING_SECONDS", 0.01)
+    quiet = Conditions(seconds=0.3, busy_cores=0.0, disturbances=[])
+    monkeypatch.setattr(benchmark, "listen", lambda device: quiet)
     monkeypatch.setattr(timing, "TURN_SECONDS", 0.0005)
     return Kernels(tmp_path, capsys)
 

@@ -10,7 +10,7 @@ from seqbench.cli import words
 from seqbench.cli.app import Quiet, app
 from seqbench.errors import UsageError
 
-QUANTITIES = "latency, throughput, memory, training or size"
+QUANTITIES = "latency, throughput, memory, training, energy or size"
 
 
 @app.command(
@@ -45,7 +45,7 @@ def bench(
     json: Annotated[Path | None, typer.Option(dir_okay=False, help="Write everything to this file.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure latency, throughput, memory, training or size of models with random weights; no data set is needed."""
+    """Measure latency, throughput, memory, training, energy or size of models with random weights, without data."""
     from seqbench.device import resolve
     from seqbench.files import write_json
     from seqbench.measuring import bench as measuring

@@ -24,6 +24,7 @@ from seqbench.measuring.process import fix_allocator, load_optimizer
 from seqbench.measuring.quiet import Watch
 from seqbench.measuring.reuse import measured_before, plain
 from seqbench.measuring.sharing import sharing
+from seqbench.measuring.size import size
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
 from seqbench.ops import backends
 from seqbench.results import CHECKPOINT, RANKS, SAMPLES, TOP, WEIGHTS, Definition, Record, write_record
@@ -31,6 +32,7 @@ from seqbench.results.records import Cost, DatasetFacts, Environment, Training
 from seqbench.results.weights import blueprint, save_weights
 from seqbench.settings import changes
 from seqbench.training.loop import Trainer, derived_seed
+from seqbench.training.state import TrainingState
 
 # The best items of each test user that are kept: for what a list is worth besides its target.
 TOP_ITEMS = 20
@@ -57,8 +59,9 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
     fix_allocator()
     if issubclass(cls, SequenceModel):
         load_optimizer()  # before the mark that memory is measured from
-    peak = kind(device).peak_memory(device)
     build = builder(cls, sequences, definition)
+    counted_size = Cost(**size(build, definition.protocol.max_len)) if issubclass(cls, SequenceModel) else Cost()
+    peak = kind(device).peak_memory(device)
     model = build(definition.protocol.max_len).to(device)
 
     with sharing(device) as shared:
@@ -93,7 +96,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         accuracy=test.metrics(),
         validation=valid.metrics(),
         training=fitted.training,
-        cost=fitted.cost | measured | Cost(sharing=shared),
+        cost=fitted.cost | counted_size | measured | Cost(sharing=shared),
         changes=changed,
     )
     write_record(order.results, record)
@@ -185,10 +188,18 @@ def _fit(
     )
     earlier = trainer.resume()
     state = trainer.run()
-    cost |= state.throughput()
+    cost |= costs_of_epochs(state, device)
     cost["fit_seconds"] = sum(entry.train_seconds for entry in state.history)
     cost["peak_memory_bytes"] = max(state.peak_memory, peak())
     return _Fitted(cost, state.summary(limits), earlier)
+
+
+def costs_of_epochs(state: TrainingState, device: torch.device) -> Cost:
+    """Return rates, times and energy of epochs."""
+    cost = state.throughput()
+    if (seconds := cost["epoch_seconds"]) is not None and cost["epoch_joules"] is not None:
+        cost["epoch_joules_coarse"] = seconds < kind(device).energy_period
+    return cost
 
 
 def _facts(prepared: PreparedDataset, sequences: Sequences, test: Ranks, definition: Definition) -> DatasetFacts:

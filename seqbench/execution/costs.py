@@ -10,7 +10,7 @@ from seqbench.data.prepared import PreparedDataset
 from seqbench.data.sequences import Sequences
 from seqbench.errors import SeqbenchError
 from seqbench.events import Begun, Listener, Phase
-from seqbench.execution.cell import builder, latency_cost
+from seqbench.execution.cell import builder, costs_of_epochs, latency_cost
 from seqbench.execution.orders import Order
 from seqbench.measuring.process import fix_allocator, load_optimizer
 from seqbench.measuring.quiet import Watch, noise
@@ -121,4 +121,5 @@ def _training_cost(model: Model, sequences: Sequences, order: Order, emit: Liste
     trainer = Trainer(
         model, sequences, training=training, protocol=definition.protocol, seed=definition.seed, emit=emit
     )
-    return trainer.run().throughput() | Cost(conditions=watch.conditions())
+    state = trainer.run()
+    return costs_of_epochs(state, trainer.device) | Cost(conditions=watch.conditions())

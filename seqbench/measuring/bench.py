@@ -7,10 +7,7 @@ and enter it in KINDS.
 Shapes: B batch, T time, D width, V items plus padding.
 """
 
-import ctypes
-import gc
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +17,7 @@ import torch
 from torch import Tensor
 
 from seqbench import timing
-from seqbench.device import Call, kind
+from seqbench.device import Call, kind, now
 from seqbench.errors import out_of_memory
 from seqbench.losses import LOSSES
 from seqbench.measuring.latency import CALLS, POSITIONS, call, modes_of, state_bytes, summarise
@@ -38,6 +35,7 @@ from seqbench.training.optimizer import make_optimizers
 
 RESAMPLES = 1000  # of the bootstrap behind an interval
 TRIALS = 7  # halvings of the range of rates
+ENERGY_PERIODS = 20  # of the counter that are measured at least, so that its steps are 5 % of what is measured
 REQUESTS = 400  # of each trial: four of them decide the 99th percentile
 
 
@@ -112,7 +110,7 @@ def memory(request: Request) -> Iterator[Figure]:
                 ("encode", call("whole", model, _histories(request, batch, length))),
                 ("training", _training_step(model, _histories(request, batch, length + 1))),
             ):
-                _give_back()
+                timer.release(request.device)
                 peak = timer.peak_memory(request.device)
                 before = peak()
                 prepared()
@@ -151,6 +149,44 @@ def throughput(request: Request) -> Iterator[Figure]:
             yield Figure(name, "throughput", largest, length, values, disturbances=found, reason=reason)
 
 
+def energy(request: Request) -> Iterator[Figure]:
+    """Measure the energy of 1,000 recommendations, by encoding and by steps, and of training on 1,000 histories.
+
+    It is that of the whole device, as its counter has it: what else runs there counts, and so does idling.
+    """
+    timer = kind(request.device)
+    if timer.energy(request.device) is None:
+        reason = "no energy counter can be read (NVML on GPUs; RAPL on CPUs, by root on most systems)"
+        yield from (Figure(name, "energy", 0, 0, reason=reason) for name in request.models)
+        return
+    seconds = max(request.seconds, ENERGY_PERIODS * timer.energy_period)
+    for batch, length in _points(request):
+        models, missing = _build(request, batch, length)
+        yield from (Figure(name, "energy", batch, length, reason=reason) for name, reason in missing.items())
+        for name, model in models.items():
+            watch, values = Watch(request.device), dict[str, float | None]()
+            histories = _histories(request, batch, length)
+            modes = [mode for mode in ("whole", "step") if mode in modes_of(model)]
+            for quantity, prepared in (
+                *((mode, call(mode, model, histories)) for mode in modes),
+                ("training", _training_step(model, _histories(request, batch, length + 1))),
+            ):
+                joules = _joules_of_a_call(prepared, request.device, seconds)
+                values[f"{quantity}_joules_per_1000"] = joules / batch * 1000
+            yield Figure(name, "energy", batch, length, values, disturbances=watch.conditions()["disturbances"])
+
+
+def _joules_of_a_call(prepared: Call, device: torch.device, seconds: float) -> float:
+    prepared()  # warms up
+    meter = kind(device).energy(device)
+    assert meter is not None
+    calls, end = 0, now(device) + seconds
+    while now(device) < end:
+        prepared()
+        calls += 1
+    return meter() / calls
+
+
 def size(request: Request) -> Iterator[Figure]:
     """Count parameters, with and without those that there are for each item, and FLOPs; see seqbench.measuring.size."""
     for length in request.lengths:
@@ -162,7 +198,14 @@ def size(request: Request) -> Iterator[Figure]:
 
 KINDS: Registry[Callable[[Request], Iterator[Figure]]] = Registry(
     "Quantity",
-    {"latency": latency, "throughput": throughput, "memory": memory, "training": training, "size": size},
+    {
+        "latency": latency,
+        "throughput": throughput,
+        "memory": memory,
+        "training": training,
+        "energy": energy,
+        "size": size,
+    },
     "seqbench bench --help",
 )
 
@@ -318,12 +361,3 @@ def _raced(
             pairs = zip(rounds[name], rounds[request.baseline], strict=False)
             figure.ratio = interval([ours / theirs for ours, theirs in pairs])
         yield figure
-
-
-def _give_back() -> None:
-    """Return free memory to the system, so that the next peak is measured from a clean mark."""
-    gc.collect()
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)

@@ -67,6 +67,8 @@ class Latency:
         point = summarise(mode, batch, length, samples)
         if conditions is not None:
             point["conditions"] = conditions
+            if mode in ("whole", "step") and (joules := conditions.get("joules")) is not None:
+                point["joules_per_1000"] = joules / (len(samples) * batch) * 1000
         self.points.append(point)
         self.samples[f"latency/{mode}/{batch}/{length}"] = samples
         return point
@@ -126,6 +128,7 @@ def latency(
                     mode = waiting[0]
                     items = torch.randint(1, model.items + 1, (batch, length), generator=generator).to(device)
                     timed = CALLS[mode](model, items)
+                    _warm_up(timed, device, grid.seconds, clock)
                     watch = Watch(device)
                     samples = _samples(timed, device, grid.seconds, clock)
                     added = result.add(mode, batch, length, samples, watch.conditions())
@@ -243,11 +246,14 @@ def _too_much(batch: int, length: int, medians: list[float]) -> str | None:
     return None
 
 
-def _samples(call: Callable[[], Any], device: torch.device, seconds: float, clock: Clock) -> list[float]:
-    """Time a call for about so many seconds, MINIMUM_SAMPLES to MAXIMUM_SAMPLES times, after a warm-up."""
+def _warm_up(call: Callable[[], Any], device: torch.device, seconds: float, clock: Clock) -> None:
     for _ in range(WARMUP_CALLS):
         if timing.sample(call, device, clock=clock)[0] > seconds:
             break
+
+
+def _samples(call: Callable[[], Any], device: torch.device, seconds: float, clock: Clock) -> list[float]:
+    """Time a call for about so many seconds, MINIMUM_SAMPLES to MAXIMUM_SAMPLES times."""
     samples: list[float] = []
     while len(samples) < MAXIMUM_SAMPLES and (len(samples) < MINIMUM_SAMPLES or sum(samples) < seconds):
         samples += timing.sample(call, device, clock=clock)

@@ -15,6 +15,7 @@ from seqbench.results.records import Conditions, Cost, Part
 BUSY = 0.2  # of the cores: if other processes keep more busy, figures are noisy
 _BESIDE: ContextVar[int] = ContextVar("beside", default=0)
 SHORTEST = 0.2  # seconds: processor times come in hundredths
+LISTENING = 0.3  # seconds
 
 
 class Watch:
@@ -26,15 +27,15 @@ class Watch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._joules = kind(device).energy(device)
+        self._meter = kind(device).energy(device)
         self._busy, self._own, self._at = _busy_seconds(), _own_seconds(), time.perf_counter()
 
     def conditions(self) -> Conditions:
         """Return how busy others kept the machine since this watch was made."""
         seconds = time.perf_counter() - self._at
-        joules = kind(self._device).energy(self._device)
-        used = None if joules is None or self._joules is None else joules - self._joules
-        found = Conditions(seconds=seconds, joules=used if used is not None and used >= 0 else None, disturbances=[])
+        found = Conditions(seconds=seconds, joules=None if self._meter is None else self._meter(), disturbances=[])
+        if self._meter is not None and seconds < kind(self._device).energy_period:
+            found["joules_coarse"] = True
         if seconds < SHORTEST:
             return found
         taken = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
@@ -56,6 +57,13 @@ def beside(others: int) -> Iterator[None]:
         yield
     finally:
         _BESIDE.reset(before)
+
+
+def listen(device: torch.device) -> Conditions:
+    """Return how busy others keep the machine just now, while this process waits for LISTENING seconds."""
+    watch = Watch(device)
+    time.sleep(LISTENING)
+    return watch.conditions()
 
 
 def noise(cost: Cost, part: Part) -> float:

@@ -70,6 +70,7 @@ QUANTITIES = (
     ),
     _quantity("fit_seconds", "Fit", "down", numbers.SECONDS, conditions="fit_conditions"),
     _quantity("peak_memory_bytes", "Peak memory", "down", numbers.BYTES),
+    _quantity("epoch_joules", "Energy", "down", numbers.JOULES, conditions="conditions"),
 )
 
 
@@ -167,6 +168,8 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
             if values:
                 cell = cost_cell(values, factor, quantity.with_spread)
                 cell.noise = disturbances(variant.finished, quantity.conditions)
+                if column.key == "epoch_joules" and any(r.cost.get("epoch_joules_coarse") for r in variant.finished):
+                    cell.noise.append("an epoch is shorter than the period of the energy counter")
             elif quantity.column.key == THROUGHPUT and any(record.training for record in variant.finished):
                 cell = TableCell(FAILED, notes=[table.note("too few steps to time")])
             elif variant.finished:

@@ -43,6 +43,7 @@ class Conditions(TypedDict, total=False):
     busy_cores: float  # that other processes kept busy on average; absent if it was too short to tell
     disturbances: list[str]  # in words; none: the machine was quiet
     joules: float | None  # None: there is no counter that can be read
+    joules_coarse: bool  # the time was shorter than the counter's period: it says little
 
 
 class LatencyPoint(TypedDict):
@@ -56,6 +57,7 @@ class LatencyPoint(TypedDict):
     p99_ms: float | None
     repeats: int
     state_bytes: NotRequired[int]  # of each history, of modes that have a state
+    joules_per_1000: NotRequired[float | None]  # recommendations; absent or None without a counter
     conditions: NotRequired[Conditions]
     unsteady: NotRequired[bool]  # the middle half of the samples is wide: its median says little
 
@@ -88,9 +90,15 @@ class Cost(TypedDict, total=False):
     """What a cell cost. Rates and times of training are medians over epochs, None for models that only count."""
 
     parameters: int
+    parameters_without_items: int  # those that there are for each item left out
+    whole_flops: int  # of encoding and scoring one history of the longest length (seqbench.measuring.size)
+    step_flops: int  # of appending one item and scoring; absent for models that cannot
+    state_bytes: int  # of what an incremental model keeps of such a history
     train_interactions_per_second: float | None
     train_sequences_per_second: float | None
     epoch_seconds: float | None
+    epoch_joules: float | None  # of the device, whoever used it; median over epochs; absent without a counter
+    epoch_joules_coarse: bool  # epochs are shorter than the counter's period
     fit_seconds: float
     peak_memory_bytes: int  # on a GPU that of torch's allocator, on a CPU resident memory above what was held before
     reserved_memory_bytes: int | None  # that the allocator took from the GPU
@@ -116,6 +124,7 @@ class EpochEntry(TypedDict):
     timed_interactions: int  # of the steps that count for throughput
     timed_sequences: int
     timed_seconds: float
+    joules: NotRequired[float | None]  # of training; None without a counter
 
 
 class Training(TypedDict):

@@ -18,6 +18,7 @@ PLAIN: Scale = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))
 RATE: Scale = (("/s", 1.0), ("k/s", 1e3), ("M/s", 1e6), ("G/s", 1e9))
 BYTES: Scale = (("B", 1.0), ("KiB", 2.0**10), ("MiB", 2.0**20), ("GiB", 2.0**30), ("TiB", 2.0**40))
 SECONDS: Scale = (("s", 1.0),)
+JOULES: Scale = (("J", 1.0), ("kJ", 1e3), ("MJ", 1e6))
 
 
 def number(value: Any) -> float | None:

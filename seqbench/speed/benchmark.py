@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-import psutil
 import torch
 from torch import Tensor
 
 from seqbench import console
 from seqbench.device import Call
-from seqbench.environment import cores
 from seqbench.errors import UsageError, out_of_memory
+from seqbench.measuring.quiet import listen
 from seqbench.ops.backends import BACKENDS
 from seqbench.speed.choices import WORKLOADS
 from seqbench.speed.peers import PEERS, Peer, identity
@@ -25,10 +24,6 @@ from seqbench.speed.workloads import OUTPUT, PASSES, Inputs, Shape, Workload, le
 
 COPIES = COPY, FRESH_COPY = "copy", "fresh copy"
 PLAIN, TORCH = "plain", "torch"
-
-
-BUSY = 0.2  # of the cores: from here on a warning
-LISTENING_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -92,6 +87,7 @@ class Benchmark:
 
     request: Request
     busy_cores: float  # that others kept busy just before
+    disturbances: list[str] = field(default_factory=list)  # then, in words
     cases: list[Case] = field(default_factory=list)
     absent: list[Absent] = field(default_factory=list)
 
@@ -106,12 +102,11 @@ def run(request: Request) -> Iterator[Benchmark]:
     Raises:
         UsageError: nothing that was asked for can run here.
     """
-    benchmark = Benchmark(request, _busy_cores())
-    if request.device.type == "cpu" and benchmark.busy_cores > BUSY * cores():
-        console.warn(
-            f"Other processes keep {benchmark.busy_cores:.1f} of {cores()} cores busy: times will be noisy. "
-            "Threads that wait for each other suffer most; OMP_NUM_THREADS=1 measures one."
-        )
+    found = listen(request.device)
+    benchmark = Benchmark(request, found["busy_cores"], found["disturbances"])
+    if benchmark.disturbances:
+        hint = "Threads that wait for each other suffer most; OMP_NUM_THREADS=1 measures one."
+        console.warn(f"{'; '.join(benchmark.disturbances)}: times will be noisy. {hint}")
     ready = {name: list(_competitors(WORKLOADS[name], benchmark)) for name in request.shapes}
     if not any(ready.values()):
         reasons = dict.fromkeys(f"{absent.name}: {absent.reason}" for absent in benchmark.absent)
@@ -266,11 +261,6 @@ def _time(problem: _Problem, competitors: list[Competitor], sample: Sampler, sec
                 entry.speedups = _by_round(samples.get(TORCH, []), entry.seconds)
         cases.append(Case(workload, problem.shape, passes, moved[index], entries))
     return cases
-
-
-def _busy_cores() -> float:
-    """Measure how many cores are busy while this process waits."""
-    return psutil.cpu_percent(LISTENING_SECONDS) / 100 * (psutil.cpu_count() or 1)
 
 
 def _by_round(numerators: list[float], denominators: list[float]) -> list[float]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from seqbench.data.sequences import Examples, Ints, Sequences
-from seqbench.device import now
+from seqbench.device import kind, now
 from seqbench.errors import Diverged
 from seqbench.evaluation.ranking import rank
 from seqbench.events import EpochEnded, Listener, Resumed, Step
@@ -118,10 +118,12 @@ class Trainer:
     def _epoch(self) -> None:
         began = self.clock()
         number = self.state.epoch + 1
+        meter = kind(self.device).energy(self.device)
         loss, timed = self._pass(number)
         trained = self.clock()
+        joules = None if meter is None else meter()
         value = self._validate(number)
-        entry = Epoch(number, loss, value, trained - began, self.clock() - trained, *timed)
+        entry = Epoch(number, loss, value, trained - began, self.clock() - trained, *timed, joules)
         if self.state.add(entry):
             self.best_weights = _copy(self.model)
         self.state.peak_memory = max(self.state.peak_memory, self.peak_memory())

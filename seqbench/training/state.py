@@ -23,6 +23,7 @@ class Epoch:
     timed_interactions: int  # of the steps that count for throughput
     timed_sequences: int
     timed_seconds: float
+    joules: float | None = None  # that training took; None without a counter
 
 
 @dataclass
@@ -64,7 +65,7 @@ class TrainingState:
         }
 
     def throughput(self) -> Cost:
-        """Return medians over epochs: interactions/s and sequences/s of steady-state steps, and seconds per epoch."""
+        """Return medians over epochs: interactions/s and sequences/s of steady-state steps, seconds and joules."""
         timed = [entry for entry in self.history if entry.timed_seconds > 0]
 
         def median(values: list[float]) -> float | None:
@@ -74,6 +75,7 @@ class TrainingState:
             "train_interactions_per_second": median([e.timed_interactions / e.timed_seconds for e in timed]),
             "train_sequences_per_second": median([e.timed_sequences / e.timed_seconds for e in timed]),
             "epoch_seconds": median([entry.train_seconds for entry in self.history]),
+            "epoch_joules": median([entry.joules for entry in self.history if entry.joules is not None]),
         }
 
     @classmethod

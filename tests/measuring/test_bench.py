@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from seqbench.device import kind
 from seqbench.measuring import bench as measuring
 from seqbench.measuring.bench import Request, interval, users_per_second
 from seqbench.ops import linear_scan, rg_lru, selective_scan
@@ -121,6 +122,23 @@ def test_other_quantities_have_a_figure_for_every_model(quantity: str) -> None:
     figures = list(measuring.run(quantity, request("sasrec", "linrec", lengths=(8,), batches=(2,))))
     assert [each.model for each in figures] == ["sasrec", "linrec"]
     assert all(each.reason is None and each.values for each in figures)
+
+
+def test_energy_is_that_of_calls_or_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = type(kind(CPU))
+    monkeypatch.setattr(cpu, "energy", lambda self, device: None)
+    (missing,) = measuring.energy(request("gru4rec"))
+    assert missing.values == {}
+    assert missing.reason is not None
+    assert "no energy counter" in missing.reason
+    monkeypatch.setattr(cpu, "energy", lambda self, device: lambda: 6.0)
+    monkeypatch.setattr(measuring, "ENERGY_PERIODS", 0)
+    clock = iter(range(1000))
+    monkeypatch.setattr(measuring, "now", lambda device: next(clock) / 2)
+    (figure,) = measuring.energy(request("gru4rec", lengths=(8,), batches=(2,), seconds=1.0))
+    # The end is fixed at 0 s, and a call of two users begins at 0.5 s and is the only one before 1 s.
+    names = ["whole_joules_per_1000", "step_joules_per_1000", "training_joules_per_1000"]
+    assert figure.values == dict.fromkeys(names, 6.0 / 2 * 1000)
 
 
 def test_the_command_prints_tables_and_writes_everything(bench: Bench, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Whether the machine was quiet, told from counters of processor time."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -22,7 +23,11 @@ class Machine:
         monkeypatch.setattr(quiet, "_busy_seconds", lambda: self.busy)
         monkeypatch.setattr(quiet, "_own_seconds", lambda: self.own)
         monkeypatch.setattr(quiet.psutil, "cpu_count", lambda: 4)
-        monkeypatch.setattr(type(DEVICES["cpu"]), "energy", lambda self_, device: self.joules)
+        monkeypatch.setattr(type(DEVICES["cpu"]), "energy", lambda self_, device: self.meter())
+
+    def meter(self) -> Callable[[], float] | None:
+        before = self.joules
+        return None if before is None else lambda: (self.joules or 0.0) - before
 
     def passes(self, seconds: float, *, own: float, others: float, joules: float = 0.0) -> None:
         self.clock += seconds
@@ -58,15 +63,18 @@ def test_what_is_too_short_for_the_counters_is_not_judged(machine: Machine) -> N
     assert found["disturbances"] == []
 
 
-def test_energy_is_absent_without_a_counter_and_when_it_wrapped(machine: Machine) -> None:
+def test_energy_is_absent_without_a_counter_and_flagged_if_the_counter_is_too_slow(machine: Machine) -> None:
     watch = Watch(CPU)
     assert watch.conditions()["joules"] is None
     machine.joules = 100.0
     watch = Watch(CPU)
     machine.passes(2.0, own=1.0, others=0.0, joules=30.0)
-    assert watch.conditions()["joules"] == 30.0
-    machine.joules = 1.0
-    assert watch.conditions()["joules"] is None
+    found = watch.conditions()
+    assert (found["joules"], "joules_coarse" in found) == (30.0, False)
+    watch = Watch(CPU)
+    machine.passes(DEVICES["cpu"].energy_period / 2, own=1.0, others=0.0, joules=1.0)
+    found = watch.conditions()
+    assert (found["joules"], found["joules_coarse"]) == (1.0, True)
 
 
 def test_the_counters_of_this_machine_are_read() -> None:
