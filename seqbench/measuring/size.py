@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seqbench.measuring.latency import call, modes_of, state_bytes
 from seqbench.models.base import Model, SequenceModel
+from seqbench.ops.backends import AUTO, use
 from seqbench.ops.operator import visible
 
 
@@ -54,11 +55,12 @@ def size(build: Callable[[int], Model], length: int) -> Size:
 
 def _counted(build: Callable[[int], Model], length: int, count: Callable[[Model, Tensor], int]) -> int:
     """Count something of a model and a history (1, T), without numbers if the model can do without."""
-    try:
-        with torch.device("meta"):
+    with use(AUTO):  # the backend of the cell need not know of tensors without numbers, and changes no count
+        try:
+            with torch.device("meta"):
+                return count(build(length).eval(), torch.ones(1, length, dtype=torch.int64))
+        except (RuntimeError, NotImplementedError):  # it looks at numbers
             return count(build(length).eval(), torch.ones(1, length, dtype=torch.int64))
-    except (RuntimeError, NotImplementedError):  # it looks at numbers
-        return count(build(length).eval(), torch.ones(1, length, dtype=torch.int64))
 
 
 def _flops(mode: str, model: Model, items: Tensor) -> int:

@@ -79,7 +79,7 @@ def test_the_state_of_a_user_is_counted_in_bytes() -> None:
     assert sizes["sasrec", 8, 1] > sizes["sasrec", 4, 1] > 0  # type: ignore[operator]
 
 
-def test_operations_of_lrurec_are_counted_as_by_hand() -> None:
+def test_operations_of_lrurec_are_counted_as_by_hand(backend: str) -> None:
     (figure,) = measuring.size(request("lrurec", lengths=(8,)))
     D, T, V, layers = 64, 8, 31, 2
     # In and out of the recurrence, (D, 4 D) and (4 D, D), and two layers of (D, 4 D); the second block's last three are
