@@ -6,6 +6,16 @@ from seqbench.data.synthetic import BLOCK, Generated
 from seqbench.evaluation import metrics
 
 MIN_LEFT = 3  # items of a user: one to train on, one to validate, one to test
+MIN_USERS = 500
+PAIRS = 1 << 28  # users and items that are looked at: with more there are, a sample of the users says it, too
+
+
+def ranked_users(generated: Generated, users: np.ndarray) -> np.ndarray:
+    """The users (U',) that the ceiling is of: all, or a sample, always the same, where all would take too long."""
+    count = max(MIN_USERS, PAIRS // generated.process.items)
+    if len(users) <= count:
+        return users
+    return np.sort(np.random.default_rng(0).choice(users, count, replace=False))
 
 
 def ceiling(generated: Generated, items: np.ndarray, users: np.ndarray, back: int) -> dict[str, float]:
@@ -14,7 +24,7 @@ def ceiling(generated: Generated, items: np.ndarray, users: np.ndarray, back: in
     Args:
         generated: what was drawn.
         items: (V',) the items, from 0, that filtering left: the candidates.
-        users: (U',) the users, from 0, that filtering left.
+        users: (U',) the users, from 0, whose accuracy is the mean.
         back: 1 ranks each user's last item that is left (the test of leave-one-out), 2 the one before.
 
     Returns:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from seqbench import __version__, console, paths
 from seqbench.data import download
 from seqbench.data.catalog import DatasetSpec, Expected, get_spec
-from seqbench.data.ceiling import ceiling
+from seqbench.data.ceiling import ceiling, ranked_users
 from seqbench.data.filters import Filters
 from seqbench.data.index import count, index, mismatch
 from seqbench.data.log import Log
@@ -188,6 +188,8 @@ def _meta(
     }
     if reading.generated is not None:
         users, items = (ids.cast(pa.int64()).to_numpy() - 1 for ids in (log.users, log.items))
+        users = ranked_users(reading.generated, users)
+        meta["ceiling_users"] = len(users)
         meta["ceiling"] = ceiling(reading.generated, items, users, back=1)
         meta["ceiling_validation"] = ceiling(reading.generated, items, users, back=2)
         meta["dropped_items"] = reading.generated.process.items - len(items)

@@ -17,6 +17,7 @@ from seqbench.data.parsers.user_file import UserFile
 from seqbench.data.resolve import Request
 from seqbench.data.synthetic import Generated
 from seqbench.errors import SeqbenchError, UsageError
+from seqbench.show.counting import counting
 
 
 @dataclass
@@ -50,10 +51,11 @@ def generate(request: Request) -> Reading:
     options = request.generated
     assert options is not None
     console.note(f"Generating {options.users:,} users × {options.length} of {options.items:,} items …")
-    generated = synthetic.generate(options)
-    users, items, timestamps = generated.rows()
+    with counting("Generated", "interactions") as report:
+        generated = synthetic.generate(options, report)
     collector = Collector("the generated data")
-    collector.add({USER: users, ITEM: items, TIMESTAMP: timestamps})
+    for users, items, timestamps in generated.blocks():
+        collector.add({USER: users, ITEM: items, TIMESTAMP: timestamps})
     return Reading(
         collector.finish(),
         source={"label": f"generated, seed {options.seed}", "process": synthetic.describe(options)},

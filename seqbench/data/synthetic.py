@@ -45,9 +45,15 @@ EPOCH = 1_600_000_000  # seconds; when the first user may start
 SPAN = 365 * 86_400  # seconds in which users start
 GAP = 86_400  # seconds; the longest pause between two items of a user
 
-BLOCK = 1 << 25  # user-item pairs that are looked at together
-ROUNDS = 16  # of rejection before what is left is drawn from the full distribution
+BLOCK = 1 << 25  # places of histories, or probabilities, that are held together
+# Rounds of rejection before what is left is drawn from the full distribution, which costs as much as many of them where
+# there are many items: one round more for every so many items.
+ROUNDS, ITEMS_PER_ROUND = 16, 1 << 10
 
+CACHED = 1 << 18  # places of histories that are searched together: they fit in a cache
+ROWS = 1 << 20  # of a block that is handed over
+
+Report = Callable[[int, int], None]  # (interactions done, of so many)
 Uniform = Callable[..., np.ndarray]  # shape → doubles in [0, 1)
 
 
@@ -141,11 +147,13 @@ class Generated:
         result: np.ndarray = self.items[np.minimum(starts[users, None] + places, len(self.items) - 1)]
         return result
 
-    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """users, items (the raw ids, from 1) and timestamps (n,), all users together in order of time."""
-        users = np.repeat(np.arange(1, len(self.lengths) + 1), self.lengths)
-        order = np.argsort(self.timestamps, kind="stable")
-        return users[order], self.items[order] + 1, self.timestamps[order]
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield users, items (the raw ids, from 1) and timestamps of a block of rows, user after user."""
+        ends = np.cumsum(self.lengths)
+        for start in range(0, int(ends[-1]), ROWS):
+            rows = slice(start, min(start + ROWS, int(ends[-1])))
+            users = np.searchsorted(ends, np.arange(rows.start, rows.stop), side="right") + 1
+            yield users, self.items[rows] + 1, self.timestamps[rows]
 
 
 def describe(options: SyntheticOptions) -> dict[str, Any]:
@@ -158,28 +166,33 @@ def describe(options: SyntheticOptions) -> dict[str, Any]:
     }
 
 
-def generate(options: SyntheticOptions) -> Generated:
-    """Draw the tables and then every user's sequence. Equal options give equal bits."""
+def generate(options: SyntheticOptions, report: Report = lambda done, total: None) -> Generated:
+    """Draw the tables and then every user's sequence. Equal options give equal bits.
+
+    Args:
+        report: called again and again with how many interactions are drawn, and how many there will be.
+    """
     uniform = np.random.Generator(np.random.PCG64(options.seed)).random
     process = _process(options.items, uniform)
     lengths = _lengths(options, uniform)
     ends, longest = np.cumsum(lengths), int(lengths.max())
     items, timestamps = np.empty(ends[-1], np.int32), np.empty(ends[-1], np.int64)
 
-    def blocks(width: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    def blocks() -> Iterator[tuple[slice, slice, np.ndarray]]:
         """Users, their rows, and (B, longest) which places in a table of theirs are rows."""
-        step = max(1, BLOCK // width)
+        step = max(1, BLOCK // longest)
         for start in range(0, options.users, step):
             users = slice(start, min(start + step, options.users))
             rows = slice(int(ends[start] - lengths[start]), int(ends[users.stop - 1]))
             yield users, rows, np.arange(longest) < lengths[users, None]
 
-    for users, rows, valid in blocks(options.items):
+    for users, rows, valid in blocks():
         histories = np.zeros(valid.shape, np.int32)
-        _walk(process, histories, lengths[users], uniform)
+        for done in _walk(process, histories, lengths[users], uniform):
+            report(rows.start + done, len(items))
         items[rows] = histories[valid]
     begin = EPOCH + (uniform(options.users) * SPAN).astype(np.int64)
-    for users, rows, valid in blocks(longest):
+    for users, rows, valid in blocks():
         gaps = 1 + (uniform(valid.shape) * GAP).astype(np.int64)
         timestamps[rows] = (begin[users, None] + np.cumsum(gaps, axis=1))[valid]
     return Generated(options, process, lengths, items, timestamps)
@@ -242,39 +255,47 @@ class _Tables:
         )
 
 
-def _walk(process: Process, histories: np.ndarray, lengths: np.ndarray, uniform: Uniform) -> None:
-    """Fill the histories (U, T) of one block of users, all of them one step at a time."""
+def _walk(process: Process, histories: np.ndarray, lengths: np.ndarray, uniform: Uniform) -> Iterator[int]:
+    """Fill the histories (U, T) of one block of users, all of them one step at a time; yield how much is filled."""
     tables = _Tables.of(process)
-    seen = np.zeros((len(lengths), process.items), bool)
+    done = 0
     for t in range(int(lengths.max())):
-        _step(process, tables, histories, t, np.flatnonzero(lengths > t), seen, uniform)
+        users = np.flatnonzero(lengths > t)
+        _step(process, tables, histories, t, users, uniform)
+        done += len(users)
+        yield done
 
 
 def _step(
-    process: Process,
-    tables: _Tables,
-    histories: np.ndarray,
-    t: int,
-    users: np.ndarray,
-    seen: np.ndarray,
-    uniform: Uniform,
+    process: Process, tables: _Tables, histories: np.ndarray, t: int, users: np.ndarray, uniform: Uniform
 ) -> None:
-    """Draw item t of `users` (P,) into the histories (U, T), and mark it in `seen` (U, V)."""
+    """Draw item t of `users` (P,) into the histories (U, T)."""
     pending = users
-    for _ in range(ROUNDS):
+    for _ in range(max(ROUNDS, process.items // ITEMS_PER_ROUND) if ROUNDS else 0):
         # Drawing from the mixture until the item is new is drawing from the mixture over the unseen.
         drawn = _draw(process, tables, histories, t, pending, uniform)
-        fresh = ~seen[pending, drawn]
+        fresh = ~_met(histories, t, pending, drawn)
         histories[pending[fresh], t] = drawn[fresh]
         pending = pending[~fresh]
         if not len(pending):
-            break
-    if len(pending):
-        lengths = np.full(len(pending), t)
-        totals = np.cumsum(process.probabilities(histories[pending], lengths), axis=1)
-        targets = uniform(len(pending)) * totals[:, -1]
-        histories[pending, t] = (totals <= targets[:, None]).sum(axis=1)
-    seen[users, histories[users, t]] = True
+            return
+    rows = max(1, BLOCK // process.items)
+    targets = uniform(len(pending))
+    for start in range(0, len(pending), rows):
+        block = pending[start : start + rows]
+        totals = np.cumsum(process.probabilities(histories[block], np.full(len(block), t)), axis=1)
+        drawn = (totals <= (targets[start : start + rows] * totals[:, -1])[:, None]).sum(axis=1)
+        histories[block, t] = drawn
+
+
+def _met(histories: np.ndarray, t: int, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """(P,) whether `users` (P,) have met these items (P,) in their first t steps."""
+    met = np.zeros(len(users), bool)
+    rows = max(1, CACHED // max(1, t))
+    for start in range(0, len(users), rows):
+        part = slice(start, start + rows)
+        met[part] = (histories[users[part], :t] == items[part, None]).any(axis=1)
+    return met
 
 
 def _draw(

@@ -63,7 +63,9 @@ def _remarks(prepared: PreparedDataset) -> str:
             lines.append("Published counts are of other filters, so they are not compared.")
     if ceiling := meta.get("ceiling"):
         figures = ", ".join(f"{name.upper()} {ceiling[name]:.4f}" for name in CEILING_METRICS)
-        lines.append(f"Ceiling (the generating process itself, test): {figures}")
+        users = meta.get("ceiling_users", prepared.users)
+        sample = f", {users:,} users" if users < prepared.users else ""
+        lines.append(f"Ceiling (the generating process itself, test{sample}): {figures}")
     lines += [f"Licence: {meta['licence']}", f"Cite: {meta['citation']}"]
     return "\n".join(lines)
 

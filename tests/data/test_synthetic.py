@@ -65,9 +65,7 @@ def test_next_items_follow_the_probabilities(tiny: Generated, monkeypatch: pytes
     begin = [int(process.by_popularity[0]), int(process.by_popularity[3])]
     uniform = np.random.Generator(np.random.PCG64(1)).random
     histories = np.tile(np.array([*begin, 0], np.int32), (n, 1))
-    seen = np.zeros((n, process.items), bool)
-    seen[:, begin] = True
-    synthetic._step(process, synthetic._Tables.of(process), histories, 2, np.arange(n), seen, uniform)
+    synthetic._step(process, synthetic._Tables.of(process), histories, 2, np.arange(n), uniform)
     expected = np.array(brute(process, begin))
     counts = np.bincount(histories[:, 2], minlength=process.items)
     assert (counts[expected == 0] == 0).all()
@@ -104,14 +102,28 @@ def test_sequences(tiny: Generated) -> None:
         assert synthetic.MIN_LENGTH <= length <= TINY.items // 2
         assert len(set(items.tolist())) == length
         assert (np.diff(tiny.timestamps[tiny.lengths[:user].sum() :][:length]) > 0).all()
-    users, items, times = tiny.rows()
-    assert len(users) == len(items) == tiny.lengths.sum()
-    assert (np.diff(times) >= 0).all()
-    assert set(users.tolist()) == set(range(1, TINY.users + 1))
+
+
+def test_rows_come_in_blocks_user_after_user(tiny: Generated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "ROWS", 100)
+    blocks = list(tiny.blocks())
+    assert max(len(block[0]) for block in blocks) == 100
+    users, items, times = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    np.testing.assert_array_equal(users, np.repeat(np.arange(1, TINY.users + 1), tiny.lengths))
+    np.testing.assert_array_equal(items, tiny.items + 1)
+    np.testing.assert_array_equal(times, tiny.timestamps)
+
+
+def test_drawing_tells_how_far_it_is() -> None:
+    told: list[tuple[int, int]] = []
+    generated = synthetic.generate(TINY, lambda *counts: told.append(counts))
+    assert told[-1] == (len(generated.items), len(generated.items))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len(told) == generated.lengths.max()
 
 
 def test_users_interleave(tiny: Generated) -> None:
-    users, _, _ = tiny.rows()
+    users = np.repeat(np.arange(TINY.users), tiny.lengths)[np.argsort(tiny.timestamps)]
     early, late = set(users[: len(users) // 10].tolist()), set(users[-len(users) // 10 :].tolist())
     assert len(early) > 5
     assert len(late) > 5
@@ -130,11 +142,12 @@ def test_reproducible() -> None:
     assert one.items.tobytes() == two.items.tobytes()
     assert one.timestamps.tobytes() == two.timestamps.tobytes()
     other = synthetic.generate(SyntheticOptions(users=400, items=30, length=9, seed=6))
-    assert other.rows()[1].tobytes() != one.rows()[1].tobytes()
+    assert other.items.tobytes() != one.items.tobytes()
 
 
 def test_blocks_do_not_run_into_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "BLOCK", 30 * 64)
+    monkeypatch.setattr(synthetic, "CACHED", 100)
     generated = synthetic.generate(TINY)
     for user in range(TINY.users):
         items = history(generated, user)
@@ -170,6 +183,17 @@ def test_ceiling_equals_brute_force(tiny: Generated, monkeypatch: pytest.MonkeyP
         found = ceilings.ceiling(tiny, items, users, back)
         assert found["hr@5"] == pytest.approx(np.mean(hits), abs=1e-12)
         assert found["ndcg@10"] == pytest.approx(np.mean(gains), abs=1e-12)
+
+
+def test_the_ceiling_of_a_large_catalogue_is_that_of_a_sample(tiny: Generated, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = np.arange(0, 400, 2)
+    assert ceilings.ranked_users(tiny, users) is users
+    monkeypatch.setattr(ceilings, "MIN_USERS", 10)
+    monkeypatch.setattr(ceilings, "PAIRS", 50 * 30)
+    sample = ceilings.ranked_users(tiny, users)
+    assert len(set(sample.tolist())) == 50
+    assert set(sample.tolist()) <= set(users.tolist())
+    np.testing.assert_array_equal(sample, ceilings.ranked_users(tiny, users))
 
 
 def test_expected_metrics_by_hand() -> None:
