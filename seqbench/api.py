@@ -79,6 +79,7 @@ def prepare(
     synthetic: Mapping[str, int] | None = None,
     force: bool = False,
     offline: bool = False,
+    memory: int | None = None,
     home: Folder | None = None,
     **filters: Any,
 ) -> "PreparedDataset":
@@ -92,6 +93,7 @@ def prepare(
         synthetic: users, items, length and seed of generated data.
         force: prepare it again even if nothing changed.
         offline: fetch nothing.
+        memory: bytes to do with; rows that do not fit go to disk meanwhile. None for half of what is free.
         home: the folder for downloads and prepared data sets; by default the user's cache folder.
         filters: fields of `seqbench.data.filters.Filters`, such as min_user=5 or rule="k-core".
 
@@ -111,6 +113,7 @@ def prepare(
         synthetic=None if synthetic is None else SyntheticOptions(**synthetic),
         force=force,
         offline=offline,
+        memory=memory,
         **filters,
     )
 

@@ -47,6 +47,14 @@ def prepare(
     seed: Annotated[int | None, typer.Option(help="synthetic: random seed.", show_default="0")] = None,
     force: Annotated[bool, typer.Option("--force", help="Prepare again even if nothing changed.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing; use what was downloaded before.")] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory to do with, such as 3G; rows that do not fit go to disk meanwhile.",
+            show_default="half of what is free",
+        ),
+    ] = None,
     home: Home = None,
     quiet: Quiet = False,
     **filters: Any,
@@ -54,9 +62,11 @@ def prepare(
     """Download, filter and index data sets; compare their counts with the published ones."""
     from seqbench import api
     from seqbench.data.catalog import is_known
+    from seqbench.data.spill import parse_memory
     from seqbench.show.prepared import counts_table
 
     console.quiet(quiet)
+    limit = None if memory is None else parse_memory(memory)
     if raw is not None and names and len(names) > 1:
         raise UsageError("--raw goes with one data set at a time.", hint="Prepare them one by one.")
     if name is not None and names and len(names) > 1:
@@ -75,7 +85,7 @@ def prepare(
         if is_known(name):
             raise UsageError(f"--name {name} is a data set of the catalogue.", hint="Choose another name.")
         prepared = api.prepare(
-            name, home=home, raw=raw, columns=_roles(columns), force=force, offline=offline, **filters
+            name, home=home, raw=raw, columns=_roles(columns), force=force, offline=offline, memory=limit, **filters
         )
         console.out.print(counts_table(prepared))
         return
@@ -89,6 +99,7 @@ def prepare(
         synthetic=chosen or None,
         force=force,
         offline=offline,
+        memory=limit,
         **filters,
     ):
         console.out.print(counts_table(prepared))

@@ -93,7 +93,7 @@ class Filters:
         """
         import numpy as np
 
-        from seqbench.data import selection
+        from seqbench.data import selection, spill
 
         if self.min_rating is not None:
             log.select(log[columns.RATING] >= self.min_rating)
@@ -118,6 +118,7 @@ class Filters:
             dropped = generator.permutation(np.flatnonzero(users))[self.max_users :]
             users[dropped] = False
         log.select(selection.both(users, log[columns.USER], items, log[columns.ITEM]))
+        spill.release(log.columns.values())
         return log
 
     def words(self) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seqbench.columns import ITEM, SPLIT, TIMESTAMP, USER
-from seqbench.data import selection
+from seqbench.data import selection, spill
 
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}  # to a second
 
@@ -79,6 +79,7 @@ class Log:
         for name, kind in ((USER, "<i4"), (ITEM, "<i4"), (TIMESTAMP, "<i8"), (SPLIT, "<i1")):
             if name in self.columns:
                 digest.update(np.ascontiguousarray(self.columns[name].astype(kind, copy=False)).data)
+                spill.release([self.columns[name]])
         return digest.hexdigest()
 
 

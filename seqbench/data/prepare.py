@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from seqbench import __version__, console, paths
-from seqbench.data import download
+from seqbench.data import download, spill
 from seqbench.data.catalog import DatasetSpec, Expected, get_spec
 from seqbench.data.ceiling import ceiling, ranked_users
 from seqbench.data.filters import Filters
@@ -39,6 +39,7 @@ def prepare(
     synthetic: SyntheticOptions | None = None,
     force: bool = False,
     offline: bool = False,
+    memory: int | None = None,
     **filters: Any,
 ) -> PreparedDataset:
     """Fetch, read or generate a data set, filter and index it, and store it in `paths.prepared(home)`.
@@ -56,6 +57,7 @@ def prepare(
         synthetic: the size of generated data; only for entries with a generator.
         force: prepare again even if nothing changed.
         offline: fetch nothing.
+        memory: bytes to do with; rows that do not fit go to disk meanwhile. None for half of what is free.
         filters: departures from the filters of the entry, by the names of the fields of `Filters`.
 
     Raises:
@@ -66,7 +68,10 @@ def prepare(
     request = resolve(dataset, name=name, raw=raw, columns=columns, synthetic=synthetic, **filters)
     folder = paths.prepared(home, request.name)
     options = request.options()
-    with locked(folder.parent / f".{folder.name}.lock", f"it is preparing {request.name}"):
+    with (
+        locked(folder.parent / f".{folder.name}.lock", f"it is preparing {request.name}"),
+        spill.spilling(folder.parent, memory),
+    ):
         restore(folder)
         if not force and (ready := _reusable(folder, options)):
             console.note(f"{request.name} is already prepared in {folder}; --force prepares it again.")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from seqbench.columns import USER
+from seqbench.data import spill
 
 PART = 1 << 14  # rows that are sorted together: they fit in a cache
 CHUNK = 1 << 18  # rows that are counted or looked up together
@@ -25,6 +26,9 @@ def sort_by_user(columns: dict[str, np.ndarray], keys: Sequence[str]) -> None:
     """
     users = columns[USER]
     if len(users) == 0:
+        return
+    if spill.is_spilled(users):
+        _sort_spilled(columns, keys)
         return
     ends = np.cumsum(count(users))
     step = _step(len(users))
@@ -47,6 +51,35 @@ def sort_by_user(columns: dict[str, np.ndarray], keys: Sequence[str]) -> None:
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         for _ in pool.map(sort, _parts(ends, step)):
             pass
+
+
+def _sort_spilled(columns: dict[str, np.ndarray], keys: Sequence[str]) -> None:
+    """Sort columns in files: deal the rows, in their order, to parts that fit in memory, and sort those."""
+    users = columns[USER]
+    ends, step = np.cumsum(count(users)), spill.rows_at_once()
+    part_of_user = np.maximum(0, (ends - 1) // step).astype(np.uint16)
+    sizes = np.bincount(part_of_user, weights=np.diff(ends, prepend=0)).astype(np.int64)
+    parts = [(int(stop - size), int(stop)) for size, stop in zip(sizes, np.cumsum(sizes), strict=True) if size]
+    dealt = {name: spill.empty_like(values, len(values)) for name, values in columns.items()}
+    places = np.cumsum(sizes) - sizes
+    for start in range(0, len(users), step):
+        chunk = slice(start, start + step)
+        part = part_of_user[users[chunk]]
+        order = np.argsort(part, kind="stable")
+        counts = np.bincount(part, minlength=len(sizes))
+        for name, values in columns.items():
+            rows = values[chunk].take(order)
+            for target, rows_of in zip(places.tolist(), np.split(rows, np.cumsum(counts)[:-1]), strict=True):
+                dealt[name][target : target + len(rows_of)] = rows_of
+        places += counts
+        spill.release((*columns.values(), *dealt.values()))
+    columns.update(dealt)
+    for start, stop in parts:
+        part_columns = {name: np.array(values[start:stop]) for name, values in columns.items()}
+        sort_by_user(part_columns, keys)
+        for name, values in part_columns.items():
+            columns[name][start:stop] = values
+        spill.release(columns.values())
 
 
 def _step(rows: int) -> int:
@@ -87,8 +120,11 @@ def order_of_floats(times: np.ndarray, scale: int) -> np.ndarray:
 
     RecBole stores times so before it sorts them.
     """
-    bits = (times / scale).astype(np.float32).view(np.int32)
-    return np.where(bits < 0, np.int32(-(2**31)) - bits, bits)  # negative floats have their bits in reverse
+    order = spill.empty_like(times, len(times), np.int32)
+    for at in _chunks(len(times)):
+        bits = (times[at] / scale).astype(np.float32).view(np.int32)
+        order[at] = np.where(bits < 0, np.int32(-(2**31)) - bits, bits)  # negative floats have their bits in reverse
+    return order
 
 
 def one_of_each_pair(users: np.ndarray, items: np.ndarray, which: str) -> np.ndarray:
@@ -110,7 +146,9 @@ def one_of_each_pair(users: np.ndarray, items: np.ndarray, which: str) -> np.nda
 def no_repeats(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """(n,) whether a row of sorted interactions differs from the one before it in user or item."""
     kept = np.ones(len(users), bool)
-    kept[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+    for at in _chunks(len(users) - 1):
+        after = slice(at.start + 1, at.stop + 1)
+        kept[after] = (users[after] != users[at]) | (items[after] != items[at])
     return kept
 
 
@@ -133,16 +171,39 @@ def core(
         return of_users >= max(1, min_user), of_items >= max(1, min_item)
     if rule == "item-then-user-once":
         stay = of_items >= max(1, min_item)
-        return count(users[stay[items]], len(of_users)) >= max(1, min_user), stay
+        everybody = np.ones(len(of_users), bool)
+        return _count_of(users, both(everybody, users, stay, items), len(of_users)) >= max(1, min_user), stay
     while True:
         good_users, good_items = of_users >= min_user, of_items >= min_item
         if (good_users | (of_users == 0)).all() and (good_items | (of_items == 0)).all():
             return of_users > 0, of_items > 0
         kept = both(good_users, users, good_items, items)
-        dropped = np.flatnonzero(~kept)
-        of_users -= count(users[dropped], len(of_users))
-        of_items -= count(items[dropped], len(of_items))
-        users, items = users[kept], items[kept]
+        of_users -= _count_of(users, ~kept, len(of_users))
+        of_items -= _count_of(items, ~kept, len(of_items))
+        users, items = _chosen(users, kept), _chosen(items, kept)
+
+
+def _count_of(codes: np.ndarray, chosen: np.ndarray, size: int) -> np.ndarray:
+    """(V,) rows of each code among those of a mask (n,)."""
+    counts = np.zeros(size, np.int64)
+    step = max(CHUNK, size)
+    for start in range(0, len(codes), step):
+        counts += np.bincount(codes[start : start + step][chosen[start : start + step]], minlength=size)
+    return counts
+
+
+def _chosen(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The values of a mask (n,), as an array of their own."""
+    if not spill.is_spilled(values):
+        result: np.ndarray = values[chosen]
+        return result
+    found, end = spill.empty_like(values, int(np.count_nonzero(chosen))), 0
+    for at in _chunks(len(values)):
+        kept = values[at][chosen[at]]
+        found[end : end + len(kept)] = kept
+        end += len(kept)
+    spill.release((values, found))
+    return found
 
 
 def both(good_users: np.ndarray, users: np.ndarray, good_items: np.ndarray, items: np.ndarray) -> np.ndarray:

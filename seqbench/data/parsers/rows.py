@@ -5,6 +5,7 @@ Shapes: n rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seqbench.columns import ITEM, POSITION, RATING, SPLIT, TIMESTAMP, USER
+from seqbench.data import spill
 from seqbench.data.log import Log, Malformed
 from seqbench.data.parsers.times import BILLION, MISSING, READ, WHOLE_NUMBERS, Form, parse, whole_numbers
 from seqbench.errors import SeqbenchError
@@ -49,6 +51,7 @@ CHUNK = 1 << 18  # rows that are looked up together
 
 IDS = pa.dictionary(pa.int32(), pa.string())
 PENDING = 1 << 20  # ids of blocks, at least, that are numbered together
+PENDING_ROWS = 1 << 24  # and no more rows than that
 
 # In what parts of a unit times are kept where some have fractions of it: in the first of these that loses nothing.
 SCALES = (10**6, 10**9, 10**3)
@@ -107,7 +110,8 @@ class Ids:
             values = values.dictionary_encode()
         self._pending.append(values)
         # So seldom that known ids are not looked up again and again, so often that memory is of their order.
-        if sum(len(block.dictionary) for block in self._pending) > max(PENDING, len(self._known)):
+        ids, rows = (sum(map(len, parts)) for parts in ([b.dictionary for b in self._pending], self._pending))
+        if ids > max(PENDING, len(self._known)) or rows > PENDING_ROWS:
             self._number()
 
     def _number(self) -> None:
@@ -128,7 +132,7 @@ class Ids:
         if (whole := _whole_floats(raw)) is not None:
             # 7.0 is what a table makes of 7 where an id is missing elsewhere in the column.
             numbered = whole.dictionary_encode()
-            codes = numbered.indices.to_numpy()[codes].astype(np.int32)
+            codes = _looked_up(numbered.indices.to_numpy(), codes)
             raw = numbered.dictionary
         order = sorted_order(raw)
         places = np.empty(len(raw), np.int32)
@@ -160,42 +164,67 @@ def _whole_floats(raw_ids: pa.Array) -> pa.Array | None:
 def _numbered(values: np.ndarray) -> tuple[np.ndarray, pa.Array]:
     top = int(values.max(initial=0))
     if top >= max(TABLE_FLOOR, TABLE_PER_ROW * len(values)):
-        distinct, codes = np.unique(values, return_inverse=True)
-        return codes.astype(np.int32), pa.array(distinct).cast(pa.string())
+        if not spill.is_spilled(values):
+            distinct, codes = np.unique(values, return_inverse=True)
+            return codes.astype(np.int32), pa.array(distinct).cast(pa.string())
+        distinct, codes = values[:0], spill.empty_like(values, len(values), np.int32)
+        step = spill.rows_at_once()
+        for start in range(0, len(values), step):
+            distinct = np.union1d(distinct, values[start : start + step])
+        for start in range(0, len(values), step):
+            codes[start : start + step] = np.searchsorted(distinct, values[start : start + step])
+        return codes, pa.array(np.asarray(distinct)).cast(pa.string())
     present = np.zeros(top + 1, bool)
-    present[values] = True
+    for start in range(0, len(values), CHUNK):
+        present[values[start : start + CHUNK]] = True
     numbers = np.cumsum(present, dtype=np.int32) - np.int32(1)
     return _looked_up(numbers, values), pa.array(np.flatnonzero(present)).cast(pa.string())
 
 
 def _looked_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(n,) int32 `table[values]`, in the memory of `values` where that is as wide."""
-    if values.dtype != np.int32:
-        result: np.ndarray = table[values]
-        return result
+    found = values if values.dtype == np.int32 else spill.empty_like(values, len(values), np.int32)
     for start in range(0, len(values), CHUNK):
         # All values are in range; saying "clip" only saves looking.
-        values[start : start + CHUNK] = table.take(values[start : start + CHUNK], mode="clip")
-    return values
+        found[start : start + CHUNK] = table.take(values[start : start + CHUNK], mode="clip")
+    return found
 
 
 class Growing:
-    """An array that values are added to. It grows in place, where joining blocks would hold everything twice."""
+    """An array that values are added to. It grows in place, where joining blocks would hold everything twice.
+
+    Past what `spill.spilling` allows it grows in a file.
+    """
 
     def __init__(self, kind: type) -> None:
         self._values: np.ndarray = np.empty(CHUNK, kind)
         self._size = 0
+        self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
         return self._size
 
     def widen(self, kind: type) -> None:
         """Hold values of this kind from now on."""
+        if self._file is not None and self._values.dtype != kind:
+            narrow = self._mapped()
+            self._file, self._size = spill.new_file(), 0
+            self._values = np.empty(0, kind)
+            for start in range(0, len(narrow), CHUNK):
+                self.add(narrow[start : start + CHUNK])
         self._values = self._values.astype(kind, copy=False)
 
     def add(self, values: np.ndarray) -> None:
         """Put values at the end."""
         needed = self._size + len(values)
+        if self._file is None and spill.too_many(needed):
+            self._file = spill.new_file()
+            spill.append(self._file, self._values[: self._size])
+            self._values = self._values[:0].copy()
+        if self._file is not None:
+            spill.append(self._file, values.astype(self._values.dtype, copy=False))
+            self._size = needed
+            return
         if needed > len(self._values):
             self._values.resize(max(needed, len(self._values) * 5 // 4), refcheck=False)
         self._values[self._size : needed] = values
@@ -203,10 +232,17 @@ class Growing:
 
     def finish(self) -> np.ndarray:
         """The array, given away."""
+        if self._file is not None:
+            spilled, self._file, self._size = self._mapped(), None, 0
+            return spilled
         values, self._values = self._values, np.empty(0, self._values.dtype)
         values.resize(self._size, refcheck=False)
         self._size = 0
         return values
+
+    def _mapped(self) -> np.ndarray:
+        assert self._file is not None
+        return spill.mapped(self._file, self._size, self._values.dtype)
 
 
 @dataclass
@@ -378,12 +414,14 @@ def scaled(times: NDArray[np.int64], fractions: NDArray[np.int32] | None) -> int
     """
     if fractions is None or not fractions.any():
         return 1
+    parts = [slice(start, start + CHUNK) for start in range(0, len(times), CHUNK)]
     largest = max(abs(int(times.max())), abs(int(times.min()))) + 1
     fitting = [scale for scale in SCALES if largest * scale < 2**63]
-    lossless = [scale for scale in fitting if not (fractions % (BILLION // scale)).any()]
+    lossless = [scale for scale in fitting if not any((fractions[at] % (BILLION // scale)).any() for at in parts)]
     scale = next(iter(lossless or fitting), 1)
-    times *= scale
-    times += fractions // (BILLION // scale)
+    for at in parts:
+        times[at] *= scale
+        times[at] += fractions[at] // (BILLION // scale)
     return scale
 
 

@@ -329,7 +329,7 @@ def _described(log: Log, columns: dict[str, str], sample: Sample) -> UserFile:
     notes = [*sample.notes, *_missing_ids(log)]
     if "time" not in columns:
         return UserFile(replace(log, notes=tuple(notes)), columns, timed=False, unit="rows")
-    whole = log[TIMESTAMP] // log.time_scale
+    whole = log[TIMESTAMP] if log.time_scale == 1 else log[TIMESTAMP] // log.time_scale
     counts = times.units_of(whole)
     if len(counts) > 1:
         words = ", ".join(f"{count:,} like {unit}" for unit, count in counts.items())
