@@ -92,6 +92,10 @@ class DeviceKind(ABC):
         """Return what this process holds of the device's memory."""
 
     @abstractmethod
+    def free_memory(self, device: torch.device) -> int:
+        """Return the bytes of the device's memory that this process could still take."""
+
+    @abstractmethod
     def energy(self, device: torch.device) -> Meter | None:
         """Return a function that gives the joules that the device has used since this call, whoever used them.
 
@@ -136,6 +140,9 @@ class Cpu(DeviceKind):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM; see proc(5)
         before = resident_memory()
         return lambda: max(0, peak_resident_memory() - before)
+
+    def free_memory(self, device: torch.device) -> int:
+        return int(psutil.virtual_memory().available)
 
     def process_memory(self, device: torch.device) -> ProcessMemory:
         """Return the peak of resident memory; the system's allocator reserves nothing that could be told apart."""
@@ -204,6 +211,9 @@ class Cuda(DeviceKind):
             ended.record()
         torch.cuda.synchronize(device)
         return [started.elapsed_time(ended) / 1000 for started, ended in pairs]
+
+    def free_memory(self, device: torch.device) -> int:
+        return torch.cuda.mem_get_info(device)[0]
 
     def process_memory(self, device: torch.device) -> ProcessMemory:
         """Return what torch's allocator reserves, and what the driver says that this process holds."""

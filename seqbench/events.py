@@ -18,6 +18,14 @@ class Begun:
 
 
 @dataclass(frozen=True)
+class MemoryNeeded:
+    """Training is about to begin."""
+
+    held: int  # bytes of the device's memory that it will hold beside the weights, and what batches take
+    free: int  # bytes that are free
+
+
+@dataclass(frozen=True)
 class Resumed:
     """An earlier training goes on."""
 
@@ -71,12 +79,12 @@ class Failed:
     hint: str | None
 
 
-Event = Begun | Resumed | Step | EpochEnded | Phase | Finished | Failed
+Event = Begun | MemoryNeeded | Resumed | Step | EpochEnded | Phase | Finished | Failed
 
 Listener = Callable[[Event], None]
 
 EVENTS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (Begun, Resumed, Step, EpochEnded, Phase, Finished, Failed)
+    kind.__name__: kind for kind in (Begun, MemoryNeeded, Resumed, Step, EpochEnded, Phase, Finished, Failed)
 }
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from seqbench import losses
-from seqbench.errors import Diverged
-from seqbench.events import EpochEnded, Event, Resumed
+from seqbench.device import DEVICES
+from seqbench.errors import Diverged, SeqbenchError
+from seqbench.events import EpochEnded, Event, MemoryNeeded, Resumed
 from seqbench.losses import LOSSES, PROPOSALS, Negatives
 from seqbench.models import MODELS, load_model
 from seqbench.models.base import SequenceModel, TrainingConfig, at_last
@@ -622,3 +623,27 @@ def test_without_a_checkpoint_training_starts_at_the_beginning(make: Make) -> No
     trainer = make()
     assert trainer.resume() == 0.0
     assert trainer.state.epoch == 0
+
+
+def test_the_memory_of_training_is_said_before_it_begins(make: Make) -> None:
+    told: list[Event] = []
+    trainer = make(emit=told.append)
+    (needed,) = (event for event in told if isinstance(event, MemoryNeeded))
+    trainer.run()
+    moments = sum(value.nbytes for state in trainer.optimizers[0].state.values() for value in state.values())
+    steps = sum(state["step"].nbytes for state in trainer.optimizers[0].state.values())
+    weights = sum(parameter.nbytes for parameter in trainer.model.parameters())
+    assert needed.held == moments - steps + 2 * weights  # gradients, and the best epoch
+    assert needed.free > needed.held
+    rows = {"loss": "sampled-softmax", "sparse_items": True, "emit": told.append}
+    trainer = make(**rows)
+    table = sum(parameter.nbytes for parameter in trainer.table.parameters) if trainer.table else 0
+    assert isinstance(told[-1], MemoryNeeded)
+    assert told[-1].held == needed.held - table > 0
+
+
+def test_a_training_that_does_not_fit_is_refused_before_it_begins(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(DEVICES["cpu"]), "free_memory", lambda *_: 1000)
+    with pytest.raises(SeqbenchError, match=r"among 20 items holds .* kB .* and 1\.0 kB are free on cpu") as caught:
+        make()
+    assert "--set loss=sampled-softmax --set sparse_items=true" in (caught.value.hint or "")

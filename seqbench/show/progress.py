@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich import filesize
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from seqbench import console
-from seqbench.events import EpochEnded, Event, Finished, Phase, Resumed, Step
+from seqbench.events import EpochEnded, Event, Finished, MemoryNeeded, Phase, Resumed, Step
 from seqbench.execution.orders import Order
+
+LARGE = 1 << 30  # bytes of training from which on they are said beforehand
 
 
 class RunProgress:
@@ -66,6 +69,10 @@ class CellProgress:
     def show(self, event: Event) -> None:
         """Show what an event says."""
         match event:
+            case MemoryNeeded():
+                if event.held >= LARGE:
+                    held, free = filesize.decimal(event.held), filesize.decimal(event.free)
+                    self._say(f"training holds {held} of moments, gradients and best weights; {free} are free")
             case Resumed():
                 self._say(f"resumed after epoch {event.epoch}")
             case Step():

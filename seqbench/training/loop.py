@@ -27,6 +27,7 @@ from seqbench.precision import full
 from seqbench.protocol import Protocol
 from seqbench.training import checkpoint
 from seqbench.training.batches import batches
+from seqbench.training.memory import check_memory
 from seqbench.training.objectives import OBJECTIVES, Batch
 from seqbench.training.optimizer import make_optimizers
 from seqbench.training.sparse import ItemTable
@@ -45,12 +46,13 @@ class Trainer:
         model: on the device that it is to be trained on.
         training: its paper's settings if not given.
         checkpoint: file to store the training in after every epoch; nothing is stored if not given.
-        emit: called with `Resumed`, `Step` and `EpochEnded` as things happen.
+        emit: called with `MemoryNeeded`, `Resumed`, `Step` and `EpochEnded` as things happen.
         peak_memory: bytes that the process has held at most so far.
         clock: seconds since some moment.
 
     Raises:
         ValueError: the objective would show the model the items that it is to predict.
+        SeqbenchError: there is less memory than training holds.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Trainer:
         self.loss = LOSSES[self.training.loss](self.training, torch.from_numpy(counts).to(self.device))
         self.validation = _sample(sequences.valid(), self.training.validate_users)
         self.table = ItemTable(model) if self.training.sparse_items else None
+        self.emit(check_memory(model, self.training, self.table))
         self.optimizers = make_optimizers(model, self.training, self.table)
         self.state = TrainingState()
         self.best_weights = _copy(model)
