@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -60,7 +61,9 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
     if issubclass(cls, SequenceModel):
         load_optimizer()  # before the mark that memory is measured from
     build = builder(cls, sequences, definition)
-    counted_size = Cost(**size(build, definition.protocol.max_len)) if issubclass(cls, SequenceModel) else Cost()
+    counted_size = Cost()
+    if issubclass(cls, SequenceModel):
+        counted_size.update(cast(Cost, size(build, definition.protocol.max_len)))
     peak = kind(device).peak_memory(device)
     model = build(definition.protocol.max_len).to(device)
 

@@ -10,7 +10,7 @@ Shapes: B batch, T time, D width, V items plus padding.
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -192,8 +192,11 @@ def size(request: Request) -> Iterator[Figure]:
     for length in request.lengths:
         for name, reference in request.models.items():
             cls = load_model(reference)
-            counts = count_size(lambda length, cls=cls: cls(request.items, length, cls.Config()), length)
-            yield Figure(name, "size", 1, length, dict(counts))
+
+            def build(length: int, cls: type[Model] = cls) -> Model:
+                return cls(request.items, length, cls.Config())
+
+            yield Figure(name, "size", 1, length, cast(dict[str, float | None], count_size(build, length)))
 
 
 KINDS: Registry[Callable[[Request], Iterator[Figure]]] = Registry(

@@ -179,7 +179,8 @@ class _Problem:
 
     def __init__(self, scan: Arguments) -> None:
         self.like = scan.inputs
-        shape = self.shape = Shape(*scan.inputs.shape, scan.decay.shape[1], scan.inputs.dtype, scan.inputs.device)
+        B, T, D = scan.inputs.shape
+        shape = self.shape = Shape(B, T, D, scan.decay.shape[1], scan.inputs.dtype, scan.inputs.device)
         self.lanes, self.groups = shape.lanes, shape.groups
         sequences = (rows(scan.inputs), rows(scan.deltas), *(self.aligned(t) for t in (scan.drive, scan.readout)))
         self.arguments: tuple[gpu.Argument, ...] = (
@@ -236,8 +237,9 @@ def block_of(kernel: str) -> int:
 @cache
 def _cut(shape: Shape) -> Cut:
     """Choose how to cut time in the forward pass, once for all calls of one shape."""
-    kernels = (shape.work(kernel) for kernel in ("forward", "forward_reduce", "forward_carry"))
-    return cutting.cut(shape.B * shape.groups, shape.T, gpu.processors(shape.device), *kernels, carriers=STATES)
+    whole, reduce, carry = (shape.work(kernel) for kernel in ("forward", "forward_reduce", "forward_carry"))
+    processors = gpu.processors(shape.device)
+    return cutting.cut(shape.B * shape.groups, shape.T, processors, whole, reduce, carry, carriers=STATES)
 
 
 @cache
