@@ -19,6 +19,7 @@ TYPE_CHECKING = False  # as type checkers know it, without the import of typing
 if TYPE_CHECKING:
     from seqbench.api import (
         evaluate,
+        import_results,
         load,
         load_dataset,
         load_ranks,
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LatencyGrid",
     "evaluate",
+    "import_results",
     "load",
     "load_dataset",
     "load_ranks",

@@ -413,7 +413,50 @@ def measure(
     return records
 
 
-def load_results(results: Folder = RESULTS) -> "pd.DataFrame":
+def import_results(
+    file: Folder,
+    dataset: str,
+    model: str,
+    *,
+    seed: int = 0,
+    split: str | None = None,
+    protocol: str = "fair",
+    max_len: int | None = None,
+    force: bool = False,
+    results: Folder = RESULTS,
+    home: Folder | None = None,
+) -> "Record":
+    """Store ranked lists or ranks of another program as a finished cell, which reports mark as imported.
+
+    Args:
+        file: Parquet, CSV or TSV with a header, or a TREC run file; columns user, item, and position, rank or score,
+            or user and rank. Users and items are those of the raw data.
+        dataset: a prepared data set.
+        model: what to call it.
+        seed: of the other program's run.
+        split: how it split; by default as the data set is split.
+        protocol: what the file was made under: a name of seqbench.protocol.PROTOCOLS.
+        max_len: most recent items that the model saw; by default as many as the data set says.
+        force: replace an earlier import.
+        results: the results store.
+        home: the folder of prepared data sets.
+
+    Raises:
+        UsageError: a name is unknown or taken.
+        SeqbenchError: the file is damaged, or does not fit the data set or the protocol.
+    """
+    from seqbench.data.prepared import open_prepared
+    from seqbench.protocol import choose
+    from seqbench.results.foreign import import_file
+
+    prepared = open_prepared(dataset, _home(home))
+    split = split or prepared.splits[0]
+    prepared.check_split(split)
+    chosen = choose(protocol, split=split, max_len=max_len or prepared.max_len)
+    return import_file(Path(file), prepared, model, chosen, results=Path(results), seed=seed, force=force)
+
+
+def load_results(results: "Folder | Sequence[Folder]" = RESULTS) -> "pd.DataFrame":
     """Return stored results as a table, one row per cell.
 
     Raises:
@@ -424,7 +467,7 @@ def load_results(results: Folder = RESULTS) -> "pd.DataFrame":
     return cells_frame(_runs(results))
 
 
-def load_ranks(results: Folder = RESULTS) -> "pd.DataFrame":
+def load_ranks(results: "Folder | Sequence[Folder]" = RESULTS) -> "pd.DataFrame":
     """Return the ranks of all stored results as a table, one row per cell and test user.
 
     Columns: dataset, model, seed, key, user_id, better (items with a higher score), ties (other items with the same).
@@ -439,11 +482,13 @@ def load_ranks(results: Folder = RESULTS) -> "pd.DataFrame":
     return ranks_frame(run for run in _runs(results) if run.record.finished)
 
 
-def report(results: Folder = RESULTS, format: str = "terminal", **options: Unpack[ReportOptions]) -> str:
+def report(
+    results: "Folder | Sequence[Folder]" = RESULTS, format: str = "terminal", **options: Unpack[ReportOptions]
+) -> str:
     """Return tables of accuracy and cost of the stored results, as text.
 
     Args:
-        results: the results store.
+        results: the results store, or several that are reported together.
         format: "terminal", "latex", "markdown", "csv" or "json"; a name of seqbench.reporting.formats.FORMATS.
         options: see `ReportOptions`.
 
@@ -457,7 +502,7 @@ def report(results: Folder = RESULTS, format: str = "terminal", **options: Unpac
     return as_text(render(make_report(results, **options)))
 
 
-def make_report(results: Folder = RESULTS, **options: Unpack[ReportOptions]) -> "Report":
+def make_report(results: "Folder | Sequence[Folder]" = RESULTS, **options: Unpack[ReportOptions]) -> "Report":
     """Return the tables of stored results as a document, which a format of `FORMATS` renders.
 
     Raises:
@@ -511,18 +556,25 @@ def _selection(options: SelectionOptions) -> "Selection":
     )
 
 
-def _runs(results: Folder) -> "list[StoredRun]":
-    """Return stored runs; those that cannot be used are warned of."""
+def _runs(results: "Folder | Sequence[Folder]") -> "list[StoredRun]":
+    """Return stored runs; those that cannot be used are warned of.
+
+    Raises:
+        SeqbenchError: a store has none.
+    """
     from seqbench import console
     from seqbench.reporting.runs import load_runs
+    from seqbench.results import RECORD
 
-    runs, errors = load_runs(Path(results))
+    stores = [Path(results)] if isinstance(results, str | Path) else [Path(each) for each in results]
+    runs, errors = load_runs(*stores)
     for error in errors:
         console.warn(error.message)
     if not runs and errors:
         raise errors[0]
-    if not runs:
-        raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
+    for store in stores:
+        if not any(store.glob(f"*/*/*/{RECORD}")):
+            raise SeqbenchError(f"There are no results in {store}.", hint="Run `seqbench run` first.")
     return runs
 
 

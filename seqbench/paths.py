@@ -46,6 +46,13 @@ def folder_name(dataset: str) -> str:
     return dataset.replace(":", "@")
 
 
+def stores(results: Path) -> list[Path]:
+    """Results stores that are named together, separated by commas; a comma may also be part of a folder's name."""
+    if results.exists():
+        return [results]
+    return [Path(part).expanduser() for part in str(results).split(",") if part]
+
+
 def dataset_name(folder: Path) -> str:
     """The inverse, of a folder below `prepared`."""
     return folder.name.replace("@", ":")

@@ -3,7 +3,22 @@
 One file per group of commands; importing it registers them. The order here is that of `seqbench --help`.
 """
 
-from seqbench.cli import prepare, run, measure, report, compare, recommend, bench, kernels, data, listing, remove, env  # noqa: F401, I001
+# ruff: noqa: F401, I001
+from seqbench.cli import (
+    prepare,
+    run,
+    measure,
+    report,
+    compare,
+    importing,
+    recommend,
+    bench,
+    kernels,
+    data,
+    listing,
+    remove,
+    env,
+)
 from seqbench.cli.app import app
 
 __all__ = ["app"]

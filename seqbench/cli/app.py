@@ -28,6 +28,14 @@ Home = Annotated[
 Results = Annotated[
     Path, typer.Option(help="Folder of the results store.", envvar="SEQBENCH_RESULTS", callback=Path.expanduser)
 ]
+Stores = Annotated[
+    Path,
+    typer.Option(
+        help="Folder of the results store, or several separated by commas.",
+        envvar="SEQBENCH_RESULTS",
+        callback=Path.expanduser,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
 
 

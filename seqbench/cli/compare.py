@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from seqbench import console, paths
-from seqbench.cli.app import Home, Results, app
+from seqbench.cli.app import Home, Stores, app
 from seqbench.cli.selecting import Datasets, Protocols, Seeds, Splits
 
 
@@ -19,7 +19,7 @@ def compare(
     protocol: Protocols = None,
     split: Splits = None,
     seeds: Seeds = None,
-    results: Results = Path("results"),
+    results: Stores = Path("results"),
     home: Home = None,
 ) -> None:
     """Compare two models over the same users and all seeds: difference, interval, p-value, users better and worse.
@@ -32,7 +32,7 @@ def compare(
     from seqbench.reporting.selection import Selection
     from seqbench.show.contests import contests_table, groups_table
 
-    runs, errors = load_runs(results)
+    runs, errors = load_runs(*paths.stores(results))
     for error in errors:
         console.warn(error.message)
     selection = Selection.parse(datasets=datasets, protocols=protocol, splits=split, seeds=seeds)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from seqbench import console, paths
-from seqbench.cli.app import Home, Results, dataset_names, listing
+from seqbench.cli.app import Home, Stores, dataset_names, listing
 from seqbench.cli.selecting import Datasets, Models, Protocols, Seeds, Splits
 from seqbench.errors import SeqbenchError
 
@@ -45,7 +45,7 @@ def list_runs(
     split: Splits = None,
     seeds: Seeds = None,
     json: Annotated[bool, typer.Option("--json", help="Everything, with the folder of every run.")] = False,
-    results: Results = Path("results"),
+    results: Stores = Path("results"),
 ) -> None:
     """List stored results, one line per cell, with what chose the epoch (validation) and what counts (test)."""
     from json import dumps
@@ -54,7 +54,7 @@ def list_runs(
     from seqbench.reporting.selection import Selection
     from seqbench.show.runs import runs_table, runs_values
 
-    runs, errors = load_runs(results)
+    runs, errors = load_runs(*paths.stores(results))
     if not runs and not errors:
         raise SeqbenchError(f"There are no results in {results}.", hint="Run `seqbench run` first.")
     selection = Selection.parse(datasets=datasets, models=models, protocols=protocol, splits=split, seeds=seeds)

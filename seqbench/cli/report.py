@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from seqbench import console
-from seqbench.cli.app import Home, Results, app
+from seqbench import console, paths
+from seqbench.cli.app import Home, Stores, app
 from seqbench.cli.selecting import Datasets, Models, Protocols, Seeds, Splits
 from seqbench.errors import UsageError
 from seqbench.evaluation.metrics import METRICS
@@ -63,7 +63,7 @@ def report(
     split: Splits = None,
     seeds: Seeds = None,
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write to this file instead of stdout.")] = None,
-    results: Results = Path("results"),
+    results: Stores = Path("results"),
     home: Home = None,
 ) -> None:
     """Show tables of accuracy and cost from the stored results."""
@@ -88,7 +88,7 @@ def report(
         return split_words(text or "")
 
     document = make_report(
-        results,
+        paths.stores(results),
         metrics=words(metric),
         tables=words(table),
         on=on,

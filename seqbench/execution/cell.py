@@ -15,7 +15,6 @@ from seqbench.data.prepared import PreparedDataset
 from seqbench.data.sequences import Sequences
 from seqbench.device import PeakMemory, kind
 from seqbench.evaluation.ranking import rank
-from seqbench.evaluation.ranks import Ranks
 from seqbench.events import Begun, Listener, Phase
 from seqbench.execution.orders import Order
 from seqbench.files import replacing
@@ -29,6 +28,7 @@ from seqbench.measuring.size import size
 from seqbench.models.base import CountingModel, Model, SequenceModel, TrainingConfig
 from seqbench.ops import backends
 from seqbench.results import CHECKPOINT, RANKS, SAMPLES, TOP, WEIGHTS, Definition, Record, write_record
+from seqbench.results.facts import dataset_facts
 from seqbench.results.records import Cost, DatasetFacts, Environment, Training
 from seqbench.results.weights import blueprint, save_weights
 from seqbench.settings import changes
@@ -95,7 +95,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         started=started,
         seconds=fitted.earlier_seconds + time.perf_counter() - began,
         environment=machine | Environment(operators=backends.used()),
-        dataset=_facts(prepared, sequences, test, definition) | identified,
+        dataset=dataset_facts(prepared, sequences, definition.protocol) | identified,
         accuracy=test.metrics(),
         validation=valid.metrics(),
         training=fitted.training,
@@ -203,19 +203,3 @@ def costs_of_epochs(state: TrainingState, device: torch.device) -> Cost:
     if (seconds := cost["epoch_seconds"]) is not None and cost["epoch_joules"] is not None:
         cost["epoch_joules_coarse"] = seconds < kind(device).energy_period
     return cost
-
-
-def _facts(prepared: PreparedDataset, sequences: Sequences, test: Ranks, definition: Definition) -> DatasetFacts:
-    """Return the record's `dataset` section."""
-    meta, protocol = prepared.meta, definition.protocol
-    return {
-        "title": meta["title"],
-        "users": prepared.users,
-        "items": prepared.items,
-        "interactions": prepared.interactions,
-        "filters": prepared.filters.words(),
-        "evaluated_users": len(test.users),
-        "training_pairs": len(sequences.training_pairs()[0]),
-        "count_mismatch": meta["count_mismatch"],
-        "ceiling": meta.get("ceiling") if (protocol.split, protocol.removed) == ("leave-one-out", "history") else None,
-    }

@@ -139,6 +139,7 @@ class Points:
 
 def by_hardware(variants: Sequence[Variant]) -> Iterator[tuple[str, list[Variant]]]:
     """Yield each hardware with the variants' runs on it, trained models first."""
+    variants = [variant for variant in variants if not variant.imported]  # which have no costs
     for hardware in sorted({hardware_words(record) for variant in variants for record in variant.records}):
         here = (
             Variant(variant.model, variant.configuration, runs)

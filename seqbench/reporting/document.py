@@ -197,7 +197,7 @@ class Section:
             for words in (
                 self.data_words(),
                 self.protocol_words(),
-                f"Measured on {'; '.join(self.hardware)}",
+                f"Measured on {'; '.join(self.hardware)}" if self.hardware else "",
                 "; ".join(self.software),
                 self.common_words(),
                 self.seed_words(),
@@ -210,6 +210,8 @@ class Section:
         counted = [("users", "users"), ("items", "items"), ("interactions", "interactions")]
         counted.append(("evaluated_users", "test users"))
         words = [f"{self.facts[key]:,} {name}" for key, name in counted if isinstance(self.facts.get(key), int)]
+        if isinstance(untrained := self.facts.get("untrained_targets"), int) and self.protocol.split != "leave-one-out":
+            words.append(f"the targets of {untrained:,} of them never trained on")
         if filters := self.facts.get("filters"):
             words.append(filters)
         return ", ".join(words)

@@ -88,9 +88,14 @@ class StoredRun:
         lists[np.searchsorted(ranks.users, users[kept]), positions[kept] - 1] = items[kept]
         return lists
 
+    def knows(self, measure: Measure) -> bool:
+        """Return whether a measure follows from the ranks: imported lists end at some place."""
+        depth = self.record.imported["depth"] if self.record.imported else None
+        return depth is None or (measure.cutoff is not None and measure.cutoff <= depth)
+
     def per_user(self, measure: Measure) -> "NDArray[np.float64] | None":
-        """Return (U,) values of a measure, or None without ranks."""
-        ranks = self.ranks()
+        """Return (U,) values of a measure, or None without ranks that give it."""
+        ranks = self.ranks() if self.knows(measure) else None
         return None if ranks is None else measure.per_user(ranks.better, ranks.ties)
 
     def test_value(self, measure: Measure) -> float | None:
@@ -103,13 +108,22 @@ class StoredRun:
         return number(self.record.validation.get(measure.key))
 
 
-def load_runs(results: Path) -> tuple[list[StoredRun], list[UnreadableRecord]]:
-    """Read all records below a results folder, and return an error for each that cannot be used."""
-    runs: list[StoredRun] = []
+def load_runs(*stores: Path) -> tuple[list[StoredRun], list[UnreadableRecord]]:
+    """Read all records of some stores, and return an error for each that cannot be used.
+
+    Of a cell that several stores have, a finished one counts, that of the first store.
+    """
+    runs: dict[tuple[str, ...], StoredRun] = {}
     errors: list[UnreadableRecord] = []
-    for path in sorted(results.glob(f"*/*/*/{RECORD}")):
-        try:
-            runs.append(StoredRun(read_record(path), path.parent))
-        except UnreadableRecord as error:
-            errors.append(error)
-    return runs, errors
+    for results in stores:
+        for path in sorted(results.glob(f"*/*/*/{RECORD}")):
+            cell = path.parent.relative_to(results).parts
+            try:
+                run = StoredRun(read_record(path), path.parent)
+            except UnreadableRecord as error:
+                errors.append(error)
+                continue
+            before = runs.get(cell)
+            if before is None or (run.record.finished and not before.record.finished):
+                runs[cell] = run
+    return [runs[cell] for cell in sorted(runs)], errors

@@ -96,7 +96,8 @@ def _values(row: Row, variant: Variant, measure: Measure) -> _Values | None:
     users = [each.users for each in ranks if each is not None]
     if not runs or len(users) < len(runs) or not all(np.array_equal(users[0], each) for each in users):
         return None
-    return _Values(row, users[0], np.stack([measure.per_user(each.better, each.ties) for each in ranks if each]))
+    values = [each for run in runs if (each := run.per_user(measure)) is not None]
+    return _Values(row, users[0], np.stack(values)) if len(values) == len(runs) else None
 
 
 def _share_best(ordered: Sequence[_Values], measure: Measure) -> bool:

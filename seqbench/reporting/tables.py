@@ -129,11 +129,11 @@ def _section(
         protocol=definition.protocol,
         facts={key: value for key, value in facts.items() if key not in ("ceiling", "count_mismatch")},
         seeds=sorted({record.definition.seed for record in trained or records}),
-        hardware=_distinct(hardware_words(record) for record in records),
+        hardware=_distinct(hardware_words(record) for record in records if not record.imported),
         software=_distinct(_software(record.environment) for record in records),
         warnings=_distinct(record.dataset.get("count_mismatch") for record in records),
         common=common,
-        deterministic=any(not variant.trained for variant in variants),
+        deterministic=any(not variant.trained and not variant.imported for variant in variants),
     )
     read = partial(_background, definition, home)
     made = material(variants=variants, seeds=section.seeds, read=read)
@@ -180,11 +180,12 @@ def _accuracy_cell(table: Table, row: Row, variant: Variant, measure: Measure, o
     found = {run.seed: value_of(run, measure) for run in variant.runs if run.record.finished}
     values = {str(seed): value for seed, value in found.items() if value is not None}
     missing = [seed for seed, value in found.items() if value is None]
-    reason = (
-        f"{measure.title} needs the ranks, which were not kept"
-        if measure.key not in STANDARD
-        else (f"{measure.title} was not recorded")
-    )
+    if not all(run.knows(measure) for run in variant.runs):
+        reason = f"{measure.title} needs longer lists than were imported"
+    elif measure.key not in STANDARD:
+        reason = f"{measure.title} needs the ranks, which were not kept"
+    else:
+        reason = f"{measure.title} was not recorded"
     if values:
         if missing:
             row.notes.append(table.note(f"without {seed_list(missing)}: {reason}"))

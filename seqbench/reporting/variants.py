@@ -43,6 +43,11 @@ class Variant:
         """Return whether the seed matters; models that only count have no training section."""
         return self.records[0].definition.training is not None
 
+    @property
+    def imported(self) -> bool:
+        """Return whether it was run by another program."""
+        return self.records[0].imported is not None
+
     def training_words(self) -> str:
         """Say how it was trained, where that is not at all positions with the softmax over the whole catalogue."""
         training = self.records[0].definition.training or {}
@@ -66,6 +71,7 @@ class Variant:
     def remarks(self, seeds: Sequence[int]) -> list[str]:
         """Say what a reader must know before comparing it with other variants, whose seeds are these."""
         remarks = [words] if (words := self.training_words()) else []
+        remarks += dict.fromkeys(_origin(record) for record in self.records if record.imported)
         remarks += self.seed_remarks(seeds)
         if any(record.training and not record.training["stopped_early"] for record in self.finished):
             remarks.append("ended at its limit of epochs: more may help")
@@ -79,6 +85,14 @@ class Variant:
         if self.trained and self.finished and set(ran) != set(seeds):
             return [f"{seed_list(ran)} only"]
         return []
+
+
+def _origin(record: Record) -> str:
+    """Say where figures of another program come from."""
+    assert record.imported is not None
+    depth = record.imported["depth"]
+    places = f", the best {depth} items of each user" if depth else ""
+    return f"imported from {record.imported['file']}{places}"
 
 
 def group_variants(runs: Iterable[StoredRun], model_order: Sequence[str]) -> tuple[list[Variant], str]:

@@ -147,6 +147,7 @@ class DatasetFacts(TypedDict, total=False):
     filters: str  # in words
     item_ids: str  # SHA-256 of the raw ids beside the weights (seqbench.inference.items); absent without weights
     evaluated_users: int
+    untrained_targets: int  # of the test, whose item is in no training part
     training_pairs: int
     count_mismatch: str | None  # in words, where the prepared counts differ from the published ones
     ceiling: dict[str, float] | None  # metric → value, where the data-generating process is known
@@ -180,6 +181,14 @@ class Failure(TypedDict):
 
     kind: str  # FailureKind; those of later versions are shown as they are
     message: str
+
+
+class Imported(TypedDict):
+    """Where the figures of another program come from."""
+
+    file: str  # its name
+    sha256: str
+    depth: int | None  # places that are known of every user; None: the rank itself
 
 
 class Changes(TypedDict, total=False):
@@ -249,6 +258,7 @@ class Record:
     cost: Cost = field(default_factory=Cost)
     failure: Failure | None = None  # None when finished
     changes: Changes | None = None  # None in records of schema 1, which did not keep them
+    imported: Imported | None = None  # None for cells that were run here
     schema_version: int = SCHEMA_VERSION
 
     @property

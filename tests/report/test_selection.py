@@ -1,5 +1,6 @@
 """Which runs and tables a report is made of."""
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -133,6 +134,24 @@ def test_runs_are_listed_with_settings_protocol_validation_and_path(store, capsy
     text = printed(runs_table(load_runs(store)[0], []), 100)
     for words in ("0.4321", "(dropout=0.5)", "fair, 50", first["key"][:7], "failed"):
         assert words in text
+
+
+def test_stores_are_merged_and_a_finished_cell_counts(store, tmp_path_factory, make_record, capsys):
+    other = tmp_path_factory.mktemp("other")
+    write_record(other, make_record("gru4rec"))
+    write_record(other, make_record("sigma"))  # which failed in the first
+    runs, _ = load_runs(store, other)
+    assert [(run.record.definition.model, run.record.status) for run in runs] == [
+        ("gru4rec", "finished"),
+        ("lrurec", "finished"),
+        ("sasrec", "finished"),
+        ("sigma", "finished"),
+    ]
+    code, out = called(capsys, "report", "--csv", "--results", f"{store},{other}")
+    assert code == 0
+    assert {line["model"] for line in csv.DictReader(io.StringIO(out))} == {"gru4rec", "lrurec", "sasrec", "sigma"}
+    with pytest.raises(SeqbenchError, match=r"There are no results in .*nothing"):
+        app(["report", "--results", f"{store},{other}/nothing"], standalone_mode=False)
 
 
 def test_runs_are_deleted_by_key_and_by_what_they_are(store, capsys):
