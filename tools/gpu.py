@@ -1,20 +1,26 @@
 """Prove and measure seqbench on a machine, in one command: `make gpu`, or `python tools/gpu.py --device cuda`.
 
-It needs Python, torch and this tree: no network, no git, no installation. Everything is written to one folder: what
-each step printed, its JSON, and summary.json. A step that has succeeded is not repeated, so that an interrupted run
-goes on where it was. Steps are in order of value; what does not fit into the time is left out, and the summary says so.
+It needs Python, torch, what pyproject.toml names and this tree: no network, no git, no installation. Where packages
+cannot be installed, their wheels unpacked into a folder on PYTHONPATH will do.
+
+Everything is written to one folder: what each step printed, its JSON, and summary.json. A step that has succeeded is
+not repeated, so that an interrupted run goes on where it was. Steps are in order of value; what does not fit into the
+time is left out, and the summary says so.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,12 +52,13 @@ def steps(device: str, output: Path) -> list[Step]:
     gpu = device != "cpu"
     seqbench = (sys.executable, "-m", "seqbench")
     tests = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    lengths = "64,256,1024,4096,16384" if gpu else "64,256"
+    lengths = "64,256,1024,4096,16384" if gpu else "16,32"
     models = () if gpu else ("--models", "lrurec,sasrec")
+    small = () if gpu else ("--items", "500", "--batches", "1,2")
     shapes = () if gpu else ("--operators", "linear_scan", "--shapes", "2x50x16")
 
     def bench(quantity: str, seconds: float, *words: str) -> Step:
-        command = (*seqbench, "bench", quantity, "--device", device, "--lengths", lengths, *models, *words)
+        command = (*seqbench, "bench", quantity, "--device", device, "--lengths", lengths, *models, *small, *words)
         return Step(f"bench-{quantity}", (*command, "--json", str(output / f"bench-{quantity}.json")), seconds)
 
     found = [
@@ -80,7 +87,8 @@ def steps(device: str, output: Path) -> list[Step]:
             150,
         ),
         Step("report", (*seqbench, "report", "--json", "--results", str(output / "results")), 60),
-        bench("throughput", 60, "--batches", "32"),
+        bench("energy", 60, "--batches", "32"),
+        bench("throughput", 60, "--batches", "32" if gpu else "2"),
         bench("size", 60),
     ]
     if gpu:
@@ -121,7 +129,8 @@ def carry_out(todo: Sequence[Step], output: Path, budget: float) -> dict[str, Ou
 
 def _run(step: Step, output: Path, left: float) -> Outcome:
     began = time.monotonic()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEQBENCH_HOME": str(output / "home"), "COLUMNS": "160"}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, "SEQBENCH_HOME": str(output / "home"), "COLUMNS": "160"}
     with (output / f"{step.name}.log").open("wb") as log:
         try:
             process = subprocess.Popen(
@@ -142,6 +151,19 @@ def _run(step: Step, output: Path, left: float) -> Outcome:
     )
 
 
+def missing_packages() -> list[str]:
+    """Return the requirements of pyproject.toml that are not here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.split(r"[^\w.-]", requirement)[0] for requirement in project["dependencies"]]
+    found = []
+    for name in [*names, "pytest"]:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            found.append(name)
+    return found
+
+
 def _earlier(output: Path) -> dict[str, Outcome]:
     try:
         stored = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
@@ -157,6 +179,9 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("gpu-results"), help="folder for everything")
     parser.add_argument("--budget", type=float, default=520, help="seconds for all steps")
     words = parser.parse_args()
+    if missing := missing_packages():
+        print(f"Missing: {' '.join(missing)}. Install them, or unpack their wheels into a folder on PYTHONPATH.")
+        return 2
     output = words.output.resolve()
     outcomes = carry_out(steps(words.device, output), output, words.budget)
     print(f"Everything is in {output}.")
