@@ -88,7 +88,7 @@ def steps(device: str, output: Path) -> list[Step]:
         ),
         Step("report", (*seqbench, "report", "--json", "--results", str(output / "results")), 60),
         bench("energy", 60, "--batches", "32"),
-        bench("throughput", 60, "--batches", "32" if gpu else "2"),
+        bench("throughput", 60, *(("--batches", "32") if gpu else ("--models", "gru4rec", "--lengths", "16"))),
         bench("size", 60),
     ]
     if gpu:
@@ -183,7 +183,11 @@ def main() -> int:
         print(f"Missing: {' '.join(missing)}. Install them, or unpack their wheels into a folder on PYTHONPATH.")
         return 2
     output = words.output.resolve()
-    outcomes = carry_out(steps(words.device, output), output, words.budget)
+    try:
+        outcomes = carry_out(steps(words.device, output), output, words.budget)
+    except KeyboardInterrupt:
+        print("Interrupted. Run it again to go on.")
+        return 130
     print(f"Everything is in {output}.")
     return int(any(outcome.status == "failed" for outcome in outcomes.values()))
 
