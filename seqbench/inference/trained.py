@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple, cast, overload
 import numpy as np
 import torch
 
-from seqbench import tensor_file
+from seqbench import console, tensor_file
 from seqbench.errors import UsageError
 from seqbench.inference.best import Histories, best_items, best_of_states, device_of, scored_by_table
+from seqbench.inference.compiled import Step, compile_step
 from seqbench.inference.items import ItemIds
 from seqbench.inference.states import States
 from seqbench.models.base import IncrementalModel, Model
@@ -57,6 +58,18 @@ class TrainedModel:
     def weights(self) -> str:
         """Return the digest of the weights, which states belong to."""
         return tensor_file.stored_digest(self.folder / WEIGHTS)
+
+    @cached_property
+    def step(self) -> Step:
+        """Return how an item is appended: compiled where that is possible, which takes a second when first asked for.
+
+        Raises:
+            UsageError: the model keeps no state.
+        """
+        step = compile_step(self._incremental())
+        if step.note:
+            console.note(step.note)
+        return step
 
     @overload
     def recommend(  # type: ignore[overload-overlap]
@@ -156,7 +169,7 @@ class TrainedModel:
             raise UsageError(f"{len(numbers):,} items cannot be appended to {len(states):,} histories.")
         try:
             with torch.inference_mode():
-                outputs, tensors = model.step(torch.tensor(numbers, device=device_of(model)), states.tensors)
+                outputs, tensors = self.step.call(torch.tensor(numbers, device=device_of(model)), states.tensors)
         except ValueError as error:
             raise UsageError(f"{error}.", hint="Start again with `state` and the newest items.") from error
         return States(outputs, tensors, states.weights, states.users)
@@ -196,7 +209,7 @@ class TrainedModel:
         return [numbers for numbers, _ in found]
 
     def _incremental(self) -> IncrementalModel:
-        if not isinstance(self.model, IncrementalModel) or not self.model.config.causal:
+        if not isinstance(self.model, IncrementalModel) or not self.model.config.incremental:
             raise UsageError(
                 f"{self._name} keeps no state: it reads the whole history every time.",
                 hint="Recommend from histories.",

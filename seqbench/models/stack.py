@@ -191,16 +191,27 @@ class PositionedStack(IncrementalStack):
             ValueError: an item has a position behind max_len.
         """
         T = items.shape[1]
-        # A graph has no numbers to look at: there the lookup fails.
-        known = seen is not None and len(seen) > 0 and not torch.compiler.is_compiling()
-        end = T + int(seen.max()) if known else T  # type: ignore[union-attr]
-        if end > self.max_len:
-            name = type(self).__name__
-            raise ValueError(f"{name} with max_len {self.max_len} has no position for item {end} of a history")
-        positions = self.positions.weight[:T]
-        if seen is not None:
+        if seen is None:
+            if self.max_len < T:
+                raise self._too_long(T)
+            return self._embed_at(items, self.positions.weight[:T])
+        if seen.device.type != "cpu" and len(seen) and not torch.compiler.is_compiling():
+            self._check_room(seen, T)  # where a lookup that fails would end the process
+        try:
             positions = self.positions(seen.unsqueeze(1) + torch.arange(T, device=items.device))
+        except IndexError:
+            self._check_room(seen, T)
+            raise
         return self._embed_at(items, positions)
+
+    def _check_room(self, seen: Tensor, T: int) -> None:
+        end = int(seen.max()) + T
+        if end > self.max_len:
+            raise self._too_long(end)
+
+    def _too_long(self, length: int) -> ValueError:
+        name = type(self).__name__
+        return ValueError(f"{name} with max_len {self.max_len} has no position for item {length} of a history")
 
     def _embed_at(self, items: Tensor, positions: Tensor) -> Tensor:
         """Return what enters the first block for items (B, T) with embeddings of positions (T, D) or (B, T, D)."""
