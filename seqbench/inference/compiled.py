@@ -46,8 +46,9 @@ def compile_step(model: IncrementalModel) -> Step:
     """
     began = time.perf_counter()
     try:
-        compiled = _CompiledStep(model)
-        compiled.check()
+        with torch.inference_mode(False):  # in which torch does not take operations apart
+            compiled = _CompiledStep(model)
+            compiled.check()
     except Unsupported as reason:
         return Step(model.step, time.perf_counter() - began, f"The step is not compiled: {reason}.")
     return Step(compiled, time.perf_counter() - began, None)
