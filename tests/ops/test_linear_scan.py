@@ -40,6 +40,14 @@ def fast(request: pytest.FixtureRequest) -> Iterator[str]:
         yield name
 
 
+def named(cases: list[tuple[Golden, str]]) -> list[str]:
+    """Names of cases that are the same in every process."""
+    return [f"{golden.config['fixture']}-{case}" for golden, case in cases]
+
+
+FROM_ZERO = [(golden, case) for golden, case in CASES if not case.startswith("lti")]
+
+
 def narrow(dtype: torch.dtype) -> torch.dtype:
     return torch.complex64 if dtype.is_complex else torch.float32
 
@@ -52,7 +60,7 @@ def gradients(gates: Tensor, inputs: Tensor, initial: Tensor, cotangent: Tensor,
     return [states.detach(), *torch.autograd.grad(loss.real if loss.is_complex() else loss, leaves)]
 
 
-@pytest.mark.parametrize(("golden", "case"), CASES, ids=[f"{g.config['fixture']}-{case}" for g, case in CASES])
+@pytest.mark.parametrize(("golden", "case"), CASES, ids=named(CASES))
 def test_equals_the_golden_recurrence(golden: Golden, case: str, backend: str) -> None:
     names = ("a", "b", "h0", "c")
     wide = [golden[f"{case}/{name}"] for name in names]
@@ -64,7 +72,7 @@ def test_equals_the_golden_recurrence(golden: Golden, case: str, backend: str) -
             assert_close(result, golden[f"{case}/{name}"], dtype, f"{case}/{name}")
 
 
-@pytest.mark.parametrize(("golden", "case"), [c for c in CASES if not c[1].startswith("lti")], ids=str)
+@pytest.mark.parametrize(("golden", "case"), FROM_ZERO, ids=named(FROM_ZERO))
 def test_starts_from_zero_without_an_initial_state(golden: Golden, case: str, backend: str) -> None:
     states = linear_scan(golden[f"{case}/a"], golden[f"{case}/b"], backend=backend)
     assert_close(states, golden[f"{case}/h_zero_init"], states.dtype, case)
