@@ -101,6 +101,11 @@ class Case:
             assert_close(mine, true, dtype, f"{self}: {name}", SUMMED[self.operator].get(name, 1.0))
 
 
+def looked_at_for_races(operator: str) -> list[Case]:
+    """Return the cases in which accesses of threads are compared, which takes longer."""
+    return cases(operator)[::3]
+
+
 @cache
 def cases(operator: str) -> list[Case]:
     """Return cases in which any two of form, layout, sizes, length and choices meet, and a long one."""
@@ -204,19 +209,29 @@ def _selective(
 
 
 def _cross_entropy(
-    generator: torch.Generator, is_complex: bool, V: int, N: int, D: int, bias: bool, ruled_out: bool, learned: bool
+    generator: torch.Generator,
+    is_complex: bool,
+    V: int,
+    N: int,
+    D: int,
+    bias: bool,
+    ruled_out: bool,
+    learned: bool,
+    far: bool,
 ) -> Problem:
     """Items that are ruled out have a bias of minus infinity; what has been learned is most probable."""
-    tensors = {"states": _randn(generator, N, D), "items": _randn(generator, V, D)}
+    tensors = {"states": _randn(generator, N, D) * (32 if far else 1), "items": _randn(generator, V, D)}
     logits = tensors["states"] @ tensors["items"].t()
+    # In every part of a row some position has its target.
+    targets = torch.arange(N) * 37 % V
     if bias or ruled_out:
         tensors["bias"] = _randn(generator, V)
         if ruled_out:
-            tensors["bias"][V // 4 : V // 2] = -torch.inf
+            tensors["bias"][3::7] = -torch.inf
+            targets += targets % 7 == 3
         logits += tensors["bias"]
-    targets = logits.argmax(dim=1)
-    if not learned:
-        targets = torch.randint(V // 2, V, (N,), generator=generator)
+    if learned:
+        targets = logits.argmax(dim=1)
     options = {"targets": targets} if "bias" in tensors else {"bias": None, "targets": targets}
     return Problem(linear_cross_entropy, tensors, (), [torch.ones((), dtype=torch.float64)], options)
 
@@ -238,10 +253,10 @@ OPERATORS = {
     # Sizes are positions and width.
     "linear_cross_entropy": Operator(
         _cross_entropy,
-        ((1, 3), (5, 8), (9, 2)),
+        ((1, 3), (5, 8), (40, 2)),
         (1, 31, 1000),
         1500,
-        ("bias", "ruled_out", "learned"),
+        ("bias", "ruled_out", "learned", "far"),
         layouts=LAYOUTS[:1],
         forms=("rows", "slices"),
     ),

@@ -15,12 +15,13 @@ import torch
 
 from seqbench.errors import SeqbenchError
 from tests.ptx import machine
-from tests.ptx.cases import OPERATORS, cases
+from tests.ptx.cases import OPERATORS, cases, looked_at_for_races
 from tests.ptx.gpu import Emulation, emulated
 from tests.ptx.machine import EmulationError
 from tests.ptx.program import Kernel, decode
 
 ELEMENT = "float32"
+LIMIT = 1_000_000  # instructions of a warp
 SWAPS = {
     **{"add.s64": "sub.s64", "sub.s64": "add.s64", "add.s32": "sub.s32", "sub.s32": "add.s32"},
     **{"add.f32": "sub.f32", "sub.f32": "add.f32", "add.f64": "sub.f64", "mul.f32": "add.f32", "neg.f32": "mov.f32"},
@@ -54,11 +55,23 @@ def mutated(line: str) -> str | None:
     return None
 
 
-def compare(source: str, emulation: Emulation) -> None:
-    """Raise AssertionError or EmulationError if a kernel does not do what the reference does."""
-    for case in cases(source):
-        with emulated(case.form, emulation):
-            case.check(getattr(torch, ELEMENT))
+def compare(source: str, kernels: dict[str, Kernel]) -> Emulation:
+    """Compare kernels with the reference, and return what ran.
+
+    Raises:
+        AssertionError: they do not do what the reference does.
+        EmulationError: they do what they must not.
+    """
+    given = {(source, ELEMENT): kernels}
+    emulation = Emulation(limit=LIMIT, kernels=given)
+    for problems, how in (
+        (cases(source), emulation),
+        (looked_at_for_races(source), Emulation(limit=LIMIT, kernels=given, races=True)),
+    ):
+        for case in problems:
+            with emulated(case.form, how):
+                case.check(getattr(torch, ELEMENT))
+    return emulation
 
 
 def candidates(kernels: dict[str, Kernel], emulation: Emulation) -> Iterator[tuple[str, int]]:
@@ -79,17 +92,15 @@ def main() -> None:
         raise SeqbenchError(reason)
     noticed = total = 0
     for source in options.sources:
-        kernels, baseline = machine.module(source, ELEMENT), Emulation()
-        compare(source, baseline)
-        found = list(candidates(kernels, baseline))
+        kernels = machine.module(source, ELEMENT)
+        found = list(candidates(kernels, compare(source, kernels)))
         for name, line in random.Random(options.seed).sample(found, min(options.count, len(found))):
             kernel, change = kernels[name], mutated(kernels[name].lines[line])
             lines = [*kernel.lines[:line], change or "", *kernel.lines[line + 1 :]]
             mutant = decode(Kernel(kernel.name, lines, kernel.parameters, kernel.largest_block), machine.operations())
-            emulation = Emulation(limit=200_000, kernels={(source, ELEMENT): {**kernels, name: mutant}})
             total += 1
             try:
-                compare(source, emulation)
+                compare(source, {**kernels, name: mutant})
             except (AssertionError, EmulationError):
                 noticed += 1
             else:
