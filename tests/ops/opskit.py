@@ -24,10 +24,11 @@ TOLERANCE = {
 }
 # How far a gradient that is a sum over rows, time or channels may be off, as a multiple of the tolerance (of which 2e-6
 # in float32 is 33 u, u = 2^-24). In the selective scan a step's decay exp(Δ·A) is off by 5 u: the hardware's exp2 by
-# two units in the last place, 4 u, and the product by one. A state remembers h = 1/(1 - mean decay) of them, about 2.4
-# steps here, and so does its gradient: a term of the sum for A, a product of both, is off by (2 h + 3) · 5 u = 39 u.
-# Terms have either sign: their sizes add up to a multiple of the largest sum, about 3 where there are many sums. Where
-# there are few it has been 34 for a constant gate, and 119 for the read-out of one step, of terms off by one u.
+# two units in the last place, 4 u, and the product by one. A state remembers h = 1/(1 - mean decay) of them, up to 13
+# steps here, and so does its gradient: a term of the sum for A, a product of both, has 2 h + 3 such errors, of either
+# sign, which make about √(2 h + 3) · 5 u = 27 u. Terms have either sign, too: their sizes add up to a multiple of the
+# largest sum, about 3 where there are many sums, which makes 81 u of the 134 u allowed. Where there are few it has been
+# 34 for a constant gate, and 119 for the read-out of one step, of terms off by one u.
 SUMMED = {
     "linear_scan": {"gates": 2.0},
     "rg_lru": {"decay": 2.0},

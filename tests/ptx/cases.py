@@ -54,7 +54,7 @@ class Operator:
         make: takes a generator, whether numbers are complex, the length, the other sizes and the choices.
         sizes: all but the length.
         lengths: steps, or items: one, fewer and more than a thread reads at a time, and several chunks (`gpu.force`).
-        long: one more length, for what reads several chunks at a time.
+        remaining: lengths that leave any number of steps, or of chunks, behind those that are read together.
         choices: what a problem has or has not.
         layouts: of its sequences.
         forms: of its kernels, see `gpu.force`.
@@ -64,10 +64,10 @@ class Operator:
     make: Callable[..., Problem]
     sizes: tuple[tuple[int, ...], ...]
     lengths: tuple[int, ...]
-    long: int
+    remaining: range
     choices: tuple[str, ...] = ()
     layouts: tuple[str, ...] = LAYOUTS
-    forms: tuple[str, ...] = ("channels", "chunked")
+    forms: tuple[str, ...] = ("channels", "chunked", "many chunks")
     is_complex: bool = False
 
     @property
@@ -108,12 +108,22 @@ def looked_at_for_races(operator: str) -> list[Case]:
 
 @cache
 def cases(operator: str) -> list[Case]:
-    """Return cases in which any two of form, layout, sizes, length and choices meet, and a long one."""
+    """Return cases in which any two of form, layout, sizes, length and choices meet."""
     of = OPERATORS[operator]
     met = pairwise(of.forms, of.layouts, of.sizes, of.lengths, *[(False, True)] * len(of.choices))
-    chosen = [Case(operator, *most, tuple(choices)) for *most, choices in ((*row[:4], row[4:]) for row in met)]
-    long = Case(operator, of.forms[-1], of.layouts[0], of.sizes[0], of.long, (True,) * len(of.choices))
-    return [*chosen, long]
+    return [Case(operator, *most, tuple(choices)) for *most, choices in ((*row[:4], row[4:]) for row in met)]
+
+
+@cache
+def remainders(operator: str) -> list[Case]:
+    """Return cases that leave any number of steps, or of chunks, behind those that are read together."""
+    of = OPERATORS[operator]
+    return [
+        Case(operator, form, of.layouts[0], of.sizes[0], T, tuple(bool(index >> j & 1) for j in range(len(of.choices))))
+        for index, T in enumerate(of.remaining)
+        for form in of.forms
+        if "shared" not in form
+    ]
 
 
 def all_cases(operator: str, lengths: tuple[int, ...]) -> Iterator[Case]:
@@ -155,6 +165,11 @@ def _rand(generator: torch.Generator, *shape: int) -> Tensor:
     return coarse(torch.rand(*shape, generator=generator))
 
 
+def _remembering(generator: torch.Generator, *shape: int) -> Tensor:
+    """Draw gates of which every second channel's are next to one: a state is still there at the end of a chunk."""
+    return coarse(1 - _rand(generator, *shape) * torch.tensor([0.1, 1.0]).repeat(shape[-1])[: shape[-1]])
+
+
 def _linear(
     generator: torch.Generator, is_complex: bool, T: int, B: int, D: int, constant: bool, lengths: bool
 ) -> Problem:
@@ -163,7 +178,7 @@ def _linear(
         return torch.complex(*parts) if is_complex else parts[0]
 
     shape = (D,) if constant else (B, T, D)
-    gates = _rand(generator, *shape)
+    gates = _remembering(generator, *shape)
     if is_complex:
         turned = torch.polar(gates, 6.28 * _rand(generator, *shape))
         gates = torch.complex(coarse(turned.real), coarse(turned.imag))
@@ -180,7 +195,7 @@ def _gated(generator: torch.Generator, is_complex: bool, T: int, B: int, D: int)
     tensors = {
         "inputs": _randn(generator, B, T, D),
         "gates": coarse(3 * _randn(generator, B, T, 2 * D)),
-        "decay": _randn(generator, D),
+        "decay": coarse(2 * _randn(generator, D) + torch.tensor([-3.0, 1.0]).repeat(D)[:D]),
         "initial_state": _randn(generator, B, D),
     }
     return Problem(rg_lru, tensors, ("inputs", "gates"), [_randn(generator, B, T, D)])
@@ -192,7 +207,7 @@ def _selective(
     tensors = {
         "inputs": _randn(generator, B, T, D),
         "deltas": coarse(_randn(generator, B, T, D) - 1) if softplus else _rand(generator, B, T, D),
-        "decay": coarse(-0.1 - 2 * _rand(generator, D, N)),
+        "decay": coarse(2 * _remembering(generator, D, N) - 2.05),
         "drive": _randn(generator, B, T, N),
         "readout": _randn(generator, B, T, N),
     }
@@ -219,8 +234,14 @@ def _cross_entropy(
     learned: bool,
     far: bool,
 ) -> Problem:
-    """Items that are ruled out have a bias of minus infinity; what has been learned is most probable."""
-    tensors = {"states": _randn(generator, N, D) * (32 if far else 1), "items": _randn(generator, V, D)}
+    """Items that are ruled out have a bias of minus infinity; what has been learned is most probable.
+
+    Logits that are far apart are exact in any type, since an exponential would make much of what is lost; and nothing
+    has been learned, since the reference's loss is a difference that would leave nothing.
+    """
+    tensors = {"states": _randn(generator, N, D), "items": _randn(generator, V, D)}
+    if far and not learned:
+        tensors = {"states": 16 * (2 * tensors["states"]).round(), "items": tensors["items"].mul(4).round() / 4}
     logits = tensors["states"] @ tensors["items"].t()
     # In every part of a row some position has its target.
     targets = torch.arange(N) * 37 % V
@@ -239,23 +260,23 @@ def _cross_entropy(
 OPERATORS = {
     # Sizes are batch and channels (and states): less than a warp, a part of the second one, many groups.
     "linear_scan": Operator(
-        _linear, ((3, 5), (2, 33), (1, 131)), (1, 29, 94), 900, ("constant", "lengths"), is_complex=True
+        _linear, ((3, 5), (2, 33), (1, 131)), (1, 29, 130), range(48, 160, 7), ("constant", "lengths"), is_complex=True
     ),
-    "rg_lru": Operator(_gated, ((3, 5), (2, 33), (1, 131)), (1, 29, 94), 900),
+    "rg_lru": Operator(_gated, ((3, 5), (2, 33), (1, 131)), (1, 29, 130), range(48, 160, 7)),
     "selective_scan": Operator(
         _selective,
         ((2, 5, 3), (2, 33, 16), (1, 70, 8), (1, 9, 40), (1, 3, 256), (1, 17, 20)),
-        (1, 29, 94),
-        900,
+        (1, 29, 130),
+        range(48, 160, 7),
         ("softplus", "optional"),
-        forms=("channels", "channels, shared", "chunked", "chunked, shared"),
+        forms=("channels", "channels, shared", "chunked", "chunked, shared", "many chunks"),
     ),
     # Sizes are positions and width.
     "linear_cross_entropy": Operator(
         _cross_entropy,
         ((1, 3), (5, 8), (40, 2)),
         (1, 31, 1000),
-        1500,
+        range(512, 1024, 32),
         ("bias", "ruled_out", "learned", "far"),
         layouts=LAYOUTS[:1],
         forms=("rows", "slices"),

@@ -94,8 +94,9 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
 def force(form: str | None, patch: pytest.MonkeyPatch) -> None:
     """Make the kernels take a form, whatever the shape; None is the rule.
 
-    Scans: "channels" or "chunked". The selective scan's backward pass can share a row's channels among warps, too:
-    "channels, shared". Cross entropy: "rows", a warp for each, or "slices" of rows, and three positions at a time.
+    Scans: "channels", "chunked", or "many chunks" of few steps. The selective scan's backward pass can share a row's
+    channels among warps, too: "channels, shared". Cross entropy: "rows", a warp for each, or "slices" of rows, and
+    three positions at a time.
     """
     if form == "rows":
         patch.setattr(linear_cross_entropy, "MOST_SLICES", 1)
@@ -108,7 +109,7 @@ def force(form: str | None, patch: pytest.MonkeyPatch) -> None:
     def cut(T: int) -> cutting.Cut:
         if form == "channels" or T == 1:
             return cutting.Cut(1, T)
-        size = min(CHUNK, -(-T // 2))
+        size = 3 if form == "many chunks" else min(CHUNK, -(-T // 3))
         return cutting.Cut(-(-T // size), size)
 
     def share(shape: selective_scan.Shape) -> selective_scan.Shares:

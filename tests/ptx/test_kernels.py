@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.ptx import machine
-from tests.ptx.cases import OPERATORS, PAIRS, Case, all_cases, cases, looked_at_for_races
+from tests.ptx.cases import OPERATORS, PAIRS, Case, all_cases, cases, looked_at_for_races, remainders
 from tests.ptx.gpu import Emulation, emulated
 
 # Approximate instructions are documented to be off by up to two units in the last place ("Parallel Thread Execution
@@ -27,6 +27,11 @@ def test_equals_the_reference(operator: str, dtype: torch.dtype) -> None:
     agree(cases(operator), dtype, emulation)
     element = str(dtype).removeprefix("torch.")
     assert emulation.launches.keys() == machine.module(operator, element).keys()
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_equals_the_reference_whatever_remains_of_a_pass(operator: str) -> None:
+    agree(remainders(operator), torch.float32, Emulation())
 
 
 @pytest.mark.slow
