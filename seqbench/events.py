@@ -1,6 +1,7 @@
 """What happens while a cell is run. Events travel as JSON lines, between processes and machines."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -57,9 +58,11 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class Phase:
-    """Something other than training has begun."""
+    """Something other than training has begun, or goes on."""
 
     name: str
+    done: int = 0
+    total: int = 0  # 0: not known
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,22 @@ class Failed:
 Event = Begun | MemoryNeeded | Resumed | Step | EpochEnded | Phase | Finished | Failed
 
 Listener = Callable[[Event], None]
+
+PROGRESS_SECONDS = 0.2  # between two events that only say how far something is
+
+
+def following(name: str, emit: Listener) -> Callable[[int, int], None]:
+    """Return what tells of a phase, now and then, how much of it is done."""
+    shown = time.perf_counter()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if time.perf_counter() - shown > PROGRESS_SECONDS:
+            shown = time.perf_counter()
+            emit(Phase(name, done, total))
+
+    return progress
+
 
 EVENTS: dict[str, type[Event]] = {
     kind.__name__: kind for kind in (Begun, MemoryNeeded, Resumed, Step, EpochEnded, Phase, Finished, Failed)

@@ -9,8 +9,11 @@ import pytest
 
 from seqbench import planning, settings
 from seqbench.cli import words
+from seqbench.cli.app import completing, dataset_names, model_names, protocol_names
 from seqbench.data.prepared import PreparedDataset, open_prepared
 from seqbench.errors import UsageError
+from seqbench.events import Event, Phase, Step, following
+from seqbench.execution.orders import Order
 from seqbench.losses import LOSSES
 from seqbench.models import MODELS, find_model, load_model
 from seqbench.models.base import CountingModel, SequenceModel
@@ -18,6 +21,8 @@ from seqbench.planning import parse_models
 from seqbench.protocol import Protocol
 from seqbench.results import CHECKPOINT, RECORD, Definition, Record, UnreadableRecord, write_record
 from seqbench.settings import configure
+from seqbench.show.plan import plan_table
+from seqbench.show.progress import CellProgress, RunProgress
 
 NEURAL = [name for name in MODELS if issubclass(load_model(name), SequenceModel)]
 COUNTING = [name for name in MODELS if issubclass(load_model(name), CountingModel)]
@@ -312,3 +317,46 @@ def test_what_is_not_a_default_is_found_in_a_definition(prepared: PreparedDatase
         "training": {"epochs": 2, "patience": 3},
     }
     assert changes("popularity") == {"config": {}}
+
+
+def test_a_plan_says_how_long_it_takes_at_most_by_the_cells_that_are_finished(
+    prepared: PreparedDataset, tmp_path: Path
+) -> None:
+    (done,) = define(prepared, ["lrurec"], epochs=4)
+    record = Record(done, "finished", "2025-11-01T10:00:00+00:00", 20.0, {}, cost={"peak_memory_bytes": 3 << 20})
+    record.training = {"epochs": 4, "best_epoch": 4, "stopped_early": False, "seconds_to_best": 1.0, "history": []}
+    write_record(tmp_path, record)
+    wanted = define(prepared, ["lrurec", "sasrec"], seeds=[0, 1, 2], epochs=6)
+    cells = [planning.look_up(each, tmp_path) for each in wanted]
+    plan = planning.Plan(cells, {}, tmp_path, tmp_path, "cpu")
+    words = str(plan_table(plan).caption)
+    assert "6 cells, 6 of them not finished. At most 1 min 30 s" in words  # 3 cells of 6 epochs of 5 s
+    assert "3 MiB of memory" in words
+    assert "3 have none" in words
+
+
+def test_names_are_completed_after_a_comma() -> None:
+    assert completing(model_names)("lrurec,sas") == ["lrurec,sasrec"]
+    assert completing(protocol_names)("re") == ["recbole"]
+    assert "ml-100k" in completing(dataset_names)("ml-1")
+
+
+def test_validation_has_a_bar_of_its_own(prepared: PreparedDataset) -> None:
+    (definition,) = define(prepared, ["lrurec"], epochs=2)
+    progress = CellProgress("cell", Order(definition, "lrurec", Path(), Path(), "cpu"), RunProgress())
+    progress.show(Step(1, 1, 2))
+    progress.show(Phase("validating epoch 1", 30, 40))
+    (task,) = progress.bar.tasks
+    assert (task.completed, task.total, task.fields["words"]) == (30, 40, "validating epoch 1")
+    progress.show(Phase("evaluating"))
+    assert task.total is None
+
+
+def test_what_takes_long_tells_how_far_it_is_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Event] = []
+    times = iter([0.0, 0.1, 0.3, 0.3, 0.4, 0.6, 0.6])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    progress = following("evaluating", told.append)
+    for done in range(1, 5):
+        progress(done, 4)
+    assert told == [Phase("evaluating", 2, 4), Phase("evaluating", 4, 4)]

@@ -1,11 +1,13 @@
 """The application that every command registers with, and the options that several commands share."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from seqbench import __version__, console
+from seqbench.protocol import PROTOCOLS
 
 app = typer.Typer(
     help="Accuracy and cost of efficient sequential recommenders, measured side by side.",
@@ -52,6 +54,28 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return what completes the last of comma-separated names."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, begun = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names() if name.startswith(begun)]
+
+    return complete
+
+
+def model_names() -> list[str]:
+    """Return the names of the registered models, to complete what is typed."""
+    from seqbench.models import MODELS
+
+    return list(MODELS)
+
+
+def protocol_names() -> list[str]:
+    """Return the names of the protocols, to complete what is typed."""
+    return list(PROTOCOLS)
 
 
 def dataset_names() -> list[str]:

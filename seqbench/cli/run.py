@@ -8,7 +8,7 @@ import typer
 from seqbench import console
 from seqbench.api import PlanOptions
 from seqbench.cli import words
-from seqbench.cli.app import Home, Quiet, Results, app
+from seqbench.cli.app import Home, Quiet, Results, app, completing, dataset_names, model_names, protocol_names
 from seqbench.execution import EXECUTORS
 from seqbench.measuring.grid import MODES, LatencyGrid
 from seqbench.protocol import PROTOCOLS
@@ -33,10 +33,16 @@ def run(
         typer.Option(
             help="Comma-separated models (see `seqbench list models`), or path/to/file.py:ClassName for one of yours.",
             show_default="all",
+            autocompletion=completing(model_names),
         ),
     ] = None,
     datasets: Annotated[
-        str | None, typer.Option(help="Comma-separated data sets.", show_default="all that are prepared")
+        str | None,
+        typer.Option(
+            help="Comma-separated data sets.",
+            show_default="all that are prepared",
+            autocompletion=completing(dataset_names),
+        ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds, or ranges such as 0-4; each is a run.")] = "0",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="per model")] = None,
@@ -61,7 +67,8 @@ def run(
         typer.Option(
             help="How models are trained and judged: "
             + "; ".join(f"{name} ({each.summary()})" for name, each in PROTOCOLS.items())
-            + "."
+            + ".",
+            autocompletion=protocol_names,
         ),
     ] = "fair",
     max_len: Annotated[

@@ -10,6 +10,7 @@ own way gives all scores of a batch at once.
 Shapes: U evaluated users, B batch, V items plus padding, D width, K best items, E items that cannot be recommended.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +56,14 @@ class _Standing(NamedTuple):
 
 
 @torch.inference_mode()
-def rank(model: Model, sequences: Sequences, examples: Examples, protocol: Protocol, top: int = 0) -> Ranks:
+def rank(
+    model: Model,
+    sequences: Sequences,
+    examples: Examples,
+    protocol: Protocol,
+    top: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Ranks:
     """Rank each example's target among the whole catalogue.
 
     The model sees the `protocol.max_len` most recent items of each history. What cannot be recommended ranks behind
@@ -64,6 +72,7 @@ def rank(model: Model, sequences: Sequences, examples: Examples, protocol: Proto
     Args:
         top: how many of the best items of each user to keep, as they would be recommended: no removed item is among
             them, not even a target that competes nevertheless. Equal scores are in the order of the items' ids.
+        progress: called with the examples that are ranked, and that there are.
 
     Raises:
         SeqbenchError: the states or the scores are not of the shape that they must have.
@@ -90,6 +99,7 @@ def rank(model: Model, sequences: Sequences, examples: Examples, protocol: Proto
         found = _by_states(model, table, batch, top) if table else _by_scores(model, batch, V, top)
         better[rows], ties[rows] = found.better.cpu().numpy(), found.ties.cpu().numpy()
         best[rows, : found.best.shape[1]] = found.best.cpu().numpy()
+        progress(at + len(rows), len(examples))
     model.train(was_training)
     return Ranks(examples.users, better, ties, best if top else None)
 

@@ -15,7 +15,7 @@ from seqbench.data.prepared import PreparedDataset
 from seqbench.data.sequences import Sequences
 from seqbench.device import PeakMemory, kind
 from seqbench.evaluation.ranking import rank
-from seqbench.events import Begun, Listener, Phase
+from seqbench.events import Begun, Listener, Phase, following
 from seqbench.execution.orders import Order
 from seqbench.files import replacing
 from seqbench.inference.items import ITEM_IDS, ItemIds
@@ -72,8 +72,9 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         fitted = _fit(model, sequences, definition, folder / CHECKPOINT, device, peak, emit)
         fitted.cost["conditions"] = fitted.cost["fit_conditions"] = watch.conditions()
         emit(Phase("evaluating"))
-        valid = rank(model, sequences, sequences.valid(), definition.protocol)
-        test = rank(model, sequences, sequences.test(), definition.protocol, top=TOP_ITEMS)
+        progress = following("evaluating", emit)
+        valid = rank(model, sequences, sequences.valid(), definition.protocol, progress=progress)
+        test = rank(model, sequences, sequences.test(), definition.protocol, top=TOP_ITEMS, progress=progress)
         fitted.cost.setdefault("peak_memory_bytes", peak())
         held = kind(device).process_memory(device)
         fitted.cost |= Cost(reserved_memory_bytes=held.reserved, process_memory_bytes=held.process)

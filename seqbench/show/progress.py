@@ -84,8 +84,10 @@ class CellProgress:
                 if not self.run.on_terminal and self.again is None:
                     self._say(f"epoch {event.epoch}/{self.epochs}: {quality}, {cost}")
             case Phase():
-                self.details.plain = ""
-                self.bar.update(self.task, total=None, words=event.name)
+                if not event.total:
+                    self.details.plain = ""
+                self.bar.tasks[0].total = event.total or None  # which `update` would take for no change
+                self.bar.update(self.task, completed=event.done, words=event.name)
             case Finished() if self.again is not None:
                 self._say(f"{' and '.join(self.again.parts)} measured again")
             case Finished():

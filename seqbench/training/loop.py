@@ -19,7 +19,7 @@ from seqbench.data.sequences import Examples, Ints, Sequences
 from seqbench.device import kind, now
 from seqbench.errors import Diverged
 from seqbench.evaluation.ranking import rank
-from seqbench.events import EpochEnded, Listener, Resumed, Step
+from seqbench.events import PROGRESS_SECONDS, EpochEnded, Listener, Resumed, Step, following
 from seqbench.losses import LOSSES, Negatives
 from seqbench.models.base import SequenceModel, TrainingConfig
 from seqbench.models.checks import check_causality, check_objective
@@ -35,8 +35,6 @@ from seqbench.training.state import Epoch, TrainingState
 
 # The first steps of a process allocate, tune and warm caches; they are left out of the throughput.
 WARMUP_STEPS = 3
-
-PROGRESS_SECONDS = 0.2
 
 
 class Trainer:
@@ -151,7 +149,8 @@ class Trainer:
         """Return the validation metric after an epoch, if it is one to validate after. The last one always is."""
         if number % self.training.validate_every and number < self.training.epochs:
             return None
-        ranks = rank(self.model, self.sequences, self.validation, self.protocol)
+        progress = following(f"validating epoch {number}", self.emit)
+        ranks = rank(self.model, self.sequences, self.validation, self.protocol, progress=progress)
         return float(ranks.per_user(self.protocol.selection).mean())
 
     def _pass(self, number: int) -> tuple[float, tuple[int, int, float]]:
