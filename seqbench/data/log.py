@@ -16,6 +16,8 @@ from seqbench.data import selection, spill
 
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}  # to a second
 
+HASHED = 1 << 22  # rows that are hashed together
+
 PARTS = ("train", "valid", "test")  # the values of a split column, stored as their index
 
 
@@ -78,8 +80,11 @@ class Log:
         digest = hashlib.sha256()
         for name, kind in ((USER, "<i4"), (ITEM, "<i4"), (TIMESTAMP, "<i8"), (SPLIT, "<i1")):
             if name in self.columns:
-                digest.update(np.ascontiguousarray(self.columns[name].astype(kind, copy=False)).data)
-                spill.release([self.columns[name]])
+                column = self.columns[name]
+                for start in range(0, len(column), HASHED):
+                    part = column[start : start + HASHED].astype(kind, copy=False)
+                    digest.update(np.ascontiguousarray(part).data)
+                    spill.release([column])
         return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from seqbench.data import spill
 
 PART = 1 << 14  # rows that are sorted together: they fit in a cache
 CHUNK = 1 << 18  # rows that are counted or looked up together
+RELEASED = 32  # chunks of files that stay in memory
 THREADS = 4  # that sort
 
 
@@ -121,7 +122,7 @@ def order_of_floats(times: np.ndarray, scale: int) -> np.ndarray:
     RecBole stores times so before it sorts them.
     """
     order = spill.empty_like(times, len(times), np.int32)
-    for at in _chunks(len(times)):
+    for at in _chunks(len(times), times, order):
         bits = (times[at] / scale).astype(np.float32).view(np.int32)
         order[at] = np.where(bits < 0, np.int32(-(2**31)) - bits, bits)  # negative floats have their bits in reverse
     return order
@@ -146,7 +147,7 @@ def one_of_each_pair(users: np.ndarray, items: np.ndarray, which: str) -> np.nda
 def no_repeats(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """(n,) whether a row of sorted interactions differs from the one before it in user or item."""
     kept = np.ones(len(users), bool)
-    for at in _chunks(len(users) - 1):
+    for at in _chunks(len(users) - 1, users, items):
         after = slice(at.start + 1, at.stop + 1)
         kept[after] = (users[after] != users[at]) | (items[after] != items[at])
     return kept
@@ -186,9 +187,8 @@ def core(
 def _count_of(codes: np.ndarray, chosen: np.ndarray, size: int) -> np.ndarray:
     """(V,) rows of each code among those of a mask (n,)."""
     counts = np.zeros(size, np.int64)
-    step = max(CHUNK, size)
-    for start in range(0, len(codes), step):
-        counts += np.bincount(codes[start : start + step][chosen[start : start + step]], minlength=size)
+    for at in _chunks(len(codes), codes, step=size):
+        counts += np.bincount(codes[at][chosen[at]], minlength=size)
     return counts
 
 
@@ -198,7 +198,7 @@ def _chosen(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         result: np.ndarray = values[chosen]
         return result
     found, end = spill.empty_like(values, int(np.count_nonzero(chosen))), 0
-    for at in _chunks(len(values)):
+    for at in _chunks(len(values), values, found):
         kept = values[at][chosen[at]]
         found[end : end + len(kept)] = kept
         end += len(kept)
@@ -209,7 +209,7 @@ def _chosen(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def both(good_users: np.ndarray, users: np.ndarray, good_items: np.ndarray, items: np.ndarray) -> np.ndarray:
     """(n,) whether a row's user and item are both good."""
     kept = np.empty(len(users), bool)
-    for at in _chunks(len(users)):
+    for at in _chunks(len(users), users, items):
         # All codes are in range; saying "clip" only saves looking.
         np.logical_and(good_users.take(users[at], mode="clip"), good_items.take(items[at], mode="clip"), out=kept[at])
     return kept
@@ -218,24 +218,28 @@ def both(good_users: np.ndarray, users: np.ndarray, good_items: np.ndarray, item
 def select(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """The values of a mask, moved to the front of their own memory."""
     end = 0
-    for at in _chunks(len(values)):
+    for at in _chunks(len(values), values):
         kept = values[at][chosen[at]]
         values[end : end + len(kept)] = kept
         end += len(kept)
     return values[:end]
 
 
-def _chunks(rows: int) -> Iterator[slice]:
-    return (slice(start, min(start + CHUNK, rows)) for start in range(0, rows, CHUNK))
+def _chunks(rows: int, *columns: np.ndarray, step: int = 0) -> Iterator[slice]:
+    """Ranges of a few rows, one after the other; what has been passed of columns in files is let go of."""
+    step = max(CHUNK, step)
+    for number, start in enumerate(range(0, rows, step), start=1):
+        yield slice(start, min(start + step, rows))
+        if number % RELEASED == 0:
+            spill.release(columns)
 
 
 def count(codes: np.ndarray, size: int = 0) -> np.ndarray:
     """(V,) rows of each code; V is at least `size`. Bounded memory, where numpy would widen all codes at once."""
     size = max(size, int(codes.max(initial=-1)) + 1)
     counts = np.zeros(size, np.int64)
-    step = max(CHUNK, size)
-    for start in range(0, len(codes), step):
-        counts += np.bincount(codes[start : start + step], minlength=size)
+    for at in _chunks(len(codes), codes, step=size):
+        counts += np.bincount(codes[at], minlength=size)
     return counts
 
 
@@ -251,6 +255,6 @@ def contiguous(codes: np.ndarray, size: int) -> np.ndarray:
     """
     used = count(codes, size) > 0
     ids = np.cumsum(used, dtype=np.int32)
-    for at in _chunks(len(codes)):
+    for at in _chunks(len(codes), codes):
         codes[at] = ids.take(codes[at], mode="clip")
     return used

@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 from seqbench import console
 from seqbench.errors import UsageError, storage_error
 
-ROW = 32  # bytes that preparing takes at most for each row, where all are in memory
+ROW = 48  # bytes that preparing takes at most for each row, where all are in memory
 SHARE = 0.5  # of the memory that is free, where no limit is given
 LEAST = 1 << 16  # rows that are worked on together in any case
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

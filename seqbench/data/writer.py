@@ -14,9 +14,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seqbench.columns import ITEM, RAW, SPLIT, TIMESTAMP, TITLE, USER
+from seqbench.data import spill
 from seqbench.data.log import Log
 from seqbench.data.prepared import INTERACTIONS, ITEMS, META, USERS
 from seqbench.errors import storage_error
+
+ROW_GROUP = 1 << 20  # rows
 
 
 def write_prepared(folder: Path, log: Log, titles: dict[str, str], meta: dict[str, Any]) -> None:
@@ -42,12 +45,16 @@ def _write_tables(folder: Path, log: Log, titles: dict[str, str]) -> None:
     for name, table in content.items():
         # A dictionary of times would only be built to be given up. Times are plain, since not every reader of Parquet
         # reads differences (DELTA_BINARY_PACKED) right, and compressed: they are sorted. Ids gain next to nothing.
-        pq.write_table(
-            _complete(pa.table(table)),
+        whole = _complete(pa.table(table))
+        with pq.ParquetWriter(
             folder / name,
+            whole.schema,
             compression={column: "none" if column in (USER, ITEM) else "zstd" for column in table},
             use_dictionary=[USER, ITEM],
-        )
+        ) as stream:
+            for start in range(0, max(1, len(whole)), ROW_GROUP):
+                stream.write_table(whole.slice(start, ROW_GROUP), ROW_GROUP)
+                spill.release(each for each in table.values() if isinstance(each, np.ndarray))
         _sync(folder / name)
 
 

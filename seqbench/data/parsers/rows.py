@@ -48,6 +48,7 @@ TABLE_PER_ROW = 8
 TABLE_FLOOR = 1 << 24
 
 CHUNK = 1 << 18  # rows that are looked up together
+RELEASED = 32  # chunks of files that stay in memory
 
 IDS = pa.dictionary(pa.int32(), pa.string())
 PENDING = 1 << 20  # ids of blocks, at least, that are numbered together
@@ -177,6 +178,8 @@ def _numbered(values: np.ndarray) -> tuple[np.ndarray, pa.Array]:
     present = np.zeros(top + 1, bool)
     for start in range(0, len(values), CHUNK):
         present[values[start : start + CHUNK]] = True
+        if start % (RELEASED * CHUNK) == 0:
+            spill.release([values])
     numbers = np.cumsum(present, dtype=np.int32) - np.int32(1)
     return _looked_up(numbers, values), pa.array(np.flatnonzero(present)).cast(pa.string())
 
@@ -187,6 +190,8 @@ def _looked_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
     for start in range(0, len(values), CHUNK):
         # All values are in range; saying "clip" only saves looking.
         found[start : start + CHUNK] = table.take(values[start : start + CHUNK], mode="clip")
+        if start % (RELEASED * CHUNK) == 0:
+            spill.release((values, found))
     return found
 
 
