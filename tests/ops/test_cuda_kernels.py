@@ -65,21 +65,21 @@ def compare(
 
 
 @cache
-def solved(function: Any, *sizes: int) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
+def solved(function: Any, B: int, T: int, D: int, *states: int) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
     """A problem of numbers that every element type holds, its cotangents, and the reference's answer."""
     if function is rg_lru:
-        tensors = rg_lru_problem(*sizes, torch.float64)
-        cotangents = [torch.randn(sizes)]
+        tensors = rg_lru_problem(B, T, D, torch.float64)
+        cotangents = [torch.randn(B, T, D)]
     else:
-        tensors = selective_problem(*sizes, torch.float64)
+        tensors = selective_problem(B, T, D, states[0], torch.float64)
         cotangents = selective_cotangents(tensors)
     tensors = {name: coarse(tensor) for name, tensor in tensors.items()}
     cotangents = [coarse(tensor) for tensor in cotangents]
     return tensors, cotangents, answer(function, tensors, cotangents)
 
 
-def compare_solved(function: Any, *sizes: int, dtype: torch.dtype) -> None:
-    tensors, cotangents, truth = solved(function, *sizes)
+def compare_solved(function: Any, B: int, T: int, D: int, *states: int, dtype: torch.dtype) -> None:
+    tensors, cotangents, truth = solved(function, B, T, D, *states)
     tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     compare(function, tensors, [tensor.to(dtype) for tensor in cotangents], truth=truth)
 

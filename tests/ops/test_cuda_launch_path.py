@@ -91,7 +91,7 @@ class Recorded(TorchDispatchMode):
     """Note every operation of torch, and what memory its results have."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[tuple[str, list[tuple[Any, ...]]]] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -122,7 +122,8 @@ def test_what_a_graph_captures_does_not_depend_on_values(case: Case) -> None:
     """Of two calls with other values, the launches, operations and allocations are the same, and none waits."""
     given = problem(case.operator, False, case.length, *case.sizes, *case.choices)
     calls = []
-    for change in (lambda tensor: tensor.clone(), lambda tensor: tensor.flip(0)):
+    changes: tuple[Callable[[Tensor], Tensor], ...] = (torch.clone, lambda tensor: tensor.flip(0))
+    for change in changes:
         tensors = {name: change(tensor).float() for name, tensor in given.tensors.items()}
         options = {k: change(value) if isinstance(value, Tensor) else value for k, value in given.options.items()}
         cotangents = [tensor.float() for tensor in given.cotangents]

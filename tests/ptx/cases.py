@@ -111,7 +111,9 @@ def cases(operator: str) -> list[Case]:
     """Return cases in which any two of form, layout, sizes, length and choices meet."""
     of = OPERATORS[operator]
     met = pairwise(of.forms, of.layouts, of.sizes, of.lengths, *[(False, True)] * len(of.choices))
-    return [Case(operator, *most, tuple(choices)) for *most, choices in ((*row[:4], row[4:]) for row in met)]
+    return [
+        Case(operator, form, layout, sizes, length, tuple(choices)) for form, layout, sizes, length, *choices in met
+    ]
 
 
 @cache

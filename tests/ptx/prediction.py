@@ -32,27 +32,28 @@ def scan(source: str, direction: str, like: Tensor) -> tuple[float, str]:
     """Return predicted seconds and the number of chunks of a scan with a thread per channel."""
     module: Any = linear_scan if source == "linear_scan" else rg_lru
     constant = (False,) if source == "linear_scan" else ()
-    passes = [
+    whole, reduced = (
         (module.WORK[name, False] if constant else module.WORK[name]).of(
             like.dtype, module._resident(name, like.dtype, like.device)
         )
         for name in (direction, f"{direction}_reduce")
-    ]
+    )
     carried = cutting.carrying(like.dtype, module._resident(f"{direction}_carry", like.dtype, like.device))
     warps = like.shape[0] * like.shape[2] // cutting.WARP
     cut = module._cut(direction, *like.shape, like.dtype, like.device, *constant)
-    cycles = cutting.predicted(cut, warps, PROCESSORS, *passes, carried)
+    cycles = cutting.predicted(cut, warps, PROCESSORS, whole, reduced, carried)
     return cycles / CLOCK, f"{cut.chunks}"
 
 
 def selective(direction: str, like: Tensor) -> tuple[float, str]:
     """Return predicted seconds, and chunks and slabs, of the selective scan."""
-    shape = selective_scan.Shape(*like.shape, STATES, like.dtype, like.device)
+    B, T, D = like.shape
+    shape = selective_scan.Shape(B, T, D, STATES, like.dtype, like.device)
     if direction == "forward":
         cut = selective_scan._cut(shape)
-        passes = (shape.work(name) for name in ("forward", "forward_reduce", "forward_carry"))
+        whole, reduced, carried = (shape.work(name) for name in ("forward", "forward_reduce", "forward_carry"))
         warps = shape.B * shape.groups
-        cycles = cutting.predicted(cut, warps, PROCESSORS, *passes, carriers=selective_scan.STATES)
+        cycles = cutting.predicted(cut, warps, PROCESSORS, whole, reduced, carried, carriers=selective_scan.STATES)
         return cycles / CLOCK, f"{cut.chunks}"
     shares = selective_scan._share(shape)
     cycles = selective_scan.predicted(shares, *selective_scan.sharing(shape))
