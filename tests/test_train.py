@@ -528,9 +528,9 @@ def test_validation_on_a_sample_of_users_is_the_same_for_all_models_and_seeds(
     judged = []
     real = loop.rank
 
-    def watch(model: Any, sequences: Any, examples: Any, protocol: Any) -> Any:
+    def watch(model: Any, sequences: Any, examples: Any, *rest: Any, **options: Any) -> Any:
         judged.append(examples.users.tolist())
-        return real(model, sequences, examples, protocol)
+        return real(model, sequences, examples, *rest, **options)
 
     monkeypatch.setattr(loop, "rank", watch)
     for name, seed in (("lrurec", 0), ("gru4rec", 1)):
