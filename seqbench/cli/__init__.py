@@ -12,6 +12,7 @@ from seqbench.cli import (
     compare,
     importing,
     recommend,
+    export,
     bench,
     kernels,
     data,

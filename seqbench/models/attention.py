@@ -52,7 +52,7 @@ class SelfAttention(Block):
         if T > 1:  # nothing was seen before
             keys[:, :, :T], values[:, :, :T] = key, value
             return self._attend(query, key, value, None), state
-        rows = torch.arange(len(x), device=x.device)
+        rows = torch.arange(x.shape[0], device=x.device)
         for buffer, new in zip(state, (key, value), strict=True):
             buffer[rows, :, seen] = new.squeeze(2).to(buffer.dtype)
         if torch.compiler.is_compiling() or len(x) == 0:  # a graph has no numbers to look at

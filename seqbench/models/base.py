@@ -132,7 +132,7 @@ def fill(items: Tensor, length: int) -> Tensor:
 
 def at_last(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Return x (B, T, …) at the last item of each row, (B, …), for lengths (B,); of all T items if None."""
-    return x[:, -1] if lengths is None else x[torch.arange(len(x), device=x.device), lengths - 1]
+    return x[:, -1] if lengths is None else x[torch.arange(x.shape[0], device=x.device), lengths - 1]
 
 
 State = tuple[Tensor, ...]  # what an incremental model keeps of B histories: tensors (B, …)

@@ -127,7 +127,7 @@ class GLINTRU(IncrementalModel):
         attended = self.attention.finish(*self.attention.mix_last(x, lengths, valid))
         convolved, hidden = self._recur(x, valid)
         # Of what follows the GRU only as much is needed as the last position sees through the second convolution.
-        rows = torch.arange(len(items), device=items.device)
+        rows = torch.arange(items.shape[0], device=items.device)
         positions = lengths.unsqueeze(1) + torch.arange(-TAPS, 0, device=items.device)
         seen = rows.unsqueeze(1), positions.clamp_min(0)
         selected = _masked(self._select(convolved[seen], hidden[seen]), positions >= 0)

@@ -138,7 +138,7 @@ class RecurrentLayer(Block):
 
     def _convolve_and_recur(self, inputs: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Return hidden states (B, T, H) of p (B, T, H), and the state after the last position."""
-        window, before = state if state is not None else (None, self._first_state(len(inputs)))
+        window, before = state if state is not None else (None, self._first_state(inputs.shape[0]))
         convolved, window = causal_convolution(inputs, self.convolution_weight, self.convolution_bias, window, lengths)
         hidden = self._recur(convolved, before)
         return hidden, (window, at_last(hidden, lengths))

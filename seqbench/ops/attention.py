@@ -25,7 +25,9 @@ def causal_attention(
     Returns:
         As `query`.
     """
-    causal = query.shape[-2] > 1  # the last position sees everything; is_causal would line it up with the first key
+    causal = bool(
+        query.shape[-2] > 1
+    )  # the last position sees everything; is_causal would line it up with the first key
     seen = None
     if lengths is not None:
         seen = (torch.arange(key.shape[-2], device=key.device) < lengths.unsqueeze(1))[:, None, None]

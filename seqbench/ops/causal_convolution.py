@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqbench.ops import parallel
+
 
 def causal_convolution(
     inputs: Tensor, weight: Tensor, bias: Tensor, window: Tensor | None = None, lengths: Tensor | None = None
@@ -37,6 +39,10 @@ def causal_convolution(
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
     weight, bias = weight.to(inputs.dtype), bias.to(inputs.dtype)
+    if parallel.wanted():
+        known = F.pad(inputs, (0, 0, K - 1, 0)) if window is None else torch.cat([window, inputs], dim=1)
+        outputs = bias + sum(weight[k] * known[:, k : k + T] for k in range(K))
+        return outputs, window_at_end(known, K, lengths)
     if window is None:
         outputs = _CausalConvolution.apply(inputs, weight, bias)  # type: ignore[no-untyped-call]
         missing = K - 1 if lengths is not None else max(0, K - 1 - T)
@@ -57,7 +63,7 @@ def window_at_end(known: Tensor, K: int, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return known[:, known.shape[1] - K + 1 :]
     positions = lengths.unsqueeze(1) + torch.arange(K - 1, device=known.device)
-    return known[torch.arange(len(known), device=known.device).unsqueeze(1), positions]
+    return known[torch.arange(known.shape[0], device=known.device).unsqueeze(1), positions]
 
 
 class _CausalConvolution(torch.autograd.Function):

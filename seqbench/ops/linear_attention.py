@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqbench.ops import parallel
+
 # Norms below this count as this, so that a vector of zeros stays zero. Elsewhere the result is exact. In float16, whose
 # largest number is below 1 / 1e-6, its smallest normal number takes the place.
 SMALLEST_NORM = 1e-6
@@ -107,7 +109,7 @@ def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """q[t] · Σ_{j ≤ t} k[j]ᵀ v[j] / √E for (B, heads, T, E): weights within chunks, sums of kᵀ v between them."""
     T = query.shape[2]
     query = query / math.sqrt(query.shape[-1])
-    if T <= CHUNK:
+    if parallel.wanted() or T <= CHUNK:
         return (query @ key.transpose(-2, -1)).tril() @ value
     query, key, value = (
         F.pad(tensor, (0, 0, 0, -T % CHUNK)).unflatten(2, (-1, CHUNK)) for tensor in (query, key, value)

@@ -46,7 +46,7 @@ def linear_scan(
     if inputs.dim() != 3:
         raise ValueError(f"inputs must be (B, T, D), got {tuple(inputs.shape)}")
     B, _, D = inputs.shape
-    if gates.shape not in (inputs.shape, (D,)):
+    if gates.shape != ((D,) if gates.dim() == 1 else inputs.shape):
         raise ValueError(f"gates must be {tuple(inputs.shape)} or {(D,)}, got {tuple(gates.shape)}")
     if initial_state is None:
         initial_state = inputs.new_zeros((B, D))
