@@ -40,7 +40,7 @@ class Spill:
 
     def rows(self) -> int:
         """Return how many rows may be worked on in memory at once."""
-        return max(LEAST, self.memory // (2 * ROW))
+        return max(LEAST, self.memory // (4 * ROW))
 
 
 _current: ContextVar[Spill | None] = ContextVar("where columns go that do not fit", default=None)
