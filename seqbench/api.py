@@ -67,6 +67,7 @@ class ReportOptions(SelectionOptions, total=False):
     tables: Sequence[str] | None  # names of seqbench.reporting.tables.TABLES, such as "accuracy" or "cost"
     on: Literal["test", "valid"]  # whose accuracy: of the test or of the validation targets
     baselines: Sequence[str] | None  # models that the others are tested against
+    percentiles: Sequence[str] | None  # of latency, on pages: "p50", "p95", "p99"
     home: Folder | None  # prepared data sets, which the tables "beyond" and "buckets" need
 
 
@@ -510,6 +511,7 @@ def make_report(results: "Folder | Sequence[Folder]" = RESULTS, **options: Unpac
         SeqbenchError: there are no results.
     """
     from seqbench.models import MODELS
+    from seqbench.reporting.costs import STATISTICS
     from seqbench.reporting.significance import BASELINES
     from seqbench.reporting.tables import DEFAULT_METRICS, DEFAULT_TABLES, build_report
 
@@ -521,6 +523,7 @@ def make_report(results: "Folder | Sequence[Folder]" = RESULTS, **options: Unpac
         options.get("tables") or DEFAULT_TABLES,
         options.get("on") or "test",
         _home(options.get("home")),
+        options.get("percentiles") or STATISTICS[:1],
     )
 
 

@@ -49,11 +49,14 @@ def report(
     table: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated kinds: accuracy, cost, latency, published (the papers' figures beside ours), beyond "
-            "(coverage, novelty, …), buckets (the first metric by groups of users).",
+            help="Comma-separated kinds: accuracy, cost, latency, size (parameters, FLOPs, state), published (the "
+            "papers' figures beside ours), beyond (coverage, novelty, …), buckets (the first metric by users' groups).",
             show_default="accuracy,cost,latency",
         ),
     ] = None,
+    percentile: Annotated[
+        str, typer.Option(help="Comma-separated percentiles of latency: p50, p95, p99 (data formats have all).")
+    ] = "p50",
     on: Annotated[
         Literal["test", "valid"], typer.Option(help="Whose accuracy: of the test or the validation targets.")
     ] = "test",
@@ -93,6 +96,7 @@ def report(
         tables=words(table),
         on=on,
         baselines=words(baselines),
+        percentiles=words(percentile),
         datasets=words(datasets),
         models=words(models),
         protocols=words(protocol),

@@ -74,6 +74,16 @@ QUANTITIES = (
 )
 
 
+# Counts, which no machine changes.
+SIZES = (
+    _quantity("parameters", "Parameters", None, numbers.PLAIN, with_spread=False),
+    _quantity("parameters_without_items", "Without items", None, numbers.PLAIN, with_spread=False),
+    _quantity("whole_flops", "FLOPs of a history", None, numbers.PLAIN, with_spread=False),
+    _quantity("step_flops", "FLOPs of a step", None, numbers.PLAIN, with_spread=False),
+    _quantity("state_bytes", "State of a user", None, numbers.BYTES, with_spread=False),
+)
+
+
 def hardware_words(record: Record) -> str:
     """Name what costs depend on: the GPU and its memory, or the CPU, its cores and threads and the memory beside it."""
     environment = record.environment
@@ -91,13 +101,24 @@ def hardware_words(record: Record) -> str:
 
 def cost_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table]:
     """Make tables of what training took, per hardware; `seeds` are those of the whole section."""
-    return _shown(_training_table(here, seeds, hardware) for hardware, here in by_hardware(variants))
-
-
-def latency_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table]:
-    """Make tables of latency against length, per hardware and statistic."""
     return _shown(
-        _latency_table(measured, seeds, hardware, statistic)
+        _quantity_table(Table("cost", "Training cost", [], hardware=hardware), QUANTITIES, here, seeds)
+        for hardware, here in by_hardware(variants)
+    )
+
+
+def size_tables(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Table]:
+    """Make the table of how large models are, if a record says, with histories of the protocol's length."""
+    here = [variant for variant in variants if variant.trained]
+    return _shown([_quantity_table(Table("size", "Size", []), SIZES, here, seeds)])
+
+
+def latency_tables(
+    variants: Sequence[Variant], seeds: Sequence[int], percentiles: Sequence[str] = STATISTICS[:1]
+) -> list[Table]:
+    """Make tables of latency against length, per hardware and statistic; pages show only these percentiles."""
+    return _shown(
+        _latency_table(measured, seeds, hardware, statistic, data_only=statistic not in percentiles)
         for hardware, here in by_hardware(variants)
         for measured in [[(variant, Points(variant.finished)) for variant in here]]
         for statistic in STATISTICS
@@ -154,11 +175,13 @@ def _shown(tables: Iterable[Table]) -> list[Table]:
     return [table for table in tables if table.rows and table.columns]
 
 
-def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware: str) -> Table:
-    table = Table("cost", "Training cost", [], hardware=hardware)
+def _quantity_table(
+    table: Table, quantities: Sequence[_Quantity], variants: Sequence[Variant], seeds: Sequence[int]
+) -> Table:
+    """Fill an empty table with the quantities of which there are figures."""
     table.rows = [Row(variant.model, variant.configuration, {}, ranked=variant.trained) for variant in variants]
 
-    for quantity in QUANTITIES:
+    for quantity in quantities:
         measured = [_values(variant.finished, quantity.read) for variant in variants]
         if not any(measured):
             continue
@@ -188,12 +211,12 @@ def _training_table(variants: Sequence[Variant], seeds: Sequence[int], hardware:
 
 
 def _latency_table(
-    measured: Sequence[tuple[Variant, Points]], seeds: Sequence[int], hardware: str, statistic: str
+    measured: Sequence[tuple[Variant, Points]], seeds: Sequence[int], hardware: str, statistic: str, *, data_only: bool
 ) -> Table:
     points = {point for _, each in measured for point in each}
     lengths = sorted({length for _, _, length in points if length is not None})
     table = Table("latency", "Latency", [], hardware=hardware, statistic=statistic)
-    table.data_only = statistic != "p50"
+    table.data_only = data_only
     table.columns = [Column(str(length), f"{length:,}", "down", "ms") for length in lengths]
     for batch in sorted({batch for _, batch, _ in points}):
         for mode in MODES:

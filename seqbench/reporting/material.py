@@ -22,6 +22,7 @@ class Material:
         seeds: those of the section.
         baselines: models that the others are tested against.
         on: "test" or "valid", the part whose accuracy is shown.
+        percentiles: of latency, that pages show.
         read: reads histories and popularity from the prepared data set; raises SeqbenchError.
         warnings: what went wrong while tables were made; they become those of the section.
     """
@@ -32,6 +33,7 @@ class Material:
     baselines: Sequence[str]
     on: Literal["test", "valid"]
     read: "Callable[[], Background]"
+    percentiles: Sequence[str] = ("p50",)
     warnings: list[str] = field(default_factory=list)
     _known: "Background | None" = None
 

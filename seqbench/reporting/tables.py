@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from seqbench.errors import SeqbenchError
+from seqbench.errors import SeqbenchError, unknown_name
 from seqbench.evaluation.metrics import STANDARD, Measure, parse
 from seqbench.protocol import Protocol
 from seqbench.registry import Registry
 from seqbench.reporting.beyond import beyond_table, bucket_tables
 from seqbench.reporting.cells import metric_cell
-from seqbench.reporting.costs import cost_tables, hardware_words, latency_tables
+from seqbench.reporting.costs import STATISTICS, cost_tables, hardware_words, latency_tables, size_tables
 from seqbench.reporting.document import CEILING, FAILED, Column, Report, Row, Section, Table, TableCell
 from seqbench.reporting.material import Material
 from seqbench.reporting.published import published_table
@@ -36,7 +36,8 @@ TABLES: Registry[Callable[[Material], list[Table]]] = Registry(
     {
         "accuracy": lambda material: [accuracy_table(material)],
         "cost": lambda material: cost_tables(material.variants, material.seeds),
-        "latency": lambda material: latency_tables(material.variants, material.seeds),
+        "latency": lambda material: latency_tables(material.variants, material.seeds, material.percentiles),
+        "size": lambda material: size_tables(material.variants, material.seeds),
         "published": lambda material: [published_table(material.variants, material.measures, material.seeds)],
         "beyond": lambda material: [beyond_table(material)],
         "buckets": bucket_tables,
@@ -54,6 +55,7 @@ def build_report(
     tables: Sequence[str] = DEFAULT_TABLES,
     on: Literal["test", "valid"] = "test",
     home: Path | None = None,
+    percentiles: Sequence[str] = STATISTICS[:1],
 ) -> Report:
     """Group runs into sections and tables.
 
@@ -68,10 +70,11 @@ def build_report(
         tables: names of TABLES.
         on: whose accuracy is shown, that of the test or of the validation targets.
         home: the folder with prepared data sets, which some tables need.
+        percentiles: of latency, that pages show: some of "p50", "p95" and "p99".
 
     Raises:
         SeqbenchError: there are no runs.
-        UsageError: there is no such metric or table.
+        UsageError: there is no such metric, table or percentile.
     """
     if not runs:
         raise SeqbenchError("There are no results to report.", hint="Measure something first: `seqbench run`.")
@@ -79,6 +82,9 @@ def build_report(
 
     for name in tables:
         _ = TABLES[name]  # or say which there are
+    for name in percentiles:
+        if name not in STATISTICS:
+            raise unknown_name("Percentile", name, STATISTICS, "seqbench report --help")
     wanted = [name for name in TABLES if name in tables]
 
     groups: dict[tuple[str, str, Protocol], list[StoredRun]] = {}
@@ -86,7 +92,7 @@ def build_report(
         definition = run.record.definition
         groups.setdefault((definition.dataset, definition.fingerprint, definition.protocol), []).append(run)
     fingerprints = {(dataset, fingerprint) for dataset, fingerprint, _ in groups}
-    material = partial(Material, measures=measures, baselines=baselines, on=on)
+    material = partial(Material, measures=measures, baselines=baselines, on=on, percentiles=percentiles)
     sections, found = [], []
     for key in sorted(groups, key=lambda group: (group[0], group[1], repr(group[2]))):
         variants, common = group_variants(groups[key], model_order)

@@ -13,6 +13,7 @@ from seqbench.reporting.csv_json import render_csv
 from seqbench.reporting.document import Table
 from seqbench.reporting.latex import render_latex
 from seqbench.reporting.markdown import render_markdown
+from seqbench.reporting.runs import StoredRun
 from seqbench.reporting.terminal import render_terminal
 
 
@@ -408,3 +409,27 @@ def test_reports_do_not_import_torch():
     modules = "tables, terminal, latex, markdown, csv_json"
     code = f"import sys; from seqbench.reporting import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_percentiles_of_latency_are_shown_on_demand(make_record):
+    from seqbench.reporting.tables import build_report
+
+    runs = [StoredRun(make_record())]
+
+    def shown(report):
+        return [table.statistic for table in report.sections[0].shown if table.kind == "latency"]
+
+    assert shown(build_report(runs)) == ["p50"]
+    assert shown(build_report(runs, percentiles=["p95", "p99"])) == ["p95", "p99"]
+    with pytest.raises(UsageError, match="Percentile 'p90' is unknown"):
+        build_report(runs, percentiles=["p90"])
+
+
+def test_the_size_of_models_is_shown_on_demand(make_record):
+    from seqbench.reporting.tables import build_report
+
+    record = make_record(cost={"parameters": 3_000_000, "parameters_without_items": 1000, "whole_flops": 5_000_000_000})
+    (table,) = build_report([StoredRun(record)], tables=["size"]).sections[0].tables
+    assert [column.title for column in table.columns] == ["Parameters", "Without items", "FLOPs of a history"]
+    assert [cell.text for cell in table.rows[0].cells.values()] == ["3.00", "1.00", "5.00"]
+    assert [column.unit for column in table.columns] == ["M", "k", "G"]
