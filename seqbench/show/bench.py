@@ -19,7 +19,7 @@ from seqbench.show.tables import columns
 
 SCHEMA_VERSION = 1
 MISSING = "–"
-COUNTED = ("state_bytes", "bound_ms")  # the same on a busy machine
+COUNTED = ("_bytes", "bound_ms")  # names that end so are of what is the same on a busy machine
 # Names of values: how they end says what they are in.
 SCALES: dict[str, Scale] = {"_bytes": BYTES, "_flops": PLAIN, "parameters": PLAIN, "_without_items": PLAIN}
 
@@ -48,7 +48,8 @@ def document(quantity: str, request: Request, figures: Sequence[Figure], shared:
 
 
 def _table(request: Request, quantity: str, figures: Sequence[Figure], notes: list[str]) -> Table:
-    names = list(dict.fromkeys(name for figure in figures for name in figure.values))
+    # What no model has, a kind of device has not.
+    names = list(dict.fromkeys(name for each in figures for name, value in each.values.items() if value is not None))
     ratios = any(figure.ratio for figure in figures)
     last = [f"× {request.baseline}"] if ratios else []
     table = columns(quantity, "Batch", "Length", *(name.replace("_", " ") for name in names), *last)
@@ -62,7 +63,9 @@ def _table(request: Request, quantity: str, figures: Sequence[Figure], notes: li
         marks = "".join(f" [{footnotes.note(notes, words) + 1}]" for words in remarks)
         noisy = "~" if figure.disturbances or figure.unsteady else ""
         cells = [
-            ("" if name in COUNTED else noisy) + _shown(name, figure.values[name]) if name in figure.values else ""
+            ("" if name.endswith(COUNTED) else noisy) + _shown(name, figure.values[name])
+            if name in figure.values
+            else ""
             for name in names
         ]
         if ratios:
