@@ -74,7 +74,7 @@ def bucket_tables(material: Material) -> list[Table]:
             per_user = {
                 str(run.seed): found
                 for run in variant.runs
-                if same_users(run, known) and (found := run.per_user(measure)) is not None
+                if run.record.finished and same_users(run, known) and (found := run.per_user(measure)) is not None
             }
             for column, bucket in zip(columns, buckets, strict=True):
                 values = {seed: float(found[bucket.members].mean()) for seed, found in per_user.items()}

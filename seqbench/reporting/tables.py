@@ -135,7 +135,7 @@ def _section(
         protocol=definition.protocol,
         facts={key: value for key, value in facts.items() if key not in ("ceiling", "count_mismatch")},
         seeds=sorted({record.definition.seed for record in trained or records}),
-        hardware=_distinct(hardware_words(record) for record in records if not record.imported),
+        hardware=_distinct(hardware_words(record) for record in records if record.environment),
         software=_distinct(_software(record.environment) for record in records),
         warnings=_distinct(record.dataset.get("count_mismatch") for record in records),
         common=common,

@@ -108,6 +108,12 @@ def test_without_the_prepared_data_what_needs_it_says_so(runs, monkeypatch):
     assert "ml-100k is not prepared. Prepare it." in section.warnings
 
 
+def test_failed_runs_have_no_figures_though_their_files_are_there(runs):
+    runs[2].record.status, runs[2].record.failure = "failed", {"kind": "error", "message": "x"}
+    _, by_length, *_ = tables.build_report(runs, ["hr@1"], tables=["beyond", "buckets"]).sections[0].tables
+    assert {cell.text for cell in by_length.rows[1].cells.values()} == {"--"}
+
+
 def test_lists_of_other_users_or_items_are_not_believed(runs):
     runs[0].record.dataset["items"] = 2
     assert runs[0].lists(2) is None
