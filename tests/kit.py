@@ -70,6 +70,8 @@ class Bench:
             patch.setattr(sys, "argv", ["seqbench", *map(str, words)])
             for name, value in self.environment().items():
                 patch.setenv(name, value)
+            for each in (console.out, console.err):  # made when seqbench was imported, perhaps under other variables
+                patch.setattr(each, "width", int(self.environment()["COLUMNS"]))
             try:
                 main()
             except SystemExit as end:

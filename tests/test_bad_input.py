@@ -26,7 +26,7 @@ from seqbench.models import find_model
 from seqbench.protocol import choose
 from seqbench.results import SCHEMA_VERSION
 from seqbench.settings import parse_settings
-from tests.kit import QUICK, SMALL, TINY, Bench, on_small_disk
+from tests.kit import FILES, QUICK, SMALL, TINY, Bench, on_small_disk
 
 
 @pytest.fixture
@@ -339,13 +339,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_finished(bench: Ben
     assert "synthetic / lrurec / seed 0: The disk is full: could not write" in said
     assert "Free some space" in said
     assert "markov" not in said, "nothing more is tried"
-    assert sorted(done.stdout.split()) == [
-        "ranks.parquet",
-        "record.json",
-        "samples.parquet",
-        "top.parquet",
-        "weights.safetensors",
-    ]
+    assert sorted(done.stdout.split()) == FILES
 
 
 def test_errors_of_the_worker_keep_their_words() -> None:

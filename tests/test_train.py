@@ -288,6 +288,7 @@ def test_throughput_is_the_median_of_the_epochs() -> None:
         "train_interactions_per_second": 30.0,
         "train_sequences_per_second": 3.0,
         "epoch_seconds": 2.0,
+        "epoch_joules": None,
     }
 
 

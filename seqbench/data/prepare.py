@@ -89,14 +89,21 @@ def prepare(
 
 
 def prepare_all(
-    names: Sequence[str], *, home: Path, force: bool = False, offline: bool = False, **options: Any
+    names: Sequence[str],
+    *,
+    home: Path,
+    force: bool = False,
+    offline: bool = False,
+    memory: int | None = None,
+    **options: Any,
 ) -> Iterator[PreparedDataset]:
     """Prepare several data sets of the catalogue in turn, after fetching all that they need, several files at once.
 
     One that fails does not keep the others from being prepared; the errors come last. A full disk ends it all.
 
     Args:
-        options: of `prepare`.
+        memory: as `prepare`.
+        options: of `prepare`, those that `resolve` checks.
 
     Raises:
         as `prepare`.
@@ -112,7 +119,7 @@ def prepare_all(
         if spec.name in failed:
             continue
         try:
-            prepared = prepare(spec, home=home, force=force, offline=offline, **options)
+            prepared = prepare(spec, home=home, force=force, offline=offline, memory=memory, **options)
         except StorageError:
             raise
         except SeqbenchError as error:

@@ -61,9 +61,6 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
     if issubclass(cls, SequenceModel):
         load_optimizer()  # before the mark that memory is measured from
     build = builder(cls, sequences, definition)
-    counted_size = Cost()
-    if issubclass(cls, SequenceModel):
-        counted_size.update(cast(Cost, size(build, definition.protocol.max_len)))
     peak = kind(device).peak_memory(device)
     model = build(definition.protocol.max_len).to(device)
 
@@ -87,6 +84,8 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         counted = model if isinstance(model, CountingModel) else None
         del model  # so that there is more room for measuring
         measured, store_samples = latency_cost(order, machine, lambda length: counted or build(length), emit)
+    if counted is None:
+        measured.update(cast(Cost, size(build, definition.protocol.max_len)))
     store_samples()
     test.write(folder / RANKS)
     test.write_top(folder / TOP)
@@ -100,7 +99,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         accuracy=test.metrics(),
         validation=valid.metrics(),
         training=fitted.training,
-        cost=fitted.cost | counted_size | measured | Cost(sharing=shared),
+        cost=fitted.cost | measured | Cost(sharing=shared),
         changes=changed,
     )
     write_record(order.results, record)

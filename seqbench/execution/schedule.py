@@ -21,9 +21,9 @@ from seqbench.execution.stopping import Stop
 from seqbench.locking import claimed
 from seqbench.measuring.grid import LatencyGrid
 from seqbench.planning import Plan
-from seqbench.results import RECORD, Record, finished_record, read_record, write_record
+from seqbench.results import RECORD, Record, finished_record, read_record
 from seqbench.results.records import Changes, Environment, Failure
-from seqbench.results.store import CLAIM
+from seqbench.results.store import CLAIM, write_failure
 from seqbench.show.progress import CellProgress, RunProgress
 
 LOOK_AGAIN_SECONDS = 1.0  # between two looks at cells that other commands are running
@@ -218,6 +218,5 @@ def run_one(execute: Executor, order: Order, progress: CellProgress, stop: Stop)
         failure=Failure(kind=outcome.kind, message=outcome.message),
         changes=changes,
     )
-    if finished_record(order.results, definition) is None:  # which a failure never replaces
-        write_record(order.results, record)
+    write_failure(order.results, record)
     return record

@@ -32,6 +32,17 @@ def finished_record(results: Path, definition: Definition) -> Record | None:
     return record if record.finished else None
 
 
+def write_failure(results: Path, record: Record) -> None:
+    """Store the record of a cell that failed, unless a finished one is there, or one that a newer seqbench wrote."""
+    try:
+        if read_record(record.definition.folder(results) / RECORD).finished:
+            return
+    except UnreadableRecord as error:
+        if error.newer:
+            return
+    write_record(results, record)
+
+
 def load_records(results: Path) -> tuple[list[Record], list[UnreadableRecord]]:
     """Return all records below a results folder in path order, and an error for each that cannot be used."""
     records: list[Record] = []

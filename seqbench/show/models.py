@@ -31,8 +31,8 @@ def models_table() -> Table:
         causal = "optional" if "causal" in fields else yes_or_no(cls.Config().causal)
         incremental = "no"
         if issubclass(cls, IncrementalModel):
-            incremental = "growing" if cls.state_grows else yes_or_no(True)
-            incremental += ", optional" if fields & {"causal", "positions"} else ""
+            incremental = "growing" if cls.state_grows else "yes"
+            incremental = "optional" if fields & {"causal", "positions"} else incremental
         summary, parameters, paper = (Text(each) for each in words)  # not markup: titles may hold brackets
         table.add_row(name, summary, causal, incremental, parameters, paper)
     table.caption = (
