@@ -5,6 +5,7 @@ scores of the whole catalogue included; element-wise functions, norms and look-u
 not a machine: tensors have shapes and no numbers wherever a model can do without.
 """
 
+import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -63,8 +64,11 @@ def _counted(build: Callable[[int], Model], length: int, count: Callable[[Model,
             return count(build(length).eval(), torch.ones(1, length, dtype=torch.int64))
 
 
+_FLAGS = threading.Lock()  # they are the whole process's: two that changed them at once would not put them back
+
+
 def _flops(mode: str, model: Model, items: Tensor) -> int:
-    with warnings.catch_warnings():
+    with _FLAGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # leaving mkldnn.flags, torch speaks of GPUs that are not here
         # Attention of CPUs and oneDNN's recurrent layers have no formulas; what they are made of has.
         with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False), visible():

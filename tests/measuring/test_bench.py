@@ -1,6 +1,7 @@
 """Costs of models with random weights: what is searched, counted and printed."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +167,18 @@ def test_what_cannot_be_measured_is_a_usage_error(bench: Bench, words: tuple[str
     done = bench.call("bench", *words)
     assert done.code == 2
     assert said in done.words
+
+
+def test_counting_in_several_threads_leaves_torch_as_it_was() -> None:
+    def settings() -> tuple[bool, bool]:
+        return torch._C._get_mkldnn_enabled(), torch.backends.cuda.flash_sdp_enabled()
+
+    before = settings()
+    counting = [
+        threading.Thread(target=lambda: list(measuring.size(request("sasrec", lengths=(8,))))) for _ in range(4)
+    ]
+    for each in counting:
+        each.start()
+    for each in counting:
+        each.join()
+    assert settings() == before
