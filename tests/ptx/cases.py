@@ -251,7 +251,7 @@ def _cross_entropy(
         tensors["bias"] = _randn(generator, V)
         if ruled_out:
             tensors["bias"][3::7] = -torch.inf
-            targets += targets % 7 == 3
+            targets = (targets + (targets % 7 == 3)) % V
         logits += tensors["bias"]
     if learned:
         targets = logits.argmax(dim=1)
