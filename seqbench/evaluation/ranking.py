@@ -20,7 +20,7 @@ from torch import Tensor
 from seqbench.data.sequences import Examples, Sequences, pad
 from seqbench.errors import Diverged
 from seqbench.evaluation.ranks import Ranks
-from seqbench.models.base import Model, SequenceModel
+from seqbench.models.base import Model, SequenceModel, device_of, scored_by_table
 from seqbench.models.checks import check_shape
 from seqbench.ops import rank_counts, top_k
 from seqbench.protocol import REMOVALS, Protocol
@@ -78,7 +78,7 @@ def rank(
         SeqbenchError: the states or the scores are not of the shape that they must have.
         Diverged: the model gives a score that is not a number, or infinite.
     """
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = device_of(model)
     V = sequences.items + 1
     removal = REMOVALS[protocol.removed]
     better = np.zeros(len(examples), dtype=np.int64)
@@ -109,11 +109,9 @@ def _table(model: Model, V: int) -> _Table | None:
 
     A row of padding that is not finite, which makes no score of an item so, is left to the scores as well.
     """
-    if not isinstance(model, SequenceModel):
+    if (scorer := scored_by_table(model)) is None:
         return None
-    if type(model).score is not SequenceModel.score or type(model).score_states is not SequenceModel.score_states:
-        return None
-    items, bias = model.item_weights(), model.item_bias()
+    items, bias = scorer.item_weights(), scorer.item_bias()
     check_shape(model, "item_weights", items, (V, items.shape[-1]))
     padding = items[:1] if bias is None else torch.cat([items[0], bias[:1]])
     return _Table(items, bias) if bool(torch.isfinite(padding).all()) else None
@@ -147,7 +145,7 @@ def _by_scores(model: Model, batch: _Batch, V: int, top: int) -> _Standing:
     targets = batch.targets.unsqueeze(1)
     target_scores = scores.gather(1, targets)
     scores.scatter_(1, batch.removed, -torch.inf)
-    best = _best(scores, min(top, V)) if top else targets[:, :0]
+    best = highest(scores, min(top, V))[1] if top else targets[:, :0]
     if batch.spares_target:
         scores.scatter_(1, targets, target_scores)
     else:
@@ -155,14 +153,14 @@ def _by_scores(model: Model, batch: _Batch, V: int, top: int) -> _Standing:
     return _Standing((scores > target_scores).sum(dim=1), (scores == target_scores).sum(dim=1) - 1, best)
 
 
-def _best(scores: Tensor, count: int) -> Tensor:
-    """Return the (B, count) ids of the highest of the scores (B, V), equal ones by id; 0 for those that are -inf."""
+def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the highest of the scores (B, V), (B, count) by score, and their ids, equal ones by id; 0 where -inf."""
     last = scores.topk(count, dim=1).values[:, -1:]
     above, level = scores > last, scores == last
     chosen = above | (level & (level.cumsum(dim=1) <= count - above.sum(dim=1, keepdim=True)))
     ids = chosen.nonzero()[:, 1].view(len(scores), count)  # in order of ids, which a stable sort keeps
     values, order = scores.gather(1, ids).sort(dim=1, descending=True, stable=True)
-    return ids.gather(1, order).where(values > -torch.inf, 0)
+    return values, ids.gather(1, order).where(values > -torch.inf, 0)
 
 
 def _diverged(model: Model) -> Diverged:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from seqbench.data.sequences import Ints, pad
 from seqbench.errors import Diverged
-from seqbench.models.base import Model, SequenceModel
+from seqbench.evaluation.ranking import highest
+from seqbench.models.base import Model, SequenceModel, device_of, scored_by_table
 from seqbench.ops import top_k
 
 BATCH = 256
@@ -87,19 +88,6 @@ def best_items(
     return ids, scores
 
 
-def device_of(model: Model) -> torch.device:
-    """Return where a model is."""
-    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-
-
-def scored_by_table(model: Model) -> SequenceModel | None:
-    """Return the model if its scores are products of states with the item table, and no others are defined."""
-    own = type(model).score is not SequenceModel.score or (
-        isinstance(model, SequenceModel) and type(model).score_states is not SequenceModel.score_states
-    )
-    return None if own or not isinstance(model, SequenceModel) else model
-
-
 def best_of_states(model: SequenceModel, states: Tensor, excluded: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return scores (B, K) and numbers (B, K) of the best items for states (B, D), excluded ones (B, E) left out."""
     if not torch.isfinite(states).all():
@@ -115,7 +103,6 @@ def _best_of_scores(model: Model, scores: Tensor, excluded: Tensor, k: int) -> t
         raise Diverged(f"A score of {type(model).__name__}")
     scores = scores.scatter(1, excluded, -torch.inf)
     scores[:, 0] = -torch.inf
-    values, ids = (each[:, :k] for each in scores.sort(dim=1, descending=True, stable=True))
+    values, ids = highest(scores, min(k, scores.shape[1]))
     missing = (0, k - values.shape[1])
-    values, ids = F.pad(values, missing, value=-torch.inf), F.pad(ids, missing)
-    return values, ids.where(values > -torch.inf, 0)
+    return F.pad(values, missing, value=-torch.inf), F.pad(ids, missing)

@@ -24,10 +24,9 @@ from torch import Tensor, nn
 
 from seqbench.errors import SeqbenchError, UsageError
 from seqbench.files import replacing, write_json
-from seqbench.inference.best import scored_by_table
 from seqbench.inference.items import ITEM_IDS
 from seqbench.inference.trained import TrainedModel
-from seqbench.models.base import IncrementalModel, SequenceModel, State
+from seqbench.models.base import IncrementalModel, SequenceModel, State, scored_by_table
 from seqbench.ops.parallel import parallel_scans
 from seqbench.registry import Registry
 from seqbench.results import WEIGHTS

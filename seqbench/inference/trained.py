@@ -13,11 +13,11 @@ import torch
 
 from seqbench import console, tensor_file
 from seqbench.errors import UsageError
-from seqbench.inference.best import Histories, best_items, best_of_states, device_of, scored_by_table
+from seqbench.inference.best import Histories, best_items, best_of_states
 from seqbench.inference.compiled import Step, compile_step
 from seqbench.inference.items import ItemIds
 from seqbench.inference.states import States
-from seqbench.models.base import IncrementalModel, Model
+from seqbench.models.base import IncrementalModel, Model, device_of, scored_by_table
 from seqbench.results import WEIGHTS, Record
 from seqbench.results.weights import load_weights
 

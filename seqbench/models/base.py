@@ -201,6 +201,19 @@ class SequenceModel(Model):
         return self.score_states(self.last_states(items, lengths))
 
 
+def device_of(model: Model) -> torch.device:
+    """Return where a model is."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def scored_by_table(model: Model) -> SequenceModel | None:
+    """Return the model if its scores are products of states with the item table, and no others are defined."""
+    own = type(model).score is not SequenceModel.score or (
+        isinstance(model, SequenceModel) and type(model).score_states is not SequenceModel.score_states
+    )
+    return None if own or not isinstance(model, SequenceModel) else model
+
+
 class IncrementalModel(SequenceModel):
     """A model that can also append one item at a time, without encoding the history again.
 

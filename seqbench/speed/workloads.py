@@ -10,7 +10,7 @@ that cannot be recommended.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -292,16 +292,4 @@ RANK_COUNTS = Workload(
     complete=_counts_of_scores,
     differentiable=False,
 )
-TOP_K = Workload(
-    name="top_k",
-    operator="top_k",
-    axes="NxDxV",
-    shapes=_RANKING_SHAPES,
-    make=_ranking_inputs,
-    run=_run_best,
-    saved=(),
-    rows=("states", "targets", "excluded"),
-    plain=_product,
-    complete=_best_of_scores,
-    differentiable=False,
-)
+TOP_K = replace(RANK_COUNTS, name="top_k", operator="top_k", run=_run_best, complete=_best_of_scores)
