@@ -23,7 +23,7 @@ from seqbench.reporting.names import display_name
 from seqbench.reporting.runs import StoredRun
 from seqbench.reporting.variants import changed_settings
 from seqbench.results import Definition
-from seqbench.results.records import Changes
+from seqbench.results.records import FULL, Changes
 from seqbench.show.text import printable
 
 SOFTWARE = ("os", "python", "torch", "numpy", "cuda", "driver", "seqbench", "git_commit", "operators")
@@ -107,7 +107,8 @@ def _cell(run: StoredRun) -> dict[str, Any]:
     record, definition = run.record, run.record.definition
     settings = changed_settings(run)
     facts = {
-        "Command": command(definition, record.changes),
+        "Command": "" if record.imported else command(definition, record.changes),
+        "Imported": f"from {record.imported['file']}, sha256 {record.imported['sha256']}" if record.imported else "",
         "Settings": _words(definition.config),
         "Training": _words(definition.training or {}),
         "Machine": hardware_words(record),
@@ -134,6 +135,8 @@ def command(definition: Definition, changes: Changes | None) -> str:
     words += ["--max-len", str(protocol.max_len), "--device", definition.device]
     if definition.backend is not None:
         words += ["--backend", definition.backend]
+    if definition.precision != FULL:
+        words += ["--precision", definition.precision]
     parts: list[Any] = [] if changes is None else [changes.get("config"), changes.get("training")]
     for field, value in (item for part in parts for item in (part or {}).items()):
         text = value if isinstance(value, str) else json.dumps(value)

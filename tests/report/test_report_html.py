@@ -1,6 +1,7 @@
 """The page of a report: whole in itself, safe whatever records hold, and it can be sorted."""
 
 import base64
+import dataclasses
 import hashlib
 import html
 import re
@@ -79,6 +80,20 @@ def test_a_command_repeats_its_cell(make_record):
         "lrurec.epochs=3",
         "lrurec.loss=a b",
     ]
+
+
+def test_a_command_says_the_precision_unless_it_is_the_usual_one(make_record):
+    definition = make_record("lrurec", 2).definition
+    assert "--precision" not in command(definition, None)
+    assert command(dataclasses.replace(definition, precision="bf16"), None).endswith("--precision bf16")
+
+
+def test_what_was_imported_has_a_source_and_no_command(make_record):
+    record = make_record("theirs")
+    record.imported = {"file": "lists.csv", "sha256": "ab" * 32, "depth": 20}
+    page = render_html(report_of([record]))
+    assert "seqbench run" not in page
+    assert f"from lists.csv, sha256 {'ab' * 32}" in page
 
 
 def test_the_front_holds_what_nothing_beats():
