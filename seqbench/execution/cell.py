@@ -85,6 +85,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         del model  # so that there is more room for measuring
         measured, store_samples = latency_cost(order, machine, lambda length: counted or build(length), emit)
     if counted is None:
+        emit(Phase("counting operations"))
         measured.update(cast(Cost, size(build, definition.protocol.max_len)))
     store_samples()
     test.write(folder / RANKS)
@@ -131,7 +132,8 @@ def latency_cost(
     if not order.force and definition.training is not None:
         earlier = measured_before(order.results, definition, machine, grid)
     if earlier is None:
-        emit(Phase("measuring latency"))
+        if grid.lengths:
+            emit(Phase("measuring latency"))
         timings = latency(build, torch.device(order.device), grid=grid)
         cost = Cost(latency=timings.points, latency_skipped=timings.skipped, latency_grid=plain(grid))
         return cost, lambda: timings.write_samples(samples)
