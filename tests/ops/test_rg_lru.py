@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -51,6 +52,17 @@ def problem(B: int, T: int, D: int) -> Problem:
 
 def truth_of(tensors: dict[str, Tensor], cotangents: list[Tensor]) -> dict[str, Tensor]:
     return differentiated(rg_lru, tensors, cotangents, backend="reference")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_drive_is_exact_where_a_state_hardly_fades(name: str) -> None:
+    decays = torch.linspace(-25, 5, 61, dtype=torch.float64)
+    with implementation(name, OPERATOR) as backend:
+        gates = torch.zeros(1, 1, 2 * len(decays), dtype=torch.float64)  # both sigmoids are 1/2
+        states = rg_lru(torch.ones(1, 1, len(decays), dtype=torch.float64), gates, decays, backend=backend)
+    rate = -np.log1p(np.exp(decays.numpy().astype(np.longdouble)))  # twice that of half a gate
+    expected = np.sqrt(np.longdouble("1e-8") - np.expm1(rate)) / 2
+    np.testing.assert_allclose(states[0, 0].numpy(), expected.astype(np.float64), rtol=1e-14)
 
 
 @cache

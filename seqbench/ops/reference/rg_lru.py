@@ -11,8 +11,10 @@ from seqbench.ops.precision import widened
 def forward(inputs: Tensor, gates: Tensor, decay: Tensor, initial_state: Tensor) -> Tensor:
     """States (B, T, D); arguments as in `rg_lru`."""
     r, g = gates.chunk(2, dim=-1)
-    alpha = torch.exp(-F.softplus(decay) * torch.sigmoid(r))
-    driven = torch.sqrt(1 - alpha**2 + 1e-8) * torch.sigmoid(g) * inputs
+    rate = -F.softplus(decay) * torch.sigmoid(r)
+    alpha = torch.exp(rate)
+    # expm1 for 1 - α², of which nothing but rounding would be left where α is near 1.
+    driven = torch.sqrt(1e-8 - torch.expm1(2 * rate)) * torch.sigmoid(g) * inputs
     state = initial_state
     states = []
     # Unbound and not indexed: the gradient of an index is as large as the whole, which would make T² of it.
