@@ -329,6 +329,7 @@ def run(
     jobs: int | None = None,
     keep_weights: bool = True,
     latency: "LatencyGrid | None" = None,
+    time_budget: float | None = None,
     **options: Unpack[PlanOptions],
 ) -> "list[Record]":
     """Train, evaluate and measure: one cell for each data set, model and seed. Finished cells are skipped.
@@ -340,21 +341,26 @@ def run(
         jobs: how many cells run at a time: by default one on each GPU, or one on the CPU.
         keep_weights: store the best epoch's weights.
         latency: the points that are measured; `LatencyGrid(lengths=())` for none.
+        time_budget: seconds from now, after which nothing is running any more; finished epochs are kept.
         options: see `PlanOptions`.
 
     Returns:
-        The records of all cells, in order, of those that failed as well (`record.finished`).
+        The records of all cells, in order, of those that failed as well (`record.finished`); without those that there
+        was no time for.
 
     Raises:
         UsageError: something that is named does not exist.
         StorageError: results cannot be stored.
     """
+    import time
+
     from seqbench.execution.schedule import check_writable, run_plan
 
+    until = None if time_budget is None else time.time() + time_budget
     planned = plan(models, datasets, dry_run=False, **options)
     if planned.todo:
         check_writable(planned.results)
-    return run_plan(planned, executor=executor, jobs=jobs, keep_weights=keep_weights, latency=latency)
+    return run_plan(planned, executor=executor, jobs=jobs, keep_weights=keep_weights, latency=latency, until=until)
 
 
 def measure(

@@ -26,6 +26,14 @@ class StorageError(SeqbenchError):
     """Files cannot be written: the disk is full, or the folder cannot be written to."""
 
 
+class OutOfTime(SeqbenchError):
+    """What comes next would end after the time that was given; what is done is kept."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"The time is up after epoch {epoch}.", hint="Repeat the command to go on.")
+        self.epoch = epoch
+
+
 class Diverged(SeqbenchError):
     """Training or scoring produced numbers that are not finite."""
 

@@ -74,6 +74,13 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Paused:
+    """The cell was left where it was, because the time would not have been enough for what comes next."""
+
+    epoch: int  # finished epochs, which are kept
+
+
+@dataclass(frozen=True)
 class Failed:
     """The cell ended without a record that is finished."""
 
@@ -82,7 +89,9 @@ class Failed:
     hint: str | None
 
 
-Event = Begun | MemoryNeeded | Resumed | Step | EpochEnded | Phase | Finished | Failed
+Outcome = Finished | Paused | Failed
+
+Event = Begun | MemoryNeeded | Resumed | Step | EpochEnded | Phase | Outcome
 
 Listener = Callable[[Event], None]
 
@@ -103,7 +112,7 @@ def following(name: str, emit: Listener) -> Callable[[int, int], None]:
 
 
 EVENTS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (Begun, MemoryNeeded, Resumed, Step, EpochEnded, Phase, Finished, Failed)
+    kind.__name__: kind for kind in (Begun, MemoryNeeded, Resumed, Step, EpochEnded, Phase, Finished, Paused, Failed)
 }
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class Stopped(KeyboardInterrupt):
@@ -19,7 +19,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def install() -> None:
-    """Let SIGTERM and SIGHUP raise `Stopped`, as Ctrl-C does. What the parent has ignored (nohup) stays ignored."""
+    """Let the signals raise `Stopped`, as Ctrl-C does. What the parent has ignored (nohup) stays ignored."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)

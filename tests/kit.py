@@ -22,6 +22,7 @@ import pytest
 import seqbench
 from seqbench import console
 from seqbench.__main__ import main
+from seqbench.signals import ENDING
 
 ROOT = Path(seqbench.__file__).resolve().parent.parent
 
@@ -122,7 +123,7 @@ class Bench:
 
 def _listen_to_signals() -> None:
     """Undo what `nohup` and background jobs of scripts ignore: these tests send signals."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, signal.SIG_DFL)
 
 

@@ -82,6 +82,19 @@ def test_seeds_that_are_none(text: str) -> None:
         words.seeds(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("8h", 28800), ("1h30m", 5400), ("90 s", 90), ("2d", 172800), ("5min", 300)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert words.duration(text, "--time-budget") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "8", "0h", "-1h", "h", "1.5h", "30m1h", "8 hours"])
+def test_times_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--time-budget takes times such as 8h, 1h30m or 90s, not"):
+        words.duration(text, "--time-budget")
+
+
 def test_overrides_by_model() -> None:
     found = overrides(["lrurec.dropout=0.5", "lrurec.layers = 3", "lrurec.dropout=0.6"], ["lrurec", "markov"])
     assert found == {"lrurec": {"dropout": "0.6", "layers": "3"}, "markov": {}}

@@ -167,7 +167,12 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
 
 
 @pytest.mark.parametrize(
-    ("number", "whole_group"), [(signal.SIGTERM, False), pytest.param(signal.SIGHUP, True, marks=pytest.mark.slow)]
+    ("number", "whole_group"),
+    [
+        (signal.SIGTERM, False),
+        pytest.param(signal.SIGHUP, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, True, marks=pytest.mark.slow),
+    ],
 )
 def test_what_a_scheduler_or_a_closing_terminal_sends_is_taken_as_an_interrupt(
     number: signal.Signals, whole_group: bool, bench: Bench

@@ -1,5 +1,6 @@
 """Many cells: in several places at once, beside other commands on the same store, and in parts."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from filelock import FileLock
 
 import seqbench
 from seqbench.errors import UsageError
-from seqbench.events import Failed, Finished, Listener
+from seqbench.events import Failed, Listener, Outcome, Paused
 from seqbench.execution import EXECUTORS
 from seqbench.execution import slots as slots_module
 from seqbench.execution.inline import run as run_inline
@@ -25,7 +26,7 @@ from tests.kit import Bench
 
 NOTHING = LatencyGrid(lengths=())
 
-Execute = Callable[[Order, Listener, Stop], Finished | Failed]
+Execute = Callable[[Order, Listener, Stop], Outcome]
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def test_a_cell_that_another_command_runs_is_looked_at_again_at_the_end(
     other.acquire()
     seen: list[str] = []
 
-    def watch(order: Order, on_event: Listener, stop: Stop) -> Finished | Failed:
+    def watch(order: Order, on_event: Listener, stop: Stop) -> Outcome:
         seen.append(order.definition.model)
         outcome = run_inline(order, on_event)
         other.release()
@@ -115,7 +116,7 @@ def test_two_commands_on_one_store_share_its_cells(home: Path, tmp_path: Path) -
     together = threading.Barrier(2)
     seen: list[tuple[str, int]] = []
 
-    def meet(order: Order, on_event: Listener, stop: Stop) -> Finished | Failed:
+    def meet(order: Order, on_event: Listener, stop: Stop) -> Outcome:
         seen.append((threading.current_thread().name, order.definition.seed))
         together.wait(20)  # each command has a cell of its own at the same time
         return run_inline(order, on_event)
@@ -147,6 +148,58 @@ def test_parts_of_the_cells_are_all_of_them(home: Path, tmp_path: Path) -> None:
     for wrong in ((0, 3), (4, 3)):
         with pytest.raises(UsageError, match="There is no part"):
             seeds(wrong)
+
+
+def test_a_cell_that_has_no_time_is_left_where_it_is(home: Path, tmp_path: Path) -> None:
+    def pause(order: Order, on_event: Listener, stop: Stop) -> Outcome:
+        return run_inline(order, on_event) if order.definition.model == "markov" else Paused(3)
+
+    with executor(pause) as name:
+        records = seqbench.run(
+            ["lrurec", "markov"], "synthetic", executor=name, time_budget=600, latency=NOTHING, home=home,
+            results=tmp_path,
+        )  # fmt: skip
+    assert [record.definition.model for record in records] == ["markov"]
+    assert len(list(tmp_path.rglob("record.json"))) == 1, "to be left is no failure"
+
+
+def test_no_cell_is_begun_that_takes_longer_than_there_is_time(home: Path, tmp_path: Path) -> None:
+    begun: list[int] = []
+
+    def note(order: Order, on_event: Listener, stop: Stop) -> Outcome:
+        begun.append(order.definition.seed)
+        return run_inline(order, on_event)
+
+    def run(seeds: int, **budget: float) -> int:
+        return len(
+            seqbench.run(
+                "lrurec", "synthetic", seeds=range(seeds), epochs=1, executor="toy", latency=NOTHING, max_len=8,
+                settings={"hidden_size": 4, "layers": 1}, home=home, results=tmp_path, keep_weights=False, **budget,
+            )
+        )  # fmt: skip
+
+    with executor(note):
+        run(1)
+        (path,) = tmp_path.rglob("record.json")
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"seconds": 1000.0}))
+        assert run(2, time_budget=900) == 1, "by the finished cell, the other takes longer"
+        assert run(2, time_budget=1100) == 2
+    assert begun == [0, 1]
+
+
+def test_what_still_runs_when_the_time_is_up_is_ended(home: Path, tmp_path: Path) -> None:
+    def run_on(order: Order, on_event: Listener, stop: Stop) -> Outcome:
+        told = threading.Event()
+        with stop.calling(told.set):
+            assert told.wait(20)
+        return Failed("killed", "by the stop", None)
+
+    with executor(run_on) as name:
+        assert not seqbench.run(
+            "lrurec", "synthetic", seeds=(0, 1), executor=name, time_budget=0.2, home=home, results=tmp_path
+        )
+    assert not list(tmp_path.rglob("record.json"))
 
 
 @pytest.mark.usefixtures("cores")

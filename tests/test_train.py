@@ -1,6 +1,9 @@
 """Training: batches, objectives, losses, early stopping, resuming bit for bit."""
 
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from seqbench import losses
 from seqbench.device import DEVICES
-from seqbench.errors import Diverged, SeqbenchError
+from seqbench.errors import Diverged, OutOfTime, SeqbenchError
 from seqbench.events import EpochEnded, Event, MemoryNeeded, Resumed
 from seqbench.losses import LOSSES, PROPOSALS, Negatives
 from seqbench.models import MODELS, load_model
@@ -27,7 +30,7 @@ from tests.trainkit import ITEMS, make_trainer
 
 NEURAL = [name for name in MODELS if issubclass(load_model(name), SequenceModel)]
 CHECKPOINT = "checkpoint.safetensors"
-WATCHED = ("emit", "clock", "peak_memory")
+WATCHED = ("emit", "clock", "peak_memory", "until")
 
 Make = Callable[..., Trainer]
 
@@ -156,6 +159,28 @@ def test_the_loss_falls(name: str, make: Make) -> None:
     losses = [entry.loss for entry in trainer.run().history]
     assert losses[-1] < losses[0] - 0.05
     assert losses[0] == pytest.approx(np.log(ITEMS + 1), abs=0.5)
+
+
+def _end_the_time(trainer: Trainer, event: Event) -> None:
+    """Leave less time than an epoch takes after each of them."""
+    if isinstance(event, EpochEnded):
+        trainer.until = time.time() + event.train_seconds / 2
+
+
+def test_an_epoch_that_would_end_too_late_is_not_begun(make: Make) -> None:
+    """The last one took as long as there is time for; after more time, training goes on as if never interrupted."""
+    whole = make(epochs=4)
+    whole.run()
+    assert whole.checkpoint is not None
+    whole.checkpoint.unlink()
+    for epoch in (1, 2, 3, 4):
+        trainer = make(epochs=4, until=time.time() + 60)
+        trainer.resume()
+        trainer.emit = partial(_end_the_time, trainer)
+        with pytest.raises(OutOfTime) if epoch < 4 else nullcontext():
+            trainer.run()
+        assert trainer.state.epoch == epoch
+    assert figures(trainer) == figures(whole)
 
 
 def test_the_same_seed_trains_the_same_model(make: Make, tmp_path: Path) -> None:

@@ -124,6 +124,10 @@ def run(
     ] = LatencyGrid.seconds,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Measure no latency.")] = False,
     no_weights: Annotated[bool, typer.Option("--no-weights", help="Do not keep the trained weights.")] = False,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(metavar="8h", help="Begin no cell or epoch that would end later. Repeat the command to go on."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be run.")] = False,
     results: Results = Path("results"),
@@ -137,6 +141,7 @@ def run(
     from seqbench.signals import Stopped
 
     console.quiet(quiet)
+    budget = words.duration(time_budget, "--time-budget")
     options = PlanOptions(
         seeds=words.seeds(seeds),
         protocol=protocol,
@@ -168,11 +173,18 @@ def run(
     )
     try:
         records = seqbench.run(
-            *chosen, executor=executor, jobs=jobs, keep_weights=not no_weights, latency=grid, **options
+            *chosen,
+            executor=executor,
+            jobs=jobs,
+            keep_weights=not no_weights,
+            latency=grid,
+            time_budget=budget,
+            **options,
         )
     except KeyboardInterrupt as stop:
         console.err.print("Interrupted. Finished runs are kept; repeat the command to resume.")
         raise typer.Exit(stop.exit_code if isinstance(stop, Stopped) else 130) from None
     if failed := [record for record in records if record.failure]:
         raise failed_summary(failed, len(records))
-    console.note("Done. `seqbench report` shows the tables.")
+    if records:
+        console.note("Done. `seqbench report` shows the tables.")

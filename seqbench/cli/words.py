@@ -1,5 +1,6 @@
 """Reading the words of a command line."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,3 +99,21 @@ def shard(text: str | None) -> tuple[int, int] | None:
     if not (slash and part.isascii() and part.isdecimal() and parts.isascii() and parts.isdecimal()):
         raise UsageError(f"--shard '{text}' is no part of the cells.", hint="--shard 1/4 is the first of four.")
     return int(part), int(parts)
+
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?")
+
+
+def duration(text: str | None, option: str) -> float | None:
+    """Read "8h", "1h30m" or "90s" as seconds; None for no text.
+
+    Raises:
+        UsageError: it is something else, or no time at all.
+    """
+    if text is None:
+        return None
+    found = _DURATION.fullmatch("".join(text.lower().split()))
+    seconds = found and sum(int(n or 0) * unit for n, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+    if not seconds:
+        raise UsageError(f"{option} takes times such as 8h, 1h30m or 90s, not '{text}'.", hint="The unit is needed.")
+    return float(seconds)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from seqbench.registry import Registry
 
 if TYPE_CHECKING:
-    from seqbench.events import Failed, Finished, Listener
+    from seqbench.events import Listener, Outcome
     from seqbench.execution.orders import Order
     from seqbench.execution.stopping import Stop
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Executor(Protocol):
     """A way to run one cell."""
 
-    def __call__(self, order: "Order", on_event: "Listener", stop: "Stop") -> "Finished | Failed":
+    def __call__(self, order: "Order", on_event: "Listener", stop: "Stop") -> "Outcome":
         """Run a cell to its end, and return how it ended.
 
         Args:

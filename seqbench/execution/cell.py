@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -66,7 +65,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
 
     with sharing(device) as shared:
         watch = Watch(device)
-        fitted = _fit(model, sequences, definition, folder / CHECKPOINT, device, peak, emit)
+        fitted = _fit(model, sequences, order, device, peak, emit)
         fitted.cost["conditions"] = fitted.cost["fit_conditions"] = watch.conditions()
         emit(Phase("evaluating"))
         progress = following("evaluating", emit)
@@ -166,8 +165,7 @@ def builder(cls: type[Model], sequences: Sequences, definition: Definition) -> C
 def _fit(
     model: Model,
     sequences: Sequences,
-    definition: Definition,
-    checkpoint: Path,
+    order: Order,
     device: torch.device,
     peak: PeakMemory,
     emit: Listener,
@@ -179,6 +177,7 @@ def _fit(
         model.fit(sequences)
         return _Fitted(cost | Cost(fit_seconds=time.perf_counter() - began))
     assert isinstance(model, SequenceModel)
+    definition = order.definition
     assert definition.training is not None
     limits = TrainingConfig(**definition.training)
     trainer = Trainer(
@@ -187,9 +186,10 @@ def _fit(
         training=limits,
         protocol=definition.protocol,
         seed=definition.seed,
-        checkpoint=checkpoint,
+        checkpoint=definition.folder(order.results) / CHECKPOINT,
         emit=emit,
         peak_memory=peak,
+        until=order.until,
     )
     earlier = trainer.resume()
     state = trainer.run()

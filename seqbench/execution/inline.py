@@ -3,16 +3,19 @@
 Peak memory is then that of everything the process did, and a cell that is killed takes the caller along.
 """
 
-from seqbench.events import Failed, Finished, Listener
+from seqbench.errors import OutOfTime
+from seqbench.events import Listener, Outcome, Paused
 from seqbench.execution.failures import failed
 from seqbench.execution.orders import Order
 from seqbench.execution.stopping import Stop
 from seqbench.execution.work import carry_out
 
 
-def run(order: Order, on_event: Listener, stop: Stop | None = None) -> Finished | Failed:
+def run(order: Order, on_event: Listener, stop: Stop | None = None) -> Outcome:
     """Run a cell here, to its end; see `seqbench.execution.Executor`."""
     try:
         return carry_out(order, on_event)
+    except OutOfTime as error:
+        return Paused(error.epoch)
     except Exception as error:
         return failed(error, order.model)

@@ -33,6 +33,7 @@ class Order:
     force: bool = False  # run it even if it is finished, and from the start
     keep_weights: bool = True
     latency: LatencyGrid = field(default_factory=LatencyGrid)
+    until: float | None = None  # seconds since 1970 after which nothing is to be running; None: no such time
     again: Remeasuring | None = None  # None: the cell is run
 
     def to_json(self) -> str:

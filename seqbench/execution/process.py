@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import seqbench
-from seqbench.events import Event, Failed, Finished, Listener, from_json
+from seqbench.events import Event, Failed, Listener, Outcome, from_json
 from seqbench.execution.orders import Order
 from seqbench.execution.stopping import Stop
 from seqbench.signals import deferred
@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 5.0
 KILLED = -9
 
 
-def run(order: Order, on_event: Listener, stop: Stop) -> Finished | Failed:
+def run(order: Order, on_event: Listener, stop: Stop) -> Outcome:
     """Run a cell in a new process; see `seqbench.execution.Executor`."""
     with deferred():  # a signal between the start and the first line below would leave the process behind
         worker = subprocess.Popen(
@@ -56,7 +56,7 @@ def run(order: Order, on_event: Listener, stop: Stop) -> Finished | Failed:
     return Failed("error", f"the process ended unexpectedly with code {code}", "See the lines above.")
 
 
-def _listen(worker: "subprocess.Popen[str]", order: Order, on_event: Listener) -> Finished | Failed | None:
+def _listen(worker: "subprocess.Popen[str]", order: Order, on_event: Listener) -> Outcome | None:
     """Give the order, pass events on, and return the last one if it says how the cell ended."""
     assert worker.stdin is not None
     assert worker.stdout is not None
@@ -66,9 +66,9 @@ def _listen(worker: "subprocess.Popen[str]", order: Order, on_event: Listener) -
     event: Event | None = None
     for line in worker.stdout:
         event = from_json(line)
-        if not isinstance(event, Finished | Failed):
+        if not isinstance(event, Outcome):
             on_event(event)
-    return event if isinstance(event, Finished | Failed) else None
+    return event if isinstance(event, Outcome) else None
 
 
 def _end(worker: "subprocess.Popen[str]") -> None:

@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from seqbench.locking import claimed
 from seqbench.measuring.grid import LatencyGrid
 from seqbench.planning import Plan
 from seqbench.results import RECORD, Record, finished_record, read_record
+from seqbench.results.estimates import Estimates
 from seqbench.results.records import Changes, Environment, Failure
 from seqbench.results.store import CLAIM, write_failure
 from seqbench.show.progress import CellProgress, RunProgress
@@ -58,20 +59,25 @@ def run_plan(
     jobs: int | None = None,
     keep_weights: bool = True,
     latency: LatencyGrid | None = None,
+    until: float | None = None,
 ) -> list[Record]:
     """Run every cell of a plan that is not finished.
 
     A cell that fails is recorded as failed and the others go on; a full disk ends the run. A cell that another command
     on the same store is running is put off until there is nothing else to do.
 
+    No cell or epoch is begun that would end too late, by the one before it or by finished cells of its kind; one that
+    takes longer is ended, except by the executor that runs it in this very process. Finished epochs are kept.
+
     Args:
         executor: a name of `EXECUTORS`.
         jobs: how many cells run at a time; None for one on each GPU, or one on the CPU.
         keep_weights: store the best epoch's weights.
         latency: the points that are measured, by default those of `LatencyGrid`.
+        until: what `time.time()` is when nothing is to be running any more; None for as long as it takes.
 
     Returns:
-        The records of all cells, in the plan's order.
+        The records of all cells, in the plan's order; without those that there was no time for.
 
     Raises:
         UsageError: there is no room for so many jobs.
@@ -97,36 +103,54 @@ def run_plan(
             force=cell.state == "forced",
             keep_weights=keep_weights,
             latency=latency or LatencyGrid(),
+            until=until,
         )
         for cell in plan.todo
     ]
     with RunProgress() as shown:
-        failures = _Run(execute, orders, shown).go(places)
-    return [
-        failures.get(cell.definition.key) or read_record(cell.definition.folder(plan.results) / RECORD)
-        for cell in plan.cells
-    ]
+        work = _Run(execute, orders, shown, until, Estimates.of(plan.results) if until else None)
+        work.go(places)
+    left = work.left if until else set()
+    if left:
+        total = len(plan.cells)
+        console.note(f"The time is up: {len(left)} of {total} cells are not finished. Repeat the command to go on.")
+    ended = [cell.definition for cell in plan.cells if cell.definition.key not in left]
+    return [work.failures.get(each.key) or read_record(each.folder(plan.results) / RECORD) for each in ended]
 
 
 class _Run:
     """Orders that are carried out in several places, each of which takes the next one when it is free."""
 
-    def __init__(self, execute: Executor, orders: Sequence[Order], shown: RunProgress) -> None:
+    def __init__(
+        self,
+        execute: Executor,
+        orders: Sequence[Order],
+        shown: RunProgress,
+        until: float | None = None,
+        estimates: Estimates | None = None,
+    ) -> None:
         self.execute = execute
+        self.until = until
+        self.estimates = estimates or Estimates([])
         self.waiting = list(orders)
         self.shown = shown
         self.stop = Stop()
         self.failures: dict[str, Record] = {}
+        self.left = {order.definition.key for order in orders}  # of cells that have not ended
         self._total = len(orders)
         self._taken = 0
         self._lock = threading.Lock()
         self._told: set[str] = set()
 
-    def go(self, places: Sequence[Slot]) -> dict[str, Record]:
-        """Carry all orders out; return the records of those that failed, by the key of their definition."""
+    def go(self, places: Sequence[Slot]) -> None:
+        """Carry all orders out that there is time for; `failures` and `left` say what became of them."""
+        with _asking(self.stop, self.until):
+            self._go(places)
+
+    def _go(self, places: Sequence[Slot]) -> None:
         if len(places) == 1:
             self._work(places[0])  # here, where Ctrl-C arrives and a debugger can look
-            return self.failures
+            return
         with ThreadPoolExecutor(len(places), "cells") as pool:
             working = [pool.submit(self._work, place) for place in places]
             try:
@@ -136,7 +160,6 @@ class _Run:
             except BaseException:
                 self.stop.request()
                 raise
-        return self.failures
 
     def _work(self, place: Slot) -> None:
         while (order := self._next()) is not None:
@@ -150,7 +173,12 @@ class _Run:
     def _next(self) -> Order | None:
         """Return the order that is first in line; None if there is none left, or no more are to be started."""
         with self._lock:
+            self.waiting = [order for order in self.waiting if self._can_begin(order)]
             return self.waiting.pop(0) if self.waiting and not self.stop.requested else None
+
+    def _can_begin(self, order: Order) -> bool:
+        """Return whether there is time for an epoch of it at least, by finished cells of its kind."""
+        return self.until is None or time.time() + self.estimates.epoch(order.definition) < self.until
 
     def _put_off(self, order: Order) -> None:
         """Let an order go to the end of the line; wait a little if all that are in it have been there."""
@@ -172,11 +200,27 @@ class _Run:
             label = f"[{self._taken}/{self._total}] {definition.label()}"
         if not order.force and finished_record(order.results, definition):
             console.note(f"{label}: another command has finished it")
+            self.left.discard(definition.key)
             return
         failure = run_one(self.execute, order, CellProgress(label, order, self.shown), self.stop)
-        if failure is not None:
-            with self._lock:
+        with self._lock:
+            if failure is not None:
                 self.failures[definition.key] = failure
+            if failure is not None or finished_record(order.results, definition):
+                self.left.discard(definition.key)
+
+
+@contextmanager
+def _asking(stop: Stop, until: float | None) -> Iterator[None]:
+    """Ask everybody to end when the time is up."""
+    timer = threading.Timer(max(0.0, (until or 0.0) - time.time()), stop.request)
+    timer.daemon = True
+    if until is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def failed_summary(failed: Sequence[Record], total: int) -> SeqbenchError:

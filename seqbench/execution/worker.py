@@ -12,11 +12,12 @@ import threading
 
 from seqbench.events import Event, to_json
 from seqbench.execution.orders import Order
+from seqbench.signals import ENDING
 
 
 def main() -> None:
     """Read one order, run it, and report `Finished` or `Failed` as the last event."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they may reach the whole group
+    for number in ENDING:  # they may reach the whole group
         signal.signal(number, signal.SIG_IGN)  # the parent decides
     order = Order.from_json(sys.stdin.readline())
     if order.cores is not None:  # before any library counts them

@@ -1,13 +1,10 @@
 """The plan of a run, as `seqbench run --dry-run` shows it."""
 
-from statistics import median
-
 from rich.table import Table
 from rich.text import Text
 
 from seqbench.planning import Plan
-from seqbench.reporting.runs import load_runs
-from seqbench.results import Definition
+from seqbench.results.estimates import Estimates
 from seqbench.show.numbers import BYTES, choose_unit
 from seqbench.show.progress import duration
 from seqbench.show.text import printable
@@ -36,26 +33,16 @@ def plan_table(plan: Plan) -> Table:
 
 def _estimate(plan: Plan) -> str:
     """Say how long the cells that are left take at most, and how much memory, by the finished ones like them."""
-    runs, _ = load_runs(plan.results)
-    per_epoch: dict[object, list[float]] = {}
-    memory: dict[object, list[float]] = {}
-    for record in (run.record for run in runs if run.record.finished and not run.record.imported):
-        kind = _kind(record.definition)
-        per_epoch.setdefault(kind, []).append(record.seconds / (record.training["epochs"] if record.training else 1))
-        memory.setdefault(kind, []).append(record.cost.get("peak_memory_bytes") or 0)
+    estimates = Estimates.of(plan.results)
     left = [cell.definition for cell in plan.todo]
-    known = [definition for definition in left if _kind(definition) in per_epoch]
+    known = [definition for definition in left if estimates.knows(definition)]
     if not known:
         return ""
-    seconds = sum(median(per_epoch[_kind(each)]) * (each.training["epochs"] if each.training else 1) for each in known)
-    peak = max(max(memory[_kind(each)]) for each in known)
+    seconds = sum(estimates.epoch(each) * (each.training["epochs"] if each.training else 1) for each in known)
+    peak = max(map(estimates.memory, known))
     unit, factor = choose_unit(BYTES, [peak])
     unknown = len(left) - len(known)
     return (
         f"At most {duration(seconds)}, if no training stops early, and {peak / factor:.3g} {unit} of memory, by "
         f"finished cells of the same kind{f'; {unknown} have none' if unknown else ''}."
     )
-
-
-def _kind(definition: Definition) -> tuple[str, str, int, str]:
-    return definition.dataset, definition.model, definition.protocol.max_len, definition.device

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from seqbench import console
-from seqbench.events import EpochEnded, Event, Finished, MemoryNeeded, Phase, Resumed, Step
+from seqbench.events import EpochEnded, Event, Finished, MemoryNeeded, Paused, Phase, Resumed, Step
 from seqbench.execution.orders import Order
 
 LARGE = 1 << 30  # bytes of training from which on they are said beforehand
@@ -88,6 +88,8 @@ class CellProgress:
                     self.details.plain = ""
                 self.bar.tasks[0].total = event.total or None  # which `update` would take for no change
                 self.bar.update(self.task, completed=event.done, words=event.name)
+            case Paused():
+                self._say(f"left after epoch {event.epoch}: there is no time for another one")
             case Finished() if self.again is not None:
                 self._say(f"{' and '.join(self.again.parts)} measured again")
             case Finished():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seqbench.data.sequences import Examples, Ints, Sequences
 from seqbench.device import kind, now
-from seqbench.errors import Diverged
+from seqbench.errors import Diverged, OutOfTime
 from seqbench.evaluation.ranking import rank
 from seqbench.events import PROGRESS_SECONDS, EpochEnded, Listener, Resumed, Step, following
 from seqbench.losses import LOSSES, Negatives
@@ -47,6 +47,7 @@ class Trainer:
         emit: called with `MemoryNeeded`, `Resumed`, `Step` and `EpochEnded` as things happen.
         peak_memory: bytes that the process has held at most so far.
         clock: seconds since some moment.
+        until: what `time.time()` is when training must be over; an epoch that would take longer is not begun.
 
     Raises:
         ValueError: the objective would show the model the items that it is to predict.
@@ -65,6 +66,7 @@ class Trainer:
         emit: Listener | None = None,
         peak_memory: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.perf_counter,
+        until: float | None = None,
     ) -> None:
         self.model = model
         self.sequences = sequences
@@ -75,6 +77,7 @@ class Trainer:
         self.emit = emit or (lambda event: None)
         self.peak_memory = peak_memory
         self.clock = clock
+        self.until = until
         check_objective(model.config, self.training)
         self.device = model.item_weights().device
         self.objective = OBJECTIVES[self.training.objective]
@@ -107,14 +110,23 @@ class Trainer:
             SeqbenchError: the model returns tensors of another shape than it should, or is not causal as it says.
             Diverged: the loss or a score is not finite.
             StorageError: the checkpoint cannot be written.
+            OutOfTime: there is no time for another epoch.
         """
         if self.objective.needs_causality:
             with full(self.device):
                 check_causality(self.model)
         while self.state.epoch < self.training.epochs and not self.state.stopped_early(self.training):
+            self._check_time()
             self._epoch()
         self.model.load_state_dict(self.best_weights)
         return self.state
+
+    def _check_time(self) -> None:
+        """Raise OutOfTime if an epoch as long as the last one would end too late."""
+        last = self.state.history[-1:]
+        needed = sum(each.train_seconds + each.evaluate_seconds for each in last)
+        if self.until is not None and time.time() + needed > self.until:
+            raise OutOfTime(self.state.epoch)
 
     def _epoch(self) -> None:
         began = self.clock()
