@@ -38,6 +38,7 @@ class PlanOptions(TypedDict, total=False):
     protocol: str  # a name of seqbench.protocol.PROTOCOLS; "fair"
     split: str | None  # None: the data set's own split if it has one, else "leave-one-out"
     max_len: int | None  # most recent items that a model sees; None: as the data set says
+    request_time: bool  # whether models may know when the next item is asked for; False
     preset: str | None  # "paper" for what a model's paper sets for each data set
     settings: Mapping[str, Any]  # "model.field" or "field" → value
     epochs: int | None  # at most; None: as each model says
@@ -292,7 +293,10 @@ def plan(
     for prepared in datasets_of_run(_list(datasets), home, dry_run=dry_run):
         split = options.get("split") or prepared.splits[0]
         protocol = choose(
-            options.get("protocol", "fair"), split=split, max_len=options.get("max_len") or prepared.max_len
+            options.get("protocol", "fair"),
+            split=split,
+            max_len=options.get("max_len") or prepared.max_len,
+            request_time=options.get("request_time", False),
         )
         prepared.check_split(split)
         if protocol.name == "recbole" and prepared.ties != "recbole":
@@ -429,6 +433,7 @@ def import_results(
     split: str | None = None,
     protocol: str = "fair",
     max_len: int | None = None,
+    request_time: bool = False,
     force: bool = False,
     results: Folder = RESULTS,
     home: Folder | None = None,
@@ -444,6 +449,7 @@ def import_results(
         split: how it split; by default as the data set is split.
         protocol: what the file was made under: a name of seqbench.protocol.PROTOCOLS.
         max_len: most recent items that the model saw; by default as many as the data set says.
+        request_time: whether the model knew when the next item was asked for.
         force: replace an earlier import.
         results: the results store.
         home: the folder of prepared data sets.
@@ -459,7 +465,7 @@ def import_results(
     prepared = open_prepared(dataset, _home(home))
     split = split or prepared.splits[0]
     prepared.check_split(split)
-    chosen = choose(protocol, split=split, max_len=max_len or prepared.max_len)
+    chosen = choose(protocol, split=split, max_len=max_len or prepared.max_len, request_time=request_time)
     return import_file(Path(file), prepared, model, chosen, results=Path(results), seed=seed, force=force)
 
 

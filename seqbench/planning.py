@@ -103,6 +103,8 @@ def define(
         if preset and cls.training_defaults and tuned is None:
             console.note(f"The paper of {name} gives no values for {prepared.name}; its defaults are used there.")
         config, training = configure(entry, overrides.get(name, {}), epochs, tuned)
+        if cls.Config(**config).uses_times and not prepared.has_times:
+            console.warn(f"{prepared.name} has only an order: to {name}, all times there are the same.")
         definitions += [
             Definition(
                 dataset=prepared.name,

@@ -105,6 +105,7 @@ class Protocol:
     selection: str = "ndcg@10"  # the validation metric that picks the epoch
     windows: str = "drawn"  # how long sequences are cut for training, where the objective cuts: a name in WINDOWS
     max_len: int = 50  # most recent items that a model sees
+    request_time: bool = False  # whether models may know when the next item is asked for: the time of the target
 
     def check(self) -> None:
         """Raise UsageError unless all choices exist and leave something to train on."""
@@ -131,7 +132,8 @@ class Protocol:
         """Describe what its name stands for. Choices that this version does not know are given by name."""
         removed = REMOVALS[self.removed].words if self.removed in REMOVALS else f"removed: {self.removed}"
         trained = f", trained on {windows}" if (windows := self.windows_words()) else ""
-        return f"{removed}{trained}, epoch chosen by validation {self.selection.upper()}"
+        known = ", time of the request known" if self.request_time else ""
+        return f"{removed}{known}{trained}, epoch chosen by validation {self.selection.upper()}"
 
     def windows_words(self) -> str:
         """Name the training windows; empty for the usual ones."""
@@ -151,12 +153,14 @@ PROTOCOLS: Registry[Protocol] = Registry(
 )
 
 
-def choose(name: str, *, split: str, max_len: int) -> Protocol:
-    """Return the protocol of that name with a split and a maximum length.
+def choose(name: str, *, split: str, max_len: int, request_time: bool = False) -> Protocol:
+    """Return the protocol of that name with a split, a maximum length, and what models may know of the request.
 
     Raises:
         UsageError: no such protocol or split, or a length that leaves nothing to train on.
     """
-    chosen = dataclasses.replace(PROTOCOLS[name], split=split, max_len=max_len)
+    named = PROTOCOLS[name]
+    request_time = request_time or named.request_time
+    chosen = dataclasses.replace(named, split=split, max_len=max_len, request_time=request_time)
     chosen.check()
     return chosen

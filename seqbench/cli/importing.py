@@ -32,6 +32,9 @@ def import_(
     max_len: Annotated[
         int | None, typer.Option(min=1, help="Most recent items that the model saw.", show_default="per data set")
     ] = None,
+    request_time: Annotated[
+        bool, typer.Option("--request-time", help="The model knew when the next item was asked for.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier import.")] = False,
     results: Results = Path("results"),
     home: Home = None,
@@ -49,6 +52,7 @@ def import_(
         split=split,
         protocol=protocol,
         max_len=max_len,
+        request_time=request_time,
         force=force,
         results=results,
         home=home,

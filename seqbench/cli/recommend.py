@@ -1,5 +1,6 @@
 """`seqbench recommend`: the best items of many users, by a trained model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,11 +29,19 @@ def recommend(
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="File with columns user and item, a user's items oldest first; or user alone, of the data set.",
+            help="File with columns user and item, a user's items oldest first, and time (seconds since 1970) if the "
+            "model uses times; or user alone, of the data set.",
             show_default="all users of the data set",
         ),
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Items for each user.")] = 10,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="When it is asked for, since 1970; a model needs it that was run with --request-time.",
+        ),
+    ] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Recommend seen items as well.")] = False,
     model: ModelFile = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -41,13 +50,14 @@ def recommend(
     quiet: Quiet = False,
 ) -> None:
     """Recommend items to many users with a trained model, by the raw ids of users and items."""
+    import numpy as np
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from seqbench import paths
     from seqbench.api import load
     from seqbench.data.prepared import open_prepared
     from seqbench.device import resolve
-    from seqbench.errors import SeqbenchError
+    from seqbench.errors import SeqbenchError, UsageError
     from seqbench.inference.best import Histories, best_items
     from seqbench.inference.users import UserHistories, check_output, read_users, users_of, write_recommendations
 
@@ -65,7 +75,17 @@ def recommend(
             )
         return users_of(prepared)
 
-    found = known() if users is None else read_users(users, trained.ids, known)
+    config, facts = trained.model.config, trained.record.dataset
+    timed = config.uses_times and facts.get("times", True)
+    found = known() if users is None else read_users(users, trained.ids, known, timed=timed)
+    histories = found.histories
+    if config.uses_times and definition.protocol.request_time:
+        if at is None:
+            raise UsageError(
+                f"{definition.model} was trained to know when it is asked.",
+                hint="Say it with --at, such as --at $(date +%s).",
+            )
+        histories = replace(histories, requests=np.full(len(histories), at, np.int64))
     console.note(f"{definition.model} of {trained.folder}: {len(found.users):,} users")
     if found.skipped:
         named = ", ".join(found.unknown[:3]) + (", …" if len(found.unknown) > 3 else "")
@@ -78,7 +98,7 @@ def recommend(
         task = bar.add_task("", total=len(found.users) - without)
         ids, scores = best_items(
             trained.model,
-            found.histories,
+            histories,
             k,
             excluded=nothing if keep_seen else found.histories,
             advance=lambda done: bar.advance(task, done),

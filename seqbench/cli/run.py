@@ -75,6 +75,13 @@ def run(
         int | None,
         typer.Option(min=1, help="Most recent items that a model sees.", show_default="per data set"),
     ] = None,
+    request_time: Annotated[
+        bool,
+        typer.Option(
+            "--request-time",
+            help="Let models that use times know when the next item is asked for: the time of the target.",
+        ),
+    ] = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -147,6 +154,7 @@ def run(
         protocol=protocol,
         split=split,
         max_len=max_len,
+        request_time=request_time,
         preset=preset,
         settings=_given(validate_users=validate_users, validate_every=validate_every) | words.settings(settings or []),
         epochs=epochs,

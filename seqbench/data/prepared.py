@@ -15,7 +15,7 @@ from seqbench.errors import SeqbenchError, UsageError
 
 if TYPE_CHECKING:
     from seqbench.data.log import Log
-    from seqbench.data.sequences import Sequences
+    from seqbench.data.sequences import Ints, Sequences
 
 INTERACTIONS = "interactions.parquet"  # columns.USER, ITEM, TIMESTAMP; by user, then time
 USERS = "users.parquet"  # columns.USER, RAW
@@ -109,7 +109,23 @@ class PreparedDataset:
         self.check_split(name)
         log = self.load()
         sequences = split_sequences(log[USER], log[ITEM], log[TIMESTAMP], log.get(SPLIT), split=name)
-        return dataclasses.replace(sequences, max_len=self.max_len)
+        return dataclasses.replace(sequences, max_len=self.max_len, times=self.seconds(log))
+
+    @property
+    def has_times(self) -> bool:
+        """Return whether it has times, and not only an order."""
+        from seqbench.data.log import UNITS
+
+        return self.meta["timestamp_unit"] in UNITS
+
+    def seconds(self, log: "Log") -> "Ints | None":
+        """Return the times of its interactions (N,) in seconds since 1970; None if it has only an order."""
+        from seqbench.data.log import UNITS
+
+        if not self.has_times:
+            return None
+        parts, times = UNITS[self.meta["timestamp_unit"]], log[TIMESTAMP]
+        return times if parts == 1 else times // parts
 
     def check_split(self, split: str) -> None:
         """Check that the data set can be split so.

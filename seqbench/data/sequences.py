@@ -48,6 +48,7 @@ class Sequences:
     valid_positions: Ints  # (U,)
     test_positions: Ints  # (U,)
     items: int  # size of the catalogue; ids run from 1 to `items`
+    times: Ints | None = None  # (N,) seconds since 1970; None: only an order is known
     max_len: int = 50  # most recent items that a model sees if nothing else is said
 
     def training_items(self) -> NDArray[np.int32]:
@@ -198,14 +199,14 @@ def split_sequences(
     return sequences
 
 
-def pad(flat: NDArray[np.int32], starts: Ints, stops: Ints, max_len: int | None = None) -> tuple[Ints, Ints]:
-    """Ranges of the flat array as a matrix padded on the right with 0.
+def pad(flat: NDArray[np.int32] | Ints, starts: Ints, stops: Ints, max_len: int | None = None) -> tuple[Ints, Ints]:
+    """Return ranges of a flat array as a matrix padded on the right with 0.
 
     Args:
         starts, stops: (B,) ranges; with `max_len`, only the last `max_len` items of each are kept.
 
     Returns:
-        (B, T) item ids with T the longest range, and (B,) lengths.
+        (B, T) with T the longest range, int64, and (B,) lengths.
     """
     if max_len is not None:
         starts = np.maximum(starts, stops - max_len)

@@ -11,7 +11,7 @@ Shapes: U evaluated users, B batch, V items plus padding, D width, K best items,
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from seqbench.errors import Diverged
 from seqbench.evaluation.ranks import Ranks
 from seqbench.models.base import Model, SequenceModel, device_of, scored_by_table
 from seqbench.models.checks import check_shape
+from seqbench.models.times import given, times_of
 from seqbench.ops import rank_counts, top_k
 from seqbench.protocol import REMOVALS, Protocol
 
@@ -41,8 +42,7 @@ class _Batch(NamedTuple):
     """Rows that are ranked together; all tensors int64, on the model's device."""
 
     spares_target: bool  # whether a target that cannot be recommended competes nevertheless
-    items: Tensor  # (B, T) ids, padded on the right with 0
-    lengths: Tensor  # (B,)
+    inputs: tuple[Any, ...]  # items (B, T), padded on the right with 0, lengths (B,), and Times if the model uses them
     targets: Tensor  # (B,)
     removed: Tensor  # (B, E) what cannot be recommended, padded with 0
 
@@ -92,10 +92,15 @@ def rank(
     for at in range(0, len(examples), size):
         rows = by_length[at : at + size]
         chosen = examples.take(rows)
-        items, lengths = pad(sequences.flat, chosen.starts, chosen.stops, protocol.max_len)
-        removed = removal.items(sequences, chosen, protocol.max_len)
-        tensors = (torch.from_numpy(array).to(device) for array in (items, lengths, chosen.targets, removed))
-        batch = _Batch(removal.spares_target, *tensors)
+        rows_of = (
+            *pad(sequences.flat, chosen.starts, chosen.stops, protocol.max_len),
+            chosen.targets,
+            removal.items(sequences, chosen, protocol.max_len),
+        )
+        items, lengths, targets, removed = (torch.from_numpy(array).to(device) for array in rows_of)
+        times = times_of(model, sequences, chosen.starts, chosen.stops, protocol)
+        inputs = items, lengths, *given(times and times.to(device))
+        batch = _Batch(removal.spares_target, inputs, targets, removed)
         found = _by_states(model, table, batch, top) if table else _by_scores(model, batch, V, top)
         better[rows], ties[rows] = found.better.cpu().numpy(), found.ties.cpu().numpy()
         best[rows, : found.best.shape[1]] = found.best.cpu().numpy()
@@ -120,8 +125,8 @@ def _table(model: Model, V: int) -> _Table | None:
 def _by_states(model: Model, table: _Table, batch: _Batch, top: int) -> _Standing:
     """Rank without holding the scores."""
     assert isinstance(model, SequenceModel)
-    states = model.last_states(batch.items, batch.lengths)
-    check_shape(model, "last_states", states, (len(batch.items), table.items.shape[1]))
+    states = model.last_states(*batch.inputs)
+    check_shape(model, "last_states", states, (len(batch.targets), table.items.shape[1]))
     nothing = batch.removed.new_zeros(len(batch.removed), 1)  # padding is never recommended
     removed = torch.cat([batch.removed, nothing], dim=1)
     best = top_k(states, *table, removed, min(top, len(table.items)))[1] if top else nothing[:, :0]
@@ -135,8 +140,8 @@ def _by_states(model: Model, table: _Table, batch: _Batch, top: int) -> _Standin
 
 def _by_scores(model: Model, batch: _Batch, V: int, top: int) -> _Standing:
     """Rank by all scores of the batch."""
-    scores = model.score(batch.items, batch.lengths)
-    check_shape(model, "score", scores, (len(batch.items), V))
+    scores = model.score(*batch.inputs)
+    check_shape(model, "score", scores, (len(batch.targets), V))
     scores = scores.float()
     if not torch.isfinite(scores[:, 1:]).all():
         raise _diverged(model)

@@ -101,6 +101,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         training=fitted.training,
         cost=fitted.cost | measured | Cost(sharing=shared),
         changes=changed,
+        uses_times=cls.Config(**definition.config).uses_times,
     )
     write_record(order.results, record)
     (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -5,6 +5,8 @@ Shapes: N histories, B batch, T time, D width, V items plus padding, K best item
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from seqbench.data.sequences import Ints, pad
 from seqbench.errors import Diverged
 from seqbench.evaluation.ranking import highest
 from seqbench.models.base import Model, SequenceModel, device_of, scored_by_table
+from seqbench.models.times import Times
 from seqbench.ops import top_k
 
 BATCH = 256
@@ -23,10 +26,15 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Histories:
-    """Item numbers of N histories, oldest first: history n is flat[offsets[n] : offsets[n + 1]]."""
+    """Item numbers of N histories, oldest first: history n is flat[offsets[n] : offsets[n + 1]].
+
+    Times are in seconds since 1970, and None where they are not known.
+    """
 
     flat: NDArray[np.int32]
     offsets: Ints  # (N + 1,)
+    times: Ints | None = None  # of the items, as `flat`
+    requests: Ints | None = None  # (N,) when the next item is asked for
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -42,11 +50,29 @@ class Histories:
         items, lengths = pad(flat, self.offsets[rows], self.offsets[rows + 1], max_len)
         return torch.from_numpy(items), torch.from_numpy(lengths)
 
+    def inputs(self, rows: Ints, model: Model) -> tuple[Any, ...]:
+        """Return what a model encodes of some histories: items (B, T), lengths (B,), and times if it uses them."""
+        device = device_of(model)
+        items, lengths = self.padded(rows, model.max_len)
+        if not model.config.uses_times:
+            return items.to(device), lengths.to(device)
+        times = np.zeros(max(1, len(self.flat)), np.int64) if self.times is None else self.times
+        events = torch.from_numpy(pad(times, self.offsets[rows], self.offsets[rows + 1], model.max_len)[0])
+        requests = events
+        if self.requests is not None:
+            requests = events.roll(-1, dims=1)
+            requests[torch.arange(len(rows)), lengths - 1] = torch.from_numpy(self.requests[rows])
+        return items.to(device), lengths.to(device), Times(events, requests).to(device)
+
     @classmethod
-    def of(cls, rows: list[list[int]]) -> "Histories":
-        """Return the histories of lists of item numbers."""
+    def of(
+        cls, rows: list[list[int]], times: list[list[int]] | None = None, requests: Ints | None = None
+    ) -> "Histories":
+        """Return the histories of lists of item numbers, and of the times of those items."""
         offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-        return cls(np.fromiter((item for row in rows for item in row), np.int32, count=int(offsets[-1])), offsets)
+        flat = np.fromiter(chain.from_iterable(rows), np.int32, count=int(offsets[-1]))
+        seconds = None if times is None else np.fromiter(chain.from_iterable(times), np.int64, count=len(flat))
+        return cls(flat, offsets, seconds, requests)
 
 
 @torch.inference_mode()
@@ -77,12 +103,12 @@ def best_items(
     order = order[histories.lengths[order] > 0]
     for at in range(0, len(order), BATCH):
         rows = order[at : at + BATCH]
-        items, lengths = (each.to(device) for each in histories.padded(rows, model.max_len))
+        inputs = histories.inputs(rows, model)
         left_out = excluded.padded(rows)[0].to(device)
         if table is None:
-            found = _best_of_scores(model, model.score(items, lengths).float(), left_out, k)
+            found = _best_of_scores(model, model.score(*inputs).float(), left_out, k)
         else:
-            found = best_of_states(table, table.last_states(items, lengths), left_out, k)
+            found = best_of_states(table, table.last_states(*inputs), left_out, k)
         scores[rows], ids[rows] = (each.cpu().numpy() for each in found)
         advance(len(rows))
     return ids, scores

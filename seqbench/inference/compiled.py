@@ -33,7 +33,7 @@ TOLERANCE = 1e-5  # of the largest number
 class Step:
     """How a model appends an item."""
 
-    call: Callable[[Tensor, State], tuple[Tensor, State]]  # as IncrementalModel.step
+    call: Callable[..., tuple[Tensor, State]]  # as IncrementalModel.step
     seconds: float  # that it took to make
     note: str | None  # why it is the model's own step; None: it is compiled
 
@@ -46,6 +46,8 @@ def compile_step(model: IncrementalModel) -> Step:
     """
     began = time.perf_counter()
     try:
+        if model.config.uses_times:
+            raise Unsupported("the numbers of a program are too coarse for times")
         with torch.inference_mode(False):  # in which torch does not take operations apart
             compiled = _CompiledStep(model)
             compiled.check()

@@ -4,8 +4,11 @@
     step      (items (B,), *state) → states (B, D), *state             of incremental models
     scores    states (B, D) → scores (B, V); column 0 is padding
 
-as torch.export programs (.pt2, `torch.export.load`) or ONNX models, of any batch size and of any length from 2 to the
-maximum; the weights are inside. Beside them: items.parquet with the raw ids, state.safetensors with the state of an
+A model that uses times takes two more arguments behind `items` and `lengths`, the times of the items and those of the
+requests (seqbench/models/times.py), (B, T) or (B,).
+
+All are torch.export programs (.pt2, `torch.export.load`) or ONNX models, of any batch size and of any length from 2 to
+the maximum; the weights are inside. Beside them: items.parquet with the raw ids, state.safetensors with the state of an
 empty history, and export.json, which says all of this. Operators of our own are written as torch operations
 (seqbench.ops.parallel). Every program is run and compared with the model before it is written.
 
@@ -27,6 +30,7 @@ from seqbench.files import replacing, write_json
 from seqbench.inference.items import ITEM_IDS
 from seqbench.inference.trained import TrainedModel
 from seqbench.models.base import IncrementalModel, SequenceModel, State, scored_by_table
+from seqbench.models.times import Times, given, synthetic_times
 from seqbench.ops.parallel import parallel_scans
 from seqbench.registry import Registry
 from seqbench.results import WEIGHTS
@@ -43,8 +47,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return self.model.last_states(items, lengths)
+    def forward(self, items: Tensor, lengths: Tensor, *times: Tensor) -> Tensor:
+        return self.model.last_states(items, lengths, *([Times(*times)] if times else []))
 
 
 class Appending(nn.Module):
@@ -54,8 +58,9 @@ class Appending(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, items: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        states, after = self.model.step(items, state)
+    def forward(self, items: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        count = len(Times._fields) if self.model.config.uses_times else 0
+        states, after = self.model.step(items, rest[count:], *([Times(*rest[:count])] if count else []))
         return states, *after
 
 
@@ -188,17 +193,18 @@ def _candidates(model: SequenceModel) -> Iterator[tuple[str, Callable[[], Export
     def rows(B: int, T: int) -> tuple[Tensor, ...]:
         lengths = torch.arange(B) % T + 1
         items = (torch.arange(B * T) % model.items + 1).view(B, T)
-        return items * (torch.arange(T) < lengths.unsqueeze(1)), lengths
+        return items * (torch.arange(T) < lengths.unsqueeze(1)), lengths, *_some_times(model, items)
 
     if longest >= 2 and not _has_gru(model):
         both = {0: Dim.DYNAMIC, 1: Dim("length", min=2, max=longest)}
         examples = [rows(3, min(7, longest)), rows(5, longest), rows(1, 2)]
-        yield "encoder", lambda: _exported("encoder", Encoder(model), examples, (both, some), longest)
+        shapes = both, some, *(both for _ in examples[0][2:])
+        yield "encoder", lambda: _exported("encoder", Encoder(model), examples, shapes, longest)
     if isinstance(model, IncrementalModel) and model.config.incremental:
-        states = [_some_state(model, B) for B in (2, 5, 1)]
-        with_items = [(torch.arange(len(each[0])) % model.items + 1, *each) for each in states]
-        shapes = (some, *(some for _ in states[0]))
-        yield "step", lambda: _exported("step", Appending(model), with_items, shapes, longest)
+        appended = [torch.arange(B) % model.items + 1 for B in (2, 5, 1)]
+        steps = [(each, *_last_times(model, each), *_some_state(model, each)) for each in appended]
+        every = some, *(some for _ in steps[0][1:])
+        yield "step", lambda: _exported("step", Appending(model), steps, every, longest)
     tables: list[tuple[Tensor, ...]] = [(torch.linspace(-1, 1, B * width).view(B, width),) for B in (2, 5, 1)]
     yield "scores", lambda: _exported("scores", Scores(model), tables, (some,), longest)
 
@@ -213,16 +219,29 @@ def _reason(error: BaseException) -> str:
     return " ".join(dict.fromkeys(line for line in lines if line and line != "None"))
 
 
-def _some_state(model: IncrementalModel, B: int) -> State:
+def _some_times(model: SequenceModel, items: Tensor) -> tuple[Tensor, ...]:
+    """Return the times of items (B, T) and of requests, (B, T) each, if the model uses them."""
+    return tuple(each.contiguous() for each in synthetic_times(model, items) or ())
+
+
+def _last_times(model: SequenceModel, items: Tensor) -> tuple[Tensor, ...]:
+    """Return times (B,) of items (B,) that are appended to one other."""
+    return tuple(each[:, -1] for each in _some_times(model, items.unsqueeze(1).expand(-1, 2)))
+
+
+def _some_state(model: IncrementalModel, items: Tensor) -> State:
+    """Return the state after one item, items (B,)."""
     with torch.no_grad():
-        items = (torch.arange(B) % model.items + 1).unsqueeze(1)
-        return model.prefill(items) if model.max_len > 1 else model.initial_state(B)
+        columns = items.unsqueeze(1)
+        start = model.initial_state(len(items))
+        return model.prefill(columns, None, *given(synthetic_times(model, columns))) if model.max_len > 1 else start
 
 
 def _exported(name: str, module: nn.Module, examples: list[tuple[Tensor, ...]], shapes: Any, longest: int) -> Exported:
     """Export a module for the first example, and compare it with the module on all."""
-    if name == "step":  # whose arguments come one by one
-        shapes = (shapes[0], tuple(shapes[1:]))
+    plain = {"encoder": 2, "step": 1, "scores": 1}[name]  # arguments with a name; those behind come one by one
+    if len(shapes) > plain or name == "step":
+        shapes = (*shapes[:plain], tuple(shapes[plain:]))
     with torch.no_grad(), parallel_scans(longest):
         program = torch.export.export(module, tuple(map(torch.clone, examples[0])), dynamic_shapes=shapes)
     run = program.module()

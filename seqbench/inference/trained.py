@@ -12,17 +12,20 @@ import numpy as np
 import torch
 
 from seqbench import console, tensor_file
+from seqbench.data.sequences import Ints
 from seqbench.errors import UsageError
 from seqbench.inference.best import Histories, best_items, best_of_states
 from seqbench.inference.compiled import Step, compile_step
 from seqbench.inference.items import ItemIds
 from seqbench.inference.states import States
-from seqbench.models.base import IncrementalModel, Model, device_of, scored_by_table
+from seqbench.models.base import IncrementalModel, Model, at_last, device_of, scored_by_table
+from seqbench.models.times import Times
 from seqbench.results import WEIGHTS, Record
 from seqbench.results.weights import load_weights
 
 Unknown = Literal["raise", "skip"]
 History = Sequence[str]  # raw ids, oldest first
+Seconds = Sequence[int]  # since 1970
 
 
 class Recommendation(NamedTuple):
@@ -77,6 +80,8 @@ class TrainedModel:
         given: History,
         k: int = 10,
         *,
+        times: Seconds | None = None,
+        at: int | None = None,
         exclude_seen: bool = True,
         exclude: Sequence[str] = (),
         unknown: Unknown = "raise",
@@ -88,6 +93,8 @@ class TrainedModel:
         given: Sequence[History] | States,
         k: int = 10,
         *,
+        times: Sequence[Seconds] | None = None,
+        at: int | Seconds | None = None,
         exclude_seen: bool = True,
         exclude: Sequence[str] = (),
         unknown: Unknown = "raise",
@@ -98,6 +105,8 @@ class TrainedModel:
         given: History | Sequence[History] | States,
         k: int = 10,
         *,
+        times: Seconds | Sequence[Seconds] | None = None,
+        at: int | Seconds | None = None,
         exclude_seen: bool = True,
         exclude: Sequence[str] = (),
         unknown: Unknown = "raise",
@@ -109,13 +118,17 @@ class TrainedModel:
         Args:
             given: raw item ids, oldest first; a list of such; or what `state` and `append` return.
             k: how many; fewer where fewer items are left.
+            times: when each item of a history was taken, in seconds since 1970; of several histories, such a list for
+                each. Only models that use times look at it.
+            at: when the recommendations are asked for, one time for all or one for each. Only models that use times
+                look at it, and only if they were trained to (`--request-time`).
             exclude_seen: leave out the items of the history, all of them. States do not remember theirs.
             exclude: raw ids that are recommended to nobody, such as those out of stock.
             unknown: "raise" if an id has never been seen in training, or "skip" it. A history without any known item
                 gets no recommendation.
 
         Raises:
-            UsageError: an item is unknown, or the states are of another model.
+            UsageError: an item is unknown, or a time that the model needs, or the states are of another model.
         """
         if k < 1:
             raise UsageError(f"k must be at least 1, not {k}.")
@@ -123,19 +136,27 @@ class TrainedModel:
         if isinstance(given, States):
             return self._listed(*self._best_of(given, banned, k))
         single = _is_history(given)
-        rows = self._numbers([cast(History, given)] if single else given, unknown)
+        listed = [cast(History, given)] if single else list(given)
+        rows = self._numbers(listed, unknown)
         left_out = [[*banned, *(row if exclude_seen else ())] for row in rows]
-        found = best_items(self.model, Histories.of(rows), k, excluded=Histories.of(left_out))
+        histories = Histories.of(rows, *self._seconds(listed, times, at, single=single))
+        found = best_items(self.model, histories, k, excluded=Histories.of(left_out))
         lists = self._listed(*found)
         return lists[0] if single else lists
 
     def state(
-        self, given: History | Sequence[History], *, users: Sequence[str] | None = None, unknown: Unknown = "raise"
+        self,
+        given: History | Sequence[History],
+        *,
+        times: Seconds | Sequence[Seconds] | None = None,
+        users: Sequence[str] | None = None,
+        unknown: Unknown = "raise",
     ) -> States:
         """Return the state after a history, or the states after several, in one pass.
 
         Args:
             given: raw item ids, oldest first, of which the newest `max_len` count; or a list of such.
+            times: as in `recommend`.
             users: whose they are, to find them again.
             unknown: as in `recommend`; a history needs one known item at least.
 
@@ -143,33 +164,48 @@ class TrainedModel:
             UsageError: the model keeps no state, or an item is unknown.
         """
         model = self._incremental()
-        rows = self._numbers([cast(History, given)] if _is_history(given) else given, unknown)
+        single = _is_history(given)
+        listed = [cast(History, given)] if single else list(given)
+        rows = self._numbers(listed, unknown)
         if empty := [str(at) for at, row in enumerate(rows) if not row]:
             raise UsageError(f"History {empty[0]} has no item that the model knows.", hint="Leave it out.")
         if users is not None and len(users) != len(rows):
             raise UsageError(f"There are {len(users):,} users and {len(rows):,} histories.")
-        histories, device = Histories.of(rows), device_of(model)
+        histories = Histories.of(rows, *self._seconds(listed, times, None, single=single))
         with torch.inference_mode():
-            items, lengths = (each.to(device) for each in histories.padded(np.arange(len(rows)), model.max_len))
-            last = items.gather(1, (lengths - 1).unsqueeze(1)).squeeze(1)
-            outputs, tensors = model.step(last, model.prefill(items[:, :-1], lengths - 1))
+            items, lengths, *rest = histories.inputs(np.arange(len(rows)), model)
+            before = [each.part(slice(None), slice(-1)) for each in rest]
+            last = [each.part(torch.arange(len(rows)), lengths - 1) for each in rest]
+            state = model.prefill(items[:, :-1], lengths - 1, *before)
+            outputs, tensors = model.step(at_last(items, lengths), state, *last)
         return States(outputs, tensors, self.weights, None if users is None else tuple(users))
 
-    def append(self, states: States, items: str | Sequence[str]) -> States:
+    def append(self, states: States, items: str | Sequence[str], times: int | Seconds | None = None) -> States:
         """Return the states after one more item of each history; go on from these, and not from those given.
 
+        Args:
+            items: a raw id for each history.
+            times: when each was taken, or all, in seconds since 1970. Only models that use times look at it.
+
         Raises:
-            UsageError: the states are of another model, an item is unknown, or a history is as long as the model can
-                take.
+            UsageError: the states are of another model, an item or the time is unknown, or a history is as long as the
+                model can take.
         """
         model = self._incremental()
         self._check(states)
         numbers = self._numbers([[items] if isinstance(items, str) else items], "raise")[0]
         if len(numbers) != len(states):
             raise UsageError(f"{len(numbers):,} items cannot be appended to {len(states):,} histories.")
+        given: list[Times] = []
+        if model.config.uses_times:
+            self._check_times(times)
+            moments = self._moments(0 if times is None else times, len(numbers))
+            events = torch.from_numpy(moments).to(device_of(model))
+            given.append(Times(events, events))
         try:
             with torch.inference_mode():
-                outputs, tensors = self.step.call(torch.tensor(numbers, device=device_of(model)), states.tensors)
+                appended = torch.tensor(numbers, device=device_of(model))
+                outputs, tensors = self.step.call(appended, states.tensors, *given)
         except ValueError as error:
             raise UsageError(f"{error}.", hint="Start again with `state` and the newest items.") from error
         return States(outputs, tensors, states.weights, states.users)
@@ -208,7 +244,58 @@ class TrainedModel:
             raise self.ids.unknown(missing)
         return [numbers for numbers, _ in found]
 
+    def _seconds(
+        self,
+        given: Sequence[History],
+        times: Seconds | Sequence[Seconds] | None,
+        at: int | Seconds | None,
+        *,
+        single: bool,
+    ) -> tuple[list[list[int]] | None, Ints | None]:
+        """Return the times of the known items of histories, and when they are asked for, as far as the model may know.
+
+        Raises:
+            UsageError: something that the model needs is not given, or not for each item.
+        """
+        if not self.model.config.uses_times:
+            return None, None
+        requests = None
+        if self.record.definition.protocol.request_time:
+            if at is None:
+                raise UsageError(
+                    f"{self._name} was trained to know when it is asked.", hint="Pass at=, in seconds since 1970."
+                )
+            requests = self._moments(at, len(given))
+        self._check_times(times)
+        if times is None:
+            return None, requests
+        rows = cast(Sequence[Seconds], [times] if single else times)
+        if [*map(len, rows)] != [*map(len, given)]:
+            raise UsageError("There must be a time for each item of each history.")
+        known = self.ids.numbers
+        return [
+            [int(second) for item, second in zip(history, row, strict=True) if item in known]
+            for history, row in zip(given, rows, strict=True)
+        ], requests
+
+    def _check_times(self, times: object) -> None:
+        """Raise UsageError if no times are given, unless the data set had none either."""
+        if times is None and self.record.dataset.get("times", True):
+            raise UsageError(f"{self._name} uses times.", hint="Pass times=, in seconds since 1970.")
+
+    def _moments(self, given: int | Seconds, count: int) -> Ints:
+        """Return one time for each of so many histories, (B,)."""
+        found = np.asarray(given, dtype=np.int64)
+        if found.ndim and found.shape != (count,):
+            raise UsageError(f"{found.size:,} times do not fit {count:,} histories.")
+        return np.broadcast_to(found, (count,)).copy()
+
     def _incremental(self) -> IncrementalModel:
+        if self.model.config.uses_times and self.record.definition.protocol.request_time:
+            raise UsageError(
+                f"{self._name} keeps no state: every request, at its own time, would change it.",
+                hint="Recommend from histories.",
+            )
         if not isinstance(self.model, IncrementalModel) or not self.model.config.incremental:
             raise UsageError(
                 f"{self._name} keeps no state: it reads the whole history every time.",

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from seqbench.columns import ITEM, POSITION, USER
+from seqbench.columns import ITEM, POSITION, TIMESTAMP, USER
 from seqbench.data.sequences import Ints
 from seqbench.errors import SeqbenchError, UsageError, unknown_name
 from seqbench.files import writing
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from seqbench.data.prepared import PreparedDataset
 
 SCORE = "score"
-ROLES = {"user": USER, USER: USER, "item": ITEM, ITEM: ITEM}  # a column's name → what it is
+# A column's name → what it is.
+ROLES = {"user": USER, USER: USER, "item": ITEM, ITEM: ITEM, "time": TIMESTAMP, TIMESTAMP: TIMESTAMP}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class UserHistories:
     skipped: int = 0  # rows with such items
 
 
-def read_users(path: Path, ids: ItemIds, known: Callable[[], UserHistories]) -> UserHistories:
+def read_users(path: Path, ids: ItemIds, known: Callable[[], UserHistories], *, timed: bool = False) -> UserHistories:
     """Read histories, or users alone.
 
     Args:
@@ -45,9 +46,11 @@ def read_users(path: Path, ids: ItemIds, known: Callable[[], UserHistories]) -> 
             one row for each item, those of a user oldest first. Without items, users of the data set.
         ids: of the model's items.
         known: returns the users of the data set with their histories; asked only if the file has no items.
+        timed: whether a column `time` (or `timestamp`) is needed beside items: Parquet's own type, or whole seconds
+            since 1970.
 
     Raises:
-        UsageError: there is no column of users, or a user is not in the data set.
+        UsageError: there is no column of users, or none of times that are needed, or a user is not in the data set.
         SeqbenchError: the file cannot be read.
     """
     table = _table(path)
@@ -64,9 +67,10 @@ def read_users(path: Path, ids: ItemIds, known: Callable[[], UserHistories]) -> 
     by_user = np.argsort(codes, kind="stable")
     by_user = by_user[taken[by_user] > 0]
     lengths = np.bincount(codes[by_user], minlength=len(users.dictionary))
+    times = _seconds(table, path)[by_user] if timed else None
     return UserHistories(
         users.dictionary,
-        Histories(taken[by_user], np.concatenate([[0], np.cumsum(lengths)])),
+        Histories(taken[by_user], np.concatenate([[0], np.cumsum(lengths)]), times),
         tuple(raw[at] for at in np.flatnonzero(numbers == 0)),
         int((taken == 0).sum()),
     )
@@ -80,7 +84,8 @@ def users_of(prepared: "PreparedDataset") -> UserHistories:
     """
     log = prepared.load()
     lengths = np.bincount(log[USER], minlength=len(log.users) + 1)[1:]
-    return UserHistories(log.users, Histories(log[ITEM], np.concatenate([[0], np.cumsum(lengths)])))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return UserHistories(log.users, Histories(log[ITEM], offsets, prepared.seconds(log)))
 
 
 def _chosen(known: UserHistories, wanted: pa.Array, path: Path) -> UserHistories:
@@ -94,10 +99,31 @@ def _chosen(known: UserHistories, wanted: pa.Array, path: Path) -> UserHistories
         )
     places = rows.to_numpy()
     starts, stops = known.histories.offsets[places], known.histories.offsets[places + 1]
-    flat = np.concatenate(
-        [known.histories.flat[:0], *(known.histories.flat[a:b] for a, b in zip(starts, stops, strict=True))]
-    )
-    return UserHistories(wanted, Histories(flat, np.concatenate([[0], np.cumsum(stops - starts)])))
+    ranges = [slice(a, b) for a, b in zip(starts, stops, strict=True)]
+    flat, times = known.histories.flat, known.histories.times
+    if times is not None:
+        times = np.concatenate([times[:0], *(times[part] for part in ranges)])
+    flat = np.concatenate([flat[:0], *(flat[part] for part in ranges)])
+    return UserHistories(wanted, Histories(flat, np.concatenate([[0], np.cumsum(stops - starts)]), times))
+
+
+def _seconds(table: pa.Table, path: Path) -> Ints:
+    """Return the times of a file's rows in seconds since 1970."""
+    if TIMESTAMP not in table.column_names:
+        raise UsageError(f"{path} has no column time, which the model uses.", hint="Add it: seconds since 1970.")
+    column = table[TIMESTAMP].combine_chunks()
+    try:
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("s", column.type.tz), safe=False)
+        if column.null_count:
+            raise ValueError("a row has none")
+        return np.array(column.cast(pa.int64()))
+    except (pa.ArrowException, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SeqbenchError(
+            f"{path} has times that are no whole seconds since 1970 ({reason}).",
+            hint="See `seqbench recommend --help`.",
+        ) from error
 
 
 def _table(path: Path) -> pa.Table:
@@ -113,7 +139,9 @@ def _table(path: Path) -> pa.Table:
         raise UsageError(
             f"{path} has no column user or user_id, but {', '.join(table.column_names)}.", hint="Rename its column."
         )
-    return pa.table({role: table[name].cast(pa.string()) for role, name in found.items()})
+    return pa.table(
+        {role: table[name] if role == TIMESTAMP else table[name].cast(pa.string()) for role, name in found.items()}
+    )
 
 
 def _csv(path: Path) -> pa.Table:

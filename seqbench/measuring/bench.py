@@ -26,6 +26,7 @@ from seqbench.measuring.quiet import Watch
 from seqbench.measuring.size import size as count_size
 from seqbench.models import load_model
 from seqbench.models.base import Model, SequenceModel, TrainingConfig
+from seqbench.models.times import synthetic_times
 from seqbench.precision import PRECISIONS, full
 from seqbench.registry import Registry
 from seqbench.results.records import FULL
@@ -311,7 +312,9 @@ def _training_step(model: Model, items: Tensor) -> Call:
         if objective.needs_causality
         else (items[:, -1], (torch.arange(B, device=items.device) + 1) * T - 1)
     )
-    batch = Batch(items[:, :-1].contiguous(), torch.full((B,), T, device=items.device), targets, places)
+    inputs = items[:, :-1].contiguous()
+    times = synthetic_times(model, inputs)
+    batch = Batch(inputs, torch.full((B,), T, device=items.device), targets, places, times)
     loss = LOSSES[settings.loss](settings, torch.ones(model.items + 1, device=items.device))
     optimizers = make_optimizers(model, settings)
     generator = torch.Generator(items.device).manual_seed(0)

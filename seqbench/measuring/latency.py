@@ -21,6 +21,7 @@ from seqbench.files import replacing
 from seqbench.measuring.grid import MODES, LatencyGrid
 from seqbench.measuring.quiet import Watch
 from seqbench.models.base import IncrementalModel, Model, SequenceModel
+from seqbench.models.times import given, synthetic_times
 from seqbench.results.records import Conditions, LatencyPoint, SkippedPoint
 
 POSITIONS = 1 << 18  # largest batch × length that is tried: beyond it memory, not the model, is what is tested
@@ -179,19 +180,21 @@ def call(mode: str, model: Model, items: Tensor) -> Callable[[], None]:
 def state_bytes(model: Model, items: Tensor) -> int:
     """Return the bytes of an incremental model's state, for each of the histories (B, T) that it stands for."""
     assert isinstance(model, IncrementalModel)
-    return sum(each.nbytes for each in model.prefill(items)) // len(items)
+    return sum(each.nbytes for each in model.prefill(items, None, synthetic_times(model, items))) // len(items)
 
 
-def _lengths(items: Tensor) -> Tensor:
-    return torch.full((len(items),), items.shape[1], device=items.device)
+def _inputs(model: Model, items: Tensor) -> tuple[Any, ...]:
+    """Return what a model encodes: items (B, T), their number (B,), and times if it uses them."""
+    lengths = torch.full((len(items),), items.shape[1], device=items.device)
+    return items, lengths, *given(synthetic_times(model, items))
 
 
 def _encoding(model: Model, items: Tensor) -> Callable[[], None]:
     """From histories (B, T) to the best items."""
-    lengths = _lengths(items)
+    inputs = _inputs(model, items)
 
     def encode() -> None:
-        torch.topk(model.score(items, lengths), min(TOP, model.items))
+        torch.topk(model.score(*inputs), min(TOP, model.items))
 
     return encode
 
@@ -199,10 +202,10 @@ def _encoding(model: Model, items: Tensor) -> Callable[[], None]:
 def _encoding_only(model: Model, items: Tensor) -> Callable[[], None]:
     """From histories (B, T) to the states that items are scored with."""
     assert isinstance(model, SequenceModel)
-    lengths = _lengths(items)
+    inputs = _inputs(model, items)
 
     def encode() -> None:
-        model.last_states(items, lengths)
+        model.last_states(*inputs)
 
     return encode
 
@@ -210,12 +213,14 @@ def _encoding_only(model: Model, items: Tensor) -> Callable[[], None]:
 def _appending(model: Model, items: Tensor) -> Callable[[], None]:
     """From the last item of histories (B, T), and the state of the items before it, to the best items."""
     assert isinstance(model, IncrementalModel)
+    times, last = synthetic_times(model, items), items[:, -1]
+    before = times and times.part(slice(None), slice(-1))
     with torch.inference_mode():
-        state = model.prefill(items[:, :-1])
-    last = items[:, -1]
+        state = model.prefill(items[:, :-1], None, before)
+    following = given(times and times.part(slice(None), -1))
 
     def append() -> None:
-        states, _ = model.step(last, state)
+        states, _ = model.step(last, state, *following)
         torch.topk(model.score_states(states), min(TOP, model.items))
 
     return append
@@ -225,8 +230,10 @@ def _filling(model: Model, items: Tensor) -> Callable[[], None]:
     """From histories (B, T) to the state that items can be appended to."""
     assert isinstance(model, IncrementalModel)
 
+    times = synthetic_times(model, items)
+
     def fill() -> None:
-        model.prefill(items)
+        model.prefill(items, None, times)
 
     return fill
 

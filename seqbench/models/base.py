@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from seqbench.data.sequences import Sequences
 from seqbench.losses import LOSSES, PROPOSALS
+from seqbench.models.times import Times, given
 from seqbench.precision import full
 from seqbench.training.objectives import OBJECTIVES
 
@@ -102,6 +103,16 @@ class ModelConfig:
         return "oldest"
 
     @property
+    def uses_times(self) -> bool:
+        """Whether the model takes times (seqbench/models/times.py); a model that can do without makes it a field."""
+        return False
+
+    @property
+    def absolute_times(self) -> bool:
+        """Whether it matters when something was, and not only how long before something else."""
+        return False
+
+    @property
     def incremental(self) -> bool:
         """Whether an `IncrementalModel` of this form can carry its states on."""
         return self.causal and self.positions == "oldest"
@@ -176,11 +187,14 @@ class SequenceModel(Model):
 
     @abstractmethod
     def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Return states (B, T, D) of items (B, T) padded on the right with 0; those at padding are meaningless."""
+        """Return states (B, T, D) of items (B, T) padded on the right with 0; those at padding are meaningless.
 
-    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        A model that `uses_times` has a third argument, `times: Times | None = None`.
+        """
+
+    def last_states(self, items: Tensor, lengths: Tensor, times: Times | None = None) -> Tensor:
         """Return states (B, D) at the last item of each row, as in `forward`; override it to compute no others."""
-        return at_last(self(items, lengths), lengths)
+        return at_last(self(items, lengths, *given(times)), lengths)
 
     @abstractmethod
     def item_weights(self) -> Tensor:
@@ -197,8 +211,8 @@ class SequenceModel(Model):
             scores = states.to(items.dtype) @ items.t()
         return scores if bias is None else scores + bias
 
-    def score(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return self.score_states(self.last_states(items, lengths))
+    def score(self, items: Tensor, lengths: Tensor, times: Times | None = None) -> Tensor:
+        return self.score_states(self.last_states(items, lengths, *given(times)))
 
 
 def device_of(model: Model) -> torch.device:
@@ -238,21 +252,24 @@ class IncrementalModel(SequenceModel):
         The state that was given can be stepped from again, so that a step can be repeated, but the new state may share
         its memory: whoever does that must not use what earlier steps from it gave.
 
+        A model that `uses_times` has a third argument, `times: Times | None = None`, with times (B,).
+
         Raises:
             ValueError: the model ends at max_len, and the histories have as many items.
         """
 
-    def prefill(self, items: Tensor, lengths: Tensor | None = None) -> State:
+    def prefill(self, items: Tensor, lengths: Tensor | None = None, times: Times | None = None) -> State:
         """Return the state of histories: what steps over their items lead to.
 
         Args:
             items: (B, T) ids, padded on the right with 0.
             lengths: (B,) number of items in each row, perhaps 0; None if all rows have T.
+            times: (B, T) of a model that uses them.
         """
         start = self.initial_state(len(items))
         if items.shape[1] == 0:
             return start
-        state = self._prefill(items, start, lengths)
+        state = self._prefill(items, start, lengths, *given(times))
         return state if lengths is None else chosen(lengths > 0, state, start)
 
     def check_state(self, state: State, batch: int) -> None:
@@ -263,14 +280,14 @@ class IncrementalModel(SequenceModel):
         ]:
             raise ValueError(f"{type(self).__name__} has a state of other shapes")
 
-    def _prefill(self, items: Tensor, start: State, lengths: Tensor | None) -> State:
+    def _prefill(self, items: Tensor, start: State, lengths: Tensor | None, times: Times | None = None) -> State:
         """Return the state after items (B, T), T ≥ 1, from the initial state; of rows without items, any.
 
         A model that can do so in one pass overrides it.
         """
         state = start
         for t, column in enumerate(items.unbind(1)):
-            _, after = self.step(column, state)
+            _, after = self.step(column, state, *given(times and times.part(slice(None), t)))
             state = after if lengths is None else chosen(lengths > t, after, state)
         return state
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from seqbench.errors import SeqbenchError
+from seqbench.models.times import given, synthetic_times
 
 if TYPE_CHECKING:
     from seqbench.models.base import Model, ModelConfig, SequenceModel, TrainingConfig
@@ -34,7 +35,7 @@ def check_objective(config: "ModelConfig", training: "TrainingConfig") -> None:
 
 @torch.no_grad()
 def check_causality(model: "SequenceModel") -> None:
-    """Raise SeqbenchError if a position sees the items after it, so that it must not be trained at all positions.
+    """Raise SeqbenchError if a position sees what is after it, so that it must not be trained at all positions.
 
     What the config declares is not enough where the model is not ours, and so not tested.
     """
@@ -47,13 +48,16 @@ def check_causality(model: "SequenceModel") -> None:
     changed[:, -1] = changed[:, -1] % model.items + 1
     lengths = torch.tensor([T], device=device)
     model.eval()
-    states = [model(each, lengths) for each in (items, changed)]
+    times = synthetic_times(model, items)
+    later = times and times.later(slice(None), -1)
+    states = [model(*inputs) for inputs in ((items, lengths, *given(times)), (changed, lengths, *given(later)))]
     model.train(training)
     for found in states:
         check_shape(model, "forward", found, (1, T, model.item_weights().shape[1]))
     before, after = (found[:, :-1] for found in states)
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
         raise SeqbenchError(
-            f"{type(model).__name__} says that it is causal, but a later item changes its states at earlier positions.",
+            f"{type(model).__name__} says that it is causal, but a later item changes its states at earlier positions, "
+            "or its time does.",
             hint="Let `causal` of its Config be False, and train it on prefixes (objective=prefix).",
         )

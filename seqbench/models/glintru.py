@@ -119,7 +119,7 @@ class GLINTRU(IncrementalModel):
         recurrent = self._convolve(self.convolution_out, _masked(self._select(convolved, hidden), valid))
         return self._finish(x, recurrent, attended)[:, :T]
 
-    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]  # it uses no times
         if self.see_padding:
             return super().last_states(items, lengths)
         x = self.dropout(self.embedding(items))
@@ -161,7 +161,9 @@ class GLINTRU(IncrementalModel):
         state = window_in[:, 1:], window_out[:, 1:], memory.transpose(0, 1), *after
         return self._finish(x, recurrent, attended), state
 
-    def _prefill(self, items: Tensor, start: State, lengths: Tensor | None) -> State:
+    def _prefill(  # type: ignore[override]  # it uses no times
+        self, items: Tensor, start: State, lengths: Tensor | None
+    ) -> State:
         x = self.embedding(items)
         valid = items > 0
         drive = self.recurrent_in(x)

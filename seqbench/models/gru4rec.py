@@ -65,7 +65,7 @@ class GRU4Rec(IncrementalModel):
         result: Tensor = self.output(self._recur(items))
         return result
 
-    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]  # it uses no times
         result: Tensor = self.output(at_last(self._recur(items), lengths))
         return result
 
@@ -80,7 +80,9 @@ class GRU4Rec(IncrementalModel):
         hidden, last = self.gru(self.embedding(items).unsqueeze(1), layers_first(state[0]))
         return self.output(hidden.squeeze(1)), (last.transpose(0, 1),)
 
-    def _prefill(self, items: Tensor, start: State, lengths: Tensor | None) -> State:
+    def _prefill(  # type: ignore[override]  # it uses no times
+        self, items: Tensor, start: State, lengths: Tensor | None
+    ) -> State:
         return (last_hidden(self.gru, self.embedding(items), lengths),)
 
     def _recur(self, items: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.models.linear_attention import LinearAttention
 from seqbench.models.stack import Block, PositionedStack
+from seqbench.models.times import Times
 
 LAYER_NORM_EPS = 1e-12
 
@@ -76,8 +77,8 @@ class LinRec(PositionedStack):
             return self.embed(fill(items, self.max_len)), {}
         return self.embed(items), {"valid": items > 0}
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return super().forward(items, lengths)[:, : items.shape[1]]
+    def forward(self, items: Tensor, lengths: Tensor, times: Times | None = None) -> Tensor:
+        return super().forward(items, lengths, times)[:, : items.shape[1]]
 
 
 class LinearAttentionBlock(Block):

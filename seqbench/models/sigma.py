@@ -46,6 +46,7 @@ from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.models.mamba import NO_WEIGHT_DECAY, Mamba
 from seqbench.models.stack import Block, Stack
+from seqbench.models.times import Times
 from seqbench.ops.dropout import Dropout
 
 LAYER_NORM_EPS = 1e-12
@@ -111,8 +112,8 @@ class SIGMA(Stack):
             return x, {"order": flipped_order(T, torch.full_like(lengths, min(OFFICIAL_FLIP, T))), "valid": None}
         return x, {"order": flipped_order(T, (lengths - self.kept).clamp_min(0)), "valid": items > 0}
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
-        return super().forward(items, lengths)[:, : items.shape[1]]
+    def forward(self, items: Tensor, lengths: Tensor, times: Times | None = None) -> Tensor:
+        return super().forward(items, lengths, times)[:, : items.shape[1]]
 
 
 class Readings(NamedTuple):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from seqbench.models.base import IncrementalModel, NeuralConfig, SequenceModel, State, at_last
+from seqbench.models.times import Times
 from seqbench.ops.dropout import Dropout
 
 POSITIONS = ("newest", "oldest")  # from which item of a history positions can count
@@ -26,9 +27,9 @@ POSITIONS = ("newest", "oldest")  # from which item of a history positions can c
 class Block(nn.Module):
     """A layer of a sequence model.
 
-    `mix` and `mix_last` take what their model's `enter` returns beside x, by keyword. In an `IncrementalStack` `mix`
-    also takes `state`, which the block is in, and `lengths` (B,), how many of the T positions of each row count; all
-    if None.
+    `mix` and `mix_last` take what their model's `enter` returns beside x, by keyword, and `times` if the model uses
+    them. In an `IncrementalStack` `mix` also takes `state`, which the block is in, and `lengths` (B,), how many of the
+    T positions of each row count; all if None.
     """
 
     def mix(self, x: Tensor, *context: Any, **named: Any) -> tuple[Any, State]:
@@ -62,14 +63,16 @@ class Stack(SequenceModel):
     def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Return what enters the first block, (B, T, D), and what `mix` of every block is told beside it."""
 
-    def forward(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, items: Tensor, lengths: Tensor, times: Times | None = None) -> Tensor:
         x, context = self.enter(items, lengths)
+        context |= named(times)
         for block in self.layers:
             x = block.finish(x, block.mix(x, **context)[0])
         return x
 
-    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def last_states(self, items: Tensor, lengths: Tensor, times: Times | None = None) -> Tensor:
         x, context = self.enter(items, lengths)
+        context |= named(times)
         *before, final = self.layers
         for block in before:
             x = block.finish(x, block.mix(x, **context)[0])
@@ -91,18 +94,20 @@ class IncrementalStack(Stack, IncrementalModel):
         """Return the states of the blocks before the first item, one after the other."""
         return tuple(tensor for block in self.layers for tensor in block.initial_state(batch))
 
-    def step(self, items: Tensor, state: State) -> tuple[Tensor, State]:
-        states, after = self._append(items.unsqueeze(1), state, None)
+    def step(self, items: Tensor, state: State, times: Times | None = None) -> tuple[Tensor, State]:
+        columns = None if times is None else times.part(slice(None), None)
+        states, after = self._append(items.unsqueeze(1), state, None, **named(columns))
         return states.squeeze(1), after
 
-    def _prefill(self, items: Tensor, start: State, lengths: Tensor | None) -> State:
-        return self._append(items, start, lengths)[1]
+    def _prefill(self, items: Tensor, start: State, lengths: Tensor | None, times: Times | None = None) -> State:
+        return self._append(items, start, lengths, **named(times))[1]
 
     @abstractmethod
-    def _append(self, items: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+    def _append(self, items: Tensor, state: State, lengths: Tensor | None, **times: Times) -> tuple[Tensor, State]:
         """Return states (B, T, D) of items (B, T) that follow those in `state`, and the state after them.
 
         With more than one item `state` is the initial one; `lengths` (B,) then says how many of each row count.
+        `times` (B, T), if any, are for the blocks.
         """
 
     def _run(self, x: Tensor, state: State, **context: Any) -> tuple[Tensor, State]:
@@ -114,6 +119,11 @@ class IncrementalStack(Stack, IncrementalModel):
             x = block.finish(x, mixed)
             after += new
         return x, tuple(after)
+
+
+def named(times: Times | None) -> dict[str, Times]:
+    """Return times as `mix` takes them; nothing if there are none."""
+    return {} if times is None else {"times": times}
 
 
 class RecurrentStack(IncrementalStack):
@@ -134,8 +144,8 @@ class RecurrentStack(IncrementalStack):
     def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
         return self.embed(items), {}
 
-    def _append(self, items: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
-        return self._run(self.embed(items), state, lengths=lengths)
+    def _append(self, items: Tensor, state: State, lengths: Tensor | None, **times: Times) -> tuple[Tensor, State]:
+        return self._run(self.embed(items), state, lengths=lengths, **times)
 
     def embed(self, items: Tensor) -> Tensor:
         """Return what enters the first block, (B, T, D), for items (B, T)."""
@@ -218,7 +228,7 @@ class PositionedStack(IncrementalStack):
         result: Tensor = self.dropout(self.embedding_norm(self.embedding(items) + positions))
         return result
 
-    def _append(self, items: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+    def _append(self, items: Tensor, state: State, lengths: Tensor | None, **times: Times) -> tuple[Tensor, State]:
         seen, *blocks = state
-        x, after = self._run(self.embed(items, seen), tuple(blocks), lengths=lengths, seen=seen)
+        x, after = self._run(self.embed(items, seen), tuple(blocks), lengths=lengths, seen=seen, **times)
         return x, (seen + (items.shape[1] if lengths is None else lengths), *after)

@@ -18,6 +18,7 @@ CSV_COLUMNS = (
     "selection",
     "windows",
     "max_len",
+    "request_time",
     "hardware",
     "model",
     "configuration",

@@ -133,6 +133,8 @@ def command(definition: Definition, changes: Changes | None) -> str:
     words = ["seqbench", "run", "--models", definition.model, "--datasets", definition.dataset]
     words += ["--seeds", str(definition.seed), "--protocol", protocol.name, "--split", protocol.split]
     words += ["--max-len", str(protocol.max_len), "--device", definition.device]
+    if protocol.request_time:
+        words.append("--request-time")
     if definition.backend is not None:
         words += ["--backend", definition.backend]
     if definition.precision != FULL:

@@ -59,6 +59,14 @@ class Variant:
             words.append(f"loss {loss} with {training['negatives']} negatives")
         return ", ".join(words)
 
+    def times_words(self) -> str:
+        """Say which times the model was given; empty if none."""
+        if not any(record.uses_times for record in self.records):
+            return ""
+        if self.records[0].definition.protocol.request_time:
+            return "knows the times of past items and of the request"
+        return "knows the times of past items, and not that of the request"
+
     def failure_words(self) -> str:
         """Say what failed, with equal failures named once."""
         seeds: dict[str, list[int]] = {}
@@ -70,7 +78,7 @@ class Variant:
 
     def remarks(self, seeds: Sequence[int]) -> list[str]:
         """Say what a reader must know before comparing it with other variants, whose seeds are these."""
-        remarks = [words] if (words := self.training_words()) else []
+        remarks = [words for words in (self.training_words(), self.times_words()) if words]
         remarks += dict.fromkeys(_origin(record) for record in self.records if record.imported)
         remarks += self.seed_remarks(seeds)
         if any(record.training and not record.training["stopped_early"] for record in self.finished):

@@ -21,5 +21,6 @@ def dataset_facts(prepared: PreparedDataset, sequences: Sequences, protocol: Pro
         "untrained_targets": int((~np.isin(test.targets, sequences.training_items())).sum()),
         "training_pairs": len(sequences.training_pairs()[0]),
         "count_mismatch": meta["count_mismatch"],
+        "times": prepared.has_times,
         "ceiling": meta.get("ceiling") if (protocol.split, protocol.removed) == ("leave-one-out", "history") else None,
     }

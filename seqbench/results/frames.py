@@ -26,7 +26,7 @@ COSTS = (
 def cells_frame(runs: Iterable["StoredRun"]) -> "pd.DataFrame":
     """Return one row per cell: definition, accuracy, costs and where it lies.
 
-    Columns: dataset, model, seed, status, protocol, split, max_len, device, backend; every stored metric
+    Columns: dataset, model, seed, status, protocol, split, max_len, request_time, device, backend; every stored metric
     ("ndcg@10", "valid:ndcg@10"); best_epoch, epochs; what `COSTS` names; config, training (dicts); failure; key, path.
     """
     import pandas as pd
@@ -60,6 +60,7 @@ def _row(record: Record, folder: Path | None) -> dict[str, Any]:
         "protocol": definition.protocol.name,
         "split": definition.protocol.split,
         "max_len": definition.protocol.max_len,
+        "request_time": definition.protocol.request_time,
         "device": definition.device,
         "backend": definition.backend,
         **record.accuracy,

@@ -17,7 +17,7 @@ from seqbench.files import read_regular
 from seqbench.protocol import Protocol
 from seqbench.typed import build
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # Raised by a change of code that makes the same definition compute other numbers (data order, training, ranking):
 # results from before it stay readable, but no longer count as finished.
@@ -150,6 +150,7 @@ class DatasetFacts(TypedDict, total=False):
     untrained_targets: int  # of the test, whose item is in no training part
     training_pairs: int
     count_mismatch: str | None  # in words, where the prepared counts differ from the published ones
+    times: bool  # whether the data set has times, and not only an order; absent in records of schema 4 and before
     ceiling: dict[str, float] | None  # metric → value, where the data-generating process is known
 
 
@@ -219,8 +220,11 @@ class Definition:
     def key(self) -> str:
         """Return 16 hexadecimal digits that name the cell."""
         fields = dataclasses.asdict(self)
+        # What there was no choice of at first is left out, so that cells from before keep their names.
         if self.precision == FULL:
-            del fields["precision"]  # so that cells from before there were others keep their names
+            del fields["precision"]
+        if not self.protocol.request_time:
+            del fields["protocol"]["request_time"]
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -259,6 +263,7 @@ class Record:
     failure: Failure | None = None  # None when finished
     changes: Changes | None = None  # None in records of schema 1, which did not keep them
     imported: Imported | None = None  # None for cells that were run here
+    uses_times: bool = False  # whether the model was given times; of requests, too, if the protocol says so
     schema_version: int = SCHEMA_VERSION
 
     @property

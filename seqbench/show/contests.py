@@ -60,7 +60,9 @@ def groups_table(first: str, second: str, contests: Sequence[GroupContest]) -> R
 
 def _heading(contest: Contest | GroupContest) -> str:
     protocol = contest.protocol
-    return printable(f"{contest.dataset}, {protocol.name}, {protocol.split}, maximum length {protocol.max_len}")
+    known = ", time of the request known" if protocol.request_time else ""
+    words = f"{contest.dataset}, {protocol.name}, {protocol.split}{known}, maximum length {protocol.max_len}"
+    return printable(words)
 
 
 def _table(title: str, *titles: str) -> Table:

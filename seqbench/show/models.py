@@ -17,7 +17,7 @@ POSITIONS = 50
 
 def models_table() -> Table:
     """Show one line per registered model."""
-    table = columns("Model", "What it is", "Causal", "Incremental", "Parameters", "Paper")
+    table = columns("Model", "What it is", "Causal", "Incremental", "Times", "Parameters", "Paper")
     for name in model_names():
         try:
             cls = find_model(name).cls
@@ -33,12 +33,14 @@ def models_table() -> Table:
         if issubclass(cls, IncrementalModel):
             incremental = "growing" if cls.state_grows else "yes"
             incremental = "optional" if fields & {"causal", "positions"} else incremental
+        times = yes_or_no(cls.Config().uses_times)
         summary, parameters, paper = (Text(each) for each in words)  # not markup: titles may hold brackets
-        table.add_row(name, summary, causal, incremental, parameters, paper)
+        table.add_row(name, summary, causal, incremental, times, parameters, paper)
     table.caption = (
         f"Parameters at D = {WIDTH}, V = items + 1, sequences of at most {POSITIONS} items; the part "
         "with V is the item table.\n"
         "Incremental: one item can be appended to a state; growing, if the state grows with the history.\n"
+        "Times: it uses the times of items, and not only their order.\n"
         "`seqbench list models NAME` shows a model's settings."
     )
     return table

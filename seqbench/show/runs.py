@@ -81,7 +81,7 @@ def _key(run: StoredRun) -> str:
 
 def _protocol(protocol: Protocol) -> str:
     split = "" if protocol.split == "leave-one-out" else f" {protocol.split}"
-    return f"{protocol.name}{split}, {protocol.max_len}"
+    return f"{protocol.name}{split}{', request time' if protocol.request_time else ''}, {protocol.max_len}"
 
 
 def _figure(metrics: dict[str, float]) -> str:

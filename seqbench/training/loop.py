@@ -23,6 +23,7 @@ from seqbench.events import PROGRESS_SECONDS, EpochEnded, Listener, Resumed, Ste
 from seqbench.losses import LOSSES, Negatives
 from seqbench.models.base import SequenceModel, TrainingConfig
 from seqbench.models.checks import check_causality, check_objective
+from seqbench.models.times import times_of
 from seqbench.precision import full
 from seqbench.protocol import Protocol
 from seqbench.training import checkpoint
@@ -200,7 +201,9 @@ class Trainer:
 
     def _step(self, starts: Ints, lengths: Ints) -> Tensor:
         """Update the weights on rows (B,) and return their mean loss over positions."""
-        batch = self.objective.batch(self.sequences, starts, lengths).to(self.device)
+        batch = self.objective.batch(self.sequences, starts, lengths)
+        times = times_of(self.model, self.sequences, starts, starts + lengths, self.protocol)
+        batch = batch._replace(times=times).to(self.device)
         negatives = self.loss.draw(batch.targets, self.generator)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

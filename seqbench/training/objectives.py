@@ -11,7 +11,7 @@ Shapes: R rows of an epoch, B rows of a batch, T time, D width, N targets of a b
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from seqbench.data.sequences import Ints, Sequences, pad
 from seqbench.models.checks import check_shape
+from seqbench.models.times import Times, given
 from seqbench.protocol import WINDOWS, Protocol
 from seqbench.registry import Registry
 
@@ -33,15 +34,23 @@ class Batch(NamedTuple):
     lengths: Tensor  # (B,)
     targets: Tensor  # (N,) item ids
     places: Tensor  # (N,) where in the flattened items the history of each target ends
+    times: Times | None = None  # of the items, for a model that uses them
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """Return what a model encodes: items, lengths, and times if it uses them."""
+        return self.items, self.lengths, *given(self.times)
 
     @classmethod
     def of(cls, items: Ints, lengths: Ints, targets: Ints, places: Ints) -> "Batch":
         """Make a batch of numpy arrays."""
-        return cls(*map(torch.from_numpy, (items, lengths, targets, places)))
+        return cls(
+            torch.from_numpy(items), torch.from_numpy(lengths), torch.from_numpy(targets), torch.from_numpy(places)
+        )
 
     def to(self, device: torch.device) -> "Batch":
         """Copy the batch to a device."""
-        return Batch(*(tensor.to(device) for tensor in self))
+        return self._replace(**{name: each.to(device) for name, each in self._asdict().items() if each is not None})
 
 
 class Objective(ABC):
@@ -91,7 +100,7 @@ class AllPositions(Objective):
         return Batch.of(items, lengths, following[items > 0], np.flatnonzero(items))
 
     def states(self, model: "SequenceModel", batch: Batch) -> Tensor:
-        states: Tensor = model(batch.items, batch.lengths)
+        states: Tensor = model(*batch.inputs)
         check_shape(model, "forward", states, (*batch.items.shape, model.item_weights().shape[1]))
         result: Tensor = states.flatten(0, 1).index_select(0, batch.places)
         return result
@@ -117,7 +126,7 @@ class Prefixes(Objective):
         return Batch.of(items, lengths, targets, np.arange(len(items)) * items.shape[1] + lengths - 1)
 
     def states(self, model: "SequenceModel", batch: Batch) -> Tensor:
-        states = model.last_states(batch.items, batch.lengths)
+        states = model.last_states(*batch.inputs)
         check_shape(model, "last_states", states, (len(batch.items), model.item_weights().shape[1]))
         return states
 

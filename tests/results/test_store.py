@@ -70,6 +70,7 @@ def test_the_key_is_what_it_always_was() -> None:
         {"protocol": Protocol(max_len=51)},
         {"protocol": Protocol(selection="hr@10")},
         {"protocol": Protocol(name="paper")},
+        {"protocol": Protocol(request_time=True)},
         {"model": "sasrec"},
         {"config": {"hidden_size": 64, "dropout": 0.3}},
         {"config": {"hidden_size": 64}},
@@ -91,7 +92,7 @@ def test_every_field_is_part_of_the_key(changes: dict[str, Any]) -> None:
 
 def test_the_fields_that_are_tested_are_all_there_are() -> None:
     assert len(dataclasses.fields(Definition)) == 12
-    assert len(dataclasses.fields(Protocol)) == 6
+    assert len(dataclasses.fields(Protocol)) == 7
 
 
 def test_the_key_does_not_depend_on_the_order_of_settings() -> None:
