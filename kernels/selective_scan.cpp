@@ -15,12 +15,11 @@
 // Bits depend neither on the number of threads nor on who does what: pieces of work that share a sum are cut by the
 // shape alone, and their sums are added in one order.
 
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 
-#include "parallel.h"
 #include "vector_math.h"
+#include "workspace.h"
 
 namespace {
 
@@ -61,34 +60,6 @@ struct Scan {
     bool softplus;
     Sizes size;
 };
-
-constexpr int64_t up(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
-constexpr int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
-
-// Doubles that take as much memory as so many elements, in whole cache lines.
-template <class R>
-constexpr int64_t room(int64_t count) {
-    return up(count * sizeof(R), 64) / sizeof(double);
-}
-
-// A workspace, uninitialised, handed out from its beginning.
-struct Memory {
-    double* next;
-    template <class R>
-    R* take(int64_t count) {
-        return reinterpret_cast<R*>((next += room<R>(count)) - room<R>(count));
-    }
-};
-
-// Work items 0 … count-1, as body(item, memory), each with the memory of the thread that does it: `each` doubles.
-template <class Body>
-void for_each_with(double* memory, int64_t each, int64_t count, int threads, Parallel parallel, const Body& body) {
-    std::atomic<int64_t> next{0};
-    for_each(threads, threads, parallel, [&](int64_t thread) {
-        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < count;)
-            body(item, Memory{memory + thread * each});
-    });
-}
 
 int useful(const Sizes& size, int threads) {
     const int64_t enough = least(size.B * size.T * size.D * size.N / STATES_PER_THREAD, threads);
