@@ -24,7 +24,8 @@ def kernels(
     shapes: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: BxTxD for the scans, BxTxDxN for selective_scan, NxDxV for the loss.",
+            help="Comma-separated: BxTxD for the scans, BxTxDxN for selective_scan, BxTxHxKxV for matrix_scan, "
+            "NxDxV for the loss.",
             show_default="per operator",
         ),
     ] = None,

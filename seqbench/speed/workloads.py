@@ -4,8 +4,8 @@ Bytes: the forward pass reads every input and writes the output. The backward pa
 (`saved`) and the output's gradient, and writes a gradient for every input that has one. No implementation can move
 less, unless it takes from the caches what the forward pass left there.
 
-Shapes: B batch, T time, D channels, N states per channel; for the loss and the ranking N positions, V items, E items
-that cannot be recommended.
+Shapes: B batch, T time, D channels, N states per channel; H heads, K channels of keys, V of values; for the loss and
+the ranking N positions, V items, E items that cannot be recommended.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from seqbench.ops import linear_cross_entropy, linear_scan, rank_counts, rg_lru, selective_scan, top_k
+from seqbench.ops import linear_cross_entropy, linear_scan, matrix_scan, rank_counts, rg_lru, selective_scan, top_k
 
 Shape = tuple[int, ...]
 Inputs = dict[str, Tensor]
@@ -43,6 +43,7 @@ class Workload:
     complete: Callable[[Inputs, Tensor], Tensor] | None = None  # makes the output of what `plain` gives; not timed
     is_complex: bool = False
     differentiable: bool = True
+    of_rows: tuple[str, ...] = ("B", "T", "D")  # the axes of the output where rows do not depend on each other
 
     @property
     def baseline(self) -> str:
@@ -65,8 +66,9 @@ class Workload:
         return len(shape) == len(self.axes.split("x"))
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return (B, T, D), or the shape of a scalar, which also stands for an output without a gradient."""
-        return shape[:3] if self.rows and self.differentiable else ()
+        """Return the shape of the output, or that of a scalar, which also stands for one without a gradient."""
+        sizes = dict(zip(self.axes.split("x"), shape, strict=True))
+        return tuple(sizes[axis] for axis in self.of_rows) if self.rows and self.differentiable else ()
 
     def bytes_moved(self, inputs: Inputs, output: Tensor) -> tuple[int, int]:
         """Count the bytes of the forward pass, and of both passes."""
@@ -128,6 +130,22 @@ def _selective_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) ->
 
 def _run_selective(inputs: Inputs, backend: str) -> Tensor:
     return selective_scan(**inputs, delta_softplus=True, backend=backend)[0]
+
+
+def _matrix_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
+    """Draw queries and keys as long as a product of them is 1 wide, and decays of 0.37 to 1 a step."""
+    B, T, H, K, V = shape
+    values = {
+        "query": _normal(generator, B, T, H, K) / math.sqrt(K),
+        "key": _normal(generator, B, T, H, K),
+        "value": _normal(generator, B, T, H, V),
+        "log_decay": -_uniform(generator, 0, 1, B, T, H),
+    }
+    return {name: value.to(dtype) for name, value in values.items()}
+
+
+def _run_matrix(inputs: Inputs, backend: str) -> Tensor:
+    return matrix_scan(**inputs, backend=backend)[0]
 
 
 def _gated_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
@@ -247,6 +265,20 @@ SELECTIVE_SCAN = Workload(
     run=_run_selective,
     saved=("inputs", "deltas", "decay", "drive", "readout", "skip", "gate"),
     rows=("inputs", "deltas", "drive", "readout", "gate"),
+)
+MATRIX_SCAN = Workload(
+    name="matrix_scan",
+    operator="matrix_scan",
+    axes="BxTxHxKxV",
+    shapes={
+        "cpu": ((16, 200, 4, 16, 32), (16, 200, 4, 32, 32), (1, 4096, 8, 64, 64)),
+        "cuda": ((2048, 200, 4, 32, 32), (8, 8192, 24, 128, 64)),
+    },
+    make=_matrix_inputs,
+    run=_run_matrix,
+    saved=("query", "key", "value", "log_decay"),
+    rows=("query", "key", "value", "log_decay"),
+    of_rows=("B", "T", "H", "V"),
 )
 RG_LRU = Workload(
     name="rg_lru",

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqbench.device import kind
 from seqbench.measuring import bench as measuring
 from seqbench.measuring.bench import Request, interval, users_per_second
-from seqbench.ops import linear_scan, rg_lru, selective_scan
+from seqbench.ops import linear_scan, matrix_scan, rg_lru, selective_scan
 from seqbench.ops.operator import visible
 from tests.kit import Bench
 
@@ -110,6 +110,7 @@ def test_operations_of_scans_are_counted_by_their_formulas() -> None:
         8: lambda: linear_scan(x.cfloat(), x.cfloat()),
         1 + 1 + 3 + 2 + 1: lambda: rg_lru(x, torch.ones(B, T, 2 * D), torch.ones(D)),
         6 * N + 1: lambda: selective_scan(x, x, -torch.ones(D, N), state, state),
+        5 * N: lambda: matrix_scan(state[:, :, None], state[:, :, None], x[:, :, None], x[:, :, :1]),
         6 * N + 1 + 2 + 1: lambda: selective_scan(x, x, -torch.ones(D, N), state, state, torch.ones(D), x),
     }
     for each, call in calls.items():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqbench.ops import linear_cross_entropy, linear_scan, rg_lru, selective_scan
+from seqbench.ops import linear_cross_entropy, linear_scan, matrix_scan, rg_lru, selective_scan
 from seqbench.ops.backends import BACKENDS, use
 from seqbench.ops.dropout import dropout
 
@@ -18,6 +18,10 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
     "selective_scan": (
         lambda *tensors: torch.cat([result.flatten() for result in selective_scan(*tensors, delta_softplus=True)]),
         ((B, T, D), (B, T, D), (D, N), (B, T, N), (B, T, N), (D,), (B, T, D), (B, D, N)),
+    ),
+    "matrix_scan": (
+        lambda *tensors: torch.cat([result.flatten() for result in matrix_scan(*tensors)]),
+        ((B, T, D, N), (B, T, D, N), (B, T, D, V), (B, T, D), (B, D, N, V)),
     ),
     "linear_cross_entropy": (
         lambda states, items, bias: linear_cross_entropy(states, items, bias, TARGETS),
