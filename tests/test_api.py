@@ -10,7 +10,7 @@ import torch
 import seqbench
 from seqbench.errors import SeqbenchError, UsageError
 from seqbench.events import EpochEnded, Event, Failed, Finished, Listener
-from seqbench.execution import EXECUTORS
+from seqbench.execution import EXECUTORS, Executor
 from seqbench.execution.inline import run as run_inline
 from seqbench.execution.orders import Order
 from seqbench.execution.stopping import Stop
@@ -142,7 +142,7 @@ def test_an_executor_of_ones_own_needs_no_change_of_the_package(home: Path, tmp_
         seen.append(order.definition.model)
         return run_inline(Order.from_json(order.to_json()), on_event)
 
-    with EXECUTORS.added("counting", counting):
+    with EXECUTORS.added("counting", Executor(counting)):
         (record,) = seqbench.run("markov", "synthetic", executor="counting", latency=QUICK, home=home, results=tmp_path)
     assert record.finished
     assert seen == ["markov"]

@@ -13,11 +13,11 @@ from filelock import FileLock
 import seqbench
 from seqbench.errors import UsageError
 from seqbench.events import Failed, Listener, Outcome, Paused
-from seqbench.execution import EXECUTORS
+from seqbench.execution import EXECUTORS, Executor
 from seqbench.execution import slots as slots_module
 from seqbench.execution.inline import run as run_inline
 from seqbench.execution.orders import Order
-from seqbench.execution.slots import Slot, slots
+from seqbench.execution.slots import Slot, on_this_machine
 from seqbench.execution.stopping import Stop
 from seqbench.measuring.grid import LatencyGrid
 from seqbench.measuring.quiet import Watch, beside
@@ -31,7 +31,7 @@ Execute = Callable[[Order, Listener, Stop], Outcome]
 
 @contextmanager
 def executor(execute: Execute) -> Iterator[str]:
-    with EXECUTORS.added("toy", execute):
+    with EXECUTORS.added("toy", Executor(execute)):
         yield "toy"
 
 
@@ -204,14 +204,18 @@ def test_what_still_runs_when_the_time_is_up_is_ended(home: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("cores")
 def test_every_gpu_is_a_place_and_a_cpu_is_divided_on_request() -> None:
-    gpus = ["cuda:0", "cuda:1", "cuda:2"]
-    assert slots(gpus, None) == [Slot(gpu) for gpu in gpus]
-    assert slots(gpus, 2) == [Slot("cuda:0"), Slot("cuda:1")]
-    assert slots(["cpu"], None) == slots(["cpu"], 1) == [Slot("cpu")]
-    assert slots(["cpu"], 3) == [Slot("cpu", (4,)), Slot("cpu", (5,)), Slot("cpu", (6,))]
+    gpus, threads = ["cuda:0", "cuda:1", "cuda:2"], torch.get_num_threads()
+    assert on_this_machine(gpus, None, 9) == [Slot(gpu, threads, beside=2) for gpu in gpus]
+    assert (
+        on_this_machine(gpus, 2, 9) == on_this_machine(gpus, None, 2) == [Slot(g, threads, beside=1) for g in gpus[:2]]
+    )
+    assert on_this_machine(gpus, None, 1) == [Slot("cuda:0")]
+    assert on_this_machine(["cpu"], None, 9) == on_this_machine(["cpu"], 1, 9) == [Slot("cpu")]
+    assert on_this_machine(["cpu"], 3, 9) == [Slot("cpu", threads, (core,), beside=2) for core in (4, 5, 6)]
+    assert on_this_machine(["cpu"], 3, 1) == [Slot("cpu")], "a cell that is alone has all cores"
     for devices in (gpus, ["cpu"]):
         with pytest.raises(UsageError, match="--jobs 4 needs as many"):
-            slots(devices, 4)
+            on_this_machine(devices, 4, 1)
 
 
 @pytest.mark.parametrize(

@@ -77,12 +77,12 @@ def measure_all(todo: Sequence[Order], *, executor: str = "process") -> tuple[li
     Returns:
         The records of the cells as they are now, and a record with the failure for each that could not be measured.
     """
-    execute, stop = EXECUTORS[executor], Stop()
+    chosen, stop = EXECUTORS[executor], Stop()
     failed = []
     with RunProgress() as shown:
         for number, order in enumerate(todo, start=1):
             label = f"[{number}/{len(todo)}] {order.definition.label()}"
-            failure = run_one(execute, order, CellProgress(label, order, shown), stop)
+            failure = run_one(chosen, order, CellProgress(label, order, shown), stop)
             if failure is not None:
                 failed.append(failure)
     records = [read_record(order.definition.folder(order.results) / RECORD) for order in todo]

@@ -3,10 +3,14 @@
 Peak memory is then that of everything the process did, and a cell that is killed takes the caller along.
 """
 
-from seqbench.errors import OutOfTime
+from collections.abc import Sequence
+
+from seqbench.errors import OutOfTime, UsageError
 from seqbench.events import Listener, Outcome, Paused
+from seqbench.execution import Executor
 from seqbench.execution.failures import failed
 from seqbench.execution.orders import Order
+from seqbench.execution.slots import Slot
 from seqbench.execution.stopping import Stop
 from seqbench.execution.work import carry_out
 
@@ -19,3 +23,17 @@ def run(order: Order, on_event: Listener, stop: Stop | None = None) -> Outcome:
         return Paused(error.epoch)
     except Exception as error:
         return failed(error, order.model)
+
+
+def one_slot(devices: Sequence[str], jobs: int | None, cells: int) -> list[Slot]:
+    """Return the one place that a process has.
+
+    Raises:
+        UsageError: more are asked for.
+    """
+    if jobs is not None and jobs > 1:
+        raise UsageError("--executor inline runs one cell at a time.", hint="Leave --jobs out, or --executor.")
+    return [Slot(devices[0])]
+
+
+EXECUTOR = Executor(run, one_slot)

@@ -26,9 +26,10 @@ class Order:
     home: Path
     results: Path
     device: str  # such as "cpu" or "cuda:1"
-    threads: int | None = None  # of the processor; None: as torch decides
-    cores: tuple[int, ...] | None = None  # that a process of its own may use; None: all
-    beside: int = 0  # other cells that run on this machine at the same time
+    threads: int | None = None  # this and the next three are as in `Slot`
+    cores: tuple[int, ...] | None = None
+    reserved: int | None = None
+    beside: int = 0
     shared: bool = True  # other commands may be about to run it, too: whoever does locks its folder
     force: bool = False  # run it even if it is finished, and from the start
     keep_weights: bool = True

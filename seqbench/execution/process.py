@@ -7,6 +7,7 @@ from pathlib import Path
 
 import seqbench
 from seqbench.events import Event, Failed, Listener, Outcome, from_json
+from seqbench.execution import Executor
 from seqbench.execution.orders import Order
 from seqbench.execution.stopping import Stop
 from seqbench.signals import deferred
@@ -83,3 +84,6 @@ def _end(worker: "subprocess.Popen[str]") -> None:
     except subprocess.TimeoutExpired:
         worker.kill()
         worker.wait()
+
+
+EXECUTOR = Executor(run)

@@ -9,14 +9,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 from seqbench import console
 from seqbench.errors import SeqbenchError, StorageError, UsageError, storage_error
 from seqbench.events import Begun, Event, Failed
 from seqbench.execution import EXECUTORS, Executor
 from seqbench.execution.orders import Order
-from seqbench.execution.slots import Slot, slots
+from seqbench.execution.slots import Slot
 from seqbench.execution.stopping import Stop
 from seqbench.locking import claimed
 from seqbench.measuring.grid import LatencyGrid
@@ -84,10 +82,8 @@ def run_plan(
         StorageError: results cannot be stored.
         KeyboardInterrupt: after the cells that were being run have been stopped.
     """
-    execute = EXECUTORS[executor]
-    places = slots(plan.devices, jobs)[: max(1, len(plan.todo))]
-    if len(places) > 1 and executor == "inline":
-        raise UsageError("--executor inline runs one cell at a time.", hint="Leave --jobs out, or --executor.")
+    chosen = EXECUTORS[executor]
+    places = chosen.slots(plan.devices, jobs, max(1, len(plan.todo)))
     if skipped := len(plan.cells) - len(plan.todo):
         console.note(f"{skipped} of {len(plan.cells)} cells are finished already; --force runs them again.")
     orders = [
@@ -97,8 +93,6 @@ def run_plan(
             home=plan.home,
             results=plan.results,
             device=plan.devices[0],
-            threads=torch.get_num_threads() if len(places) > 1 else None,
-            beside=len(places) - 1,
             shared=plan.shared,
             force=cell.state == "forced",
             keep_weights=keep_weights,
@@ -108,7 +102,7 @@ def run_plan(
         for cell in plan.todo
     ]
     with RunProgress() as shown:
-        work = _Run(execute, orders, shown, until, Estimates.of(plan.results) if until else None)
+        work = _Run(chosen, orders, shown, until, Estimates.of(plan.results) if until else None)
         work.go(places)
     left = work.left if until else set()
     if left:
@@ -123,13 +117,13 @@ class _Run:
 
     def __init__(
         self,
-        execute: Executor,
+        executor: Executor,
         orders: Sequence[Order],
         shown: RunProgress,
         until: float | None = None,
         estimates: Estimates | None = None,
     ) -> None:
-        self.execute = execute
+        self.executor = executor
         self.until = until
         self.estimates = estimates or Estimates([])
         self.waiting = list(orders)
@@ -166,7 +160,7 @@ class _Run:
             claim = order.definition.folder(order.results) / CLAIM
             with claimed(claim) if order.shared else nullcontext(True) as free:
                 if free:
-                    self._run(replace(order, device=place.device, cores=place.cores))
+                    self._run(replace(order, **vars(place)))
                 else:
                     self._put_off(order)
 
@@ -202,7 +196,7 @@ class _Run:
             console.note(f"{label}: another command has finished it")
             self.left.discard(definition.key)
             return
-        failure = run_one(self.execute, order, CellProgress(label, order, self.shown), self.stop)
+        failure = run_one(self.executor, order, CellProgress(label, order, self.shown), self.stop)
         with self._lock:
             if failure is not None:
                 self.failures[definition.key] = failure
@@ -232,7 +226,7 @@ def failed_summary(failed: Sequence[Record], total: int) -> SeqbenchError:
     )
 
 
-def run_one(execute: Executor, order: Order, progress: CellProgress, stop: Stop) -> Record | None:
+def run_one(executor: Executor, order: Order, progress: CellProgress, stop: Stop) -> Record | None:
     """Run one cell and show it; the record of a failure is stored and returned, unless it was asked to stop."""
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     environment: Environment = {}
@@ -246,7 +240,7 @@ def run_one(execute: Executor, order: Order, progress: CellProgress, stop: Stop)
                 environment, changes = event.environment, event.changes
             progress.show(event)
 
-        outcome = execute(order, show, stop)
+        outcome = executor.run(order, show, stop)
         progress.show(outcome)
     if not isinstance(outcome, Failed) or stop.requested:
         return None
