@@ -1,5 +1,6 @@
 """`seqbench run`: train, evaluate and measure."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from seqbench import console
 from seqbench.api import PlanOptions
 from seqbench.cli import words
 from seqbench.cli.app import Home, Quiet, Results, app, completing, dataset_names, model_names, protocol_names
+from seqbench.errors import UsageError
 from seqbench.execution import EXECUTORS
 from seqbench.measuring.grid import MODES, LatencyGrid
 from seqbench.protocol import PROTOCOLS
@@ -115,8 +117,15 @@ def run(
     ] = "fp32",
     executor: Annotated[
         str,
-        typer.Option(help=f"Where cells run: {EXECUTORS.words()} (inline: in this very process)."),
+        typer.Option(
+            help=f"Where cells run: {EXECUTORS.words()} (process: each in its own; inline: in this very one; ray: on a "
+            "cluster)."
+        ),
     ] = "process",
+    address: Annotated[
+        str | None,
+        typer.Option(help="The Ray cluster: host:port, or auto for the one of this machine.", envvar="RAY_ADDRESS"),
+    ] = None,
     lengths: Annotated[
         str, typer.Option(metavar="N,...", help="Lengths of the histories whose latency is measured.")
     ] = _joined(LatencyGrid.lengths),
@@ -148,6 +157,10 @@ def run(
     from seqbench.signals import Stopped
 
     console.quiet(quiet)
+    if address not in (None, os.environ.get("RAY_ADDRESS")) and executor != "ray":
+        raise UsageError("--address is for --executor ray.", hint="Leave it out, or add --executor ray.")
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address  # which is where Ray itself looks
     budget = words.duration(time_budget, "--time-budget")
     options = PlanOptions(
         seeds=words.seeds(seeds),
