@@ -1,7 +1,7 @@
 """Operators of efficient sequential models, each computed by the fastest backend that can run.
 
     from seqbench.ops import linear_cross_entropy, linear_scan, matrix_scan, rank_counts, rg_lru
-    from seqbench.ops import selective_scan, top_k
+    from seqbench.ops import selective_scan, silu_attention, top_k
 
 Importing the package imports neither torch nor an operator; nothing is compiled before it is first called.
 """
@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     from seqbench.ops.functions.rank_counts import rank_counts
     from seqbench.ops.functions.rg_lru import rg_lru
     from seqbench.ops.functions.selective_scan import selective_scan
+    from seqbench.ops.functions.silu_attention import silu_attention
     from seqbench.ops.functions.top_k import top_k
 
-__all__ = ["linear_cross_entropy", "linear_scan", "matrix_scan", "rank_counts", "rg_lru", "selective_scan", "top_k"]
+__all__ = [
+    "linear_cross_entropy",
+    "linear_scan",
+    "matrix_scan",
+    "rank_counts",
+    "rg_lru",
+    "selective_scan",
+    "silu_attention",
+    "top_k",
+]
 
 
 def __getattr__(name: str) -> Any:
