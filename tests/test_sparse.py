@@ -57,7 +57,7 @@ def test_the_gradients_are_those_of_the_whole_table(loss: str, shared: bool, obj
 def test_every_model_trains_on_the_rows_that_it_touches(name: str) -> None:
     trainer = make_trainer(name, sparse_items=True, **settings())
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-    table = trainer.model.item_weights()
+    table = trainer.model.item_parameters()[0]
     trainer.generator.manual_seed(1)
     starts, lengths = trainer.objective.rows(trainer.sequences, trainer.protocol, np.random.default_rng(0))
     drawn = trainer.loss.draw(torch.zeros(1, dtype=torch.long), trainer.generator.manual_seed(1))
@@ -65,7 +65,7 @@ def test_every_model_trains_on_the_rows_that_it_touches(name: str) -> None:
     batch = trainer.objective.batch(trainer.sequences, starts[:2], lengths[:2])
     trainer.generator.manual_seed(1)
     trainer._step(starts[:2], lengths[:2])
-    assert trainer.model.item_weights() is table, "the whole table is back"
+    assert trainer.model.item_parameters()[0] is table, "the whole table is back"
     assert len(table) == ITEMS + 1
     touched = {*batch.items.flatten().tolist(), *batch.targets.tolist(), *drawn.ids.tolist()} - {0}
     assert len(touched) < ITEMS

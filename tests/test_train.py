@@ -158,7 +158,8 @@ def test_the_loss_falls(name: str, make: Make) -> None:
     trainer = make(name, epochs=8, learning_rate=1e-2)
     losses = [entry.loss for entry in trainer.run().history]
     assert losses[-1] < losses[0] - 0.05
-    assert losses[0] == pytest.approx(np.log(ITEMS + 1), abs=0.5)
+    if name != "hstu":  # whose first scores, cosines divided by a temperature, are far from alike
+        assert losses[0] == pytest.approx(np.log(ITEMS + 1), abs=0.5)
 
 
 def _end_the_time(trainer: Trainer, event: Event) -> None:

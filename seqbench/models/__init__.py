@@ -27,6 +27,7 @@ MODELS: "Registry[type[Model]]" = Registry(
         "sigma": "seqbench.models.sigma:SIGMA",
         "sasrec": "seqbench.models.sasrec:SASRec",
         "esasrec": "seqbench.models.esasrec:ESASRec",
+        "hstu": "seqbench.models.hstu:HSTU",
         "gru4rec": "seqbench.models.gru4rec:GRU4Rec",
         "mamba4rec": "seqbench.models.mamba4rec:Mamba4Rec",
         "markov": "seqbench.models.markov:Markov",

@@ -47,20 +47,11 @@ class SelfAttention(Block):
         query, key, value = self._split(self.qkv(self.prepare(x)), 3)
         if state is None or seen is None:
             return self._attend(query, key, value, None), ()
-        keys, values = state
-        T = x.shape[1]
-        if T > 1:  # nothing was seen before
-            keys[:, :, :T], values[:, :, :T] = key, value
+        if x.shape[1] > 1:  # nothing was seen before
+            keep_first(state, (key, value))
             return self._attend(query, key, value, None), state
-        rows = torch.arange(x.shape[0], device=x.device)
-        for buffer, new in zip(state, (key, value), strict=True):
-            buffer[rows, :, seen] = new.squeeze(2).to(buffer.dtype)
-        if torch.compiler.is_compiling() or len(x) == 0:  # a graph has no numbers to look at
-            return self._attend(query, keys, values, seen + 1), state
-        shortest, longest = map(int, seen.aminmax())
-        filled = slice(longest + 1)
-        lengths = None if shortest == longest else seen + 1
-        return self._attend(query, keys[:, :, filled], values[:, :, filled], lengths), state
+        (keys, values), lengths = keep_next(state, (key, value), seen)
+        return self._attend(query, keys, values, lengths), state
 
     def mix_last(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Attend from the last items alone: x (B, T, D) → x (B, D) there, and what they attend to (B, D)."""
@@ -88,3 +79,26 @@ class SelfAttention(Block):
         """Split (B, T, parts · D) into that many (B, heads, T, E)."""
         result: tuple[Tensor, ...] = projected.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         return result
+
+
+def keep_first(buffers: State, new: tuple[Tensor, ...]) -> None:
+    """Write the first T positions, (B, heads, T, E) each, into buffers (B, heads, max_len, E), in place."""
+    for buffer, each in zip(buffers, new, strict=True):
+        buffer[:, :, : each.shape[2]] = each
+
+
+def keep_next(buffers: State, new: tuple[Tensor, ...], seen: Tensor) -> tuple[State, Tensor | None]:
+    """Write one position, (B, heads, 1, E) each, behind `seen` (B,) others into buffers (B, heads, max_len, E).
+
+    Returns:
+        The part of the buffers that has anything in it, (B, heads, T, E), and how many positions of each row count,
+        (B,); None if all T do.
+    """
+    rows = torch.arange(seen.shape[0], device=seen.device)
+    for buffer, each in zip(buffers, new, strict=True):
+        buffer[rows, :, seen] = each.squeeze(2).to(buffer.dtype)
+    if torch.compiler.is_compiling() or len(seen) == 0:  # a graph has no numbers to look at
+        return buffers, seen + 1
+    shortest, longest = map(int, seen.aminmax())
+    filled = tuple(buffer[:, :, : longest + 1] for buffer in buffers)
+    return filled, None if shortest == longest else seen + 1

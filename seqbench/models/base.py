@@ -200,6 +200,10 @@ class SequenceModel(Model):
     def item_weights(self) -> Tensor:
         """Return the table (V, D) that states are multiplied with; row 0 is padding."""
 
+    def item_parameters(self) -> list[Tensor]:
+        """Return the tables that `item_weights` and `item_bias` are made of, row by row; mostly they are such."""
+        return [table for table in (self.item_weights(), self.item_bias()) if table is not None]
+
     def item_bias(self) -> Tensor | None:
         """Return what is added to the scores, (V,), or None."""
         return None

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from seqbench.models.attention import SelfAttention
 from seqbench.models.base import NeuralConfig, TrainingConfig, require, require_one_of
+from seqbench.models.initialise import draw_xavier, keep_padding
 from seqbench.models.stack import POSITIONS, PositionedStack
 from seqbench.ops.dropout import Dropout
 
@@ -113,28 +114,3 @@ class LiGRBlock(SelfAttention):
         inner = self.inner_dropout(F.silu(self.activated(y)) * self.multiplied(y))
         result: Tensor = u + self.feed_forward_gate(u).sigmoid() * self.dropout(self.outer(inner))
         return result
-
-
-def draw_xavier(model: nn.Module) -> None:
-    """Draw all that has more than one axis from the normal distribution of Glorot and Bengio, as RecTools does.
-
-    Vectors keep torch's own distributions, but for the biases of attention, which are 0.
-    """
-    for module in model.modules():
-        if isinstance(module, SelfAttention):
-            nn.init.zeros_(module.qkv.bias)
-            nn.init.zeros_(module.attention_out.bias)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.xavier_normal_(parameter)
-
-
-def keep_padding(embedding: nn.Embedding) -> None:
-    """Keep row 0 of an item table as it is, in the scores too: its gradient is 0."""
-
-    def without_padding(gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        gradient[0] = 0
-        return gradient
-
-    embedding.weight.register_hook(without_padding)

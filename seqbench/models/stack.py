@@ -63,12 +63,16 @@ class Stack(SequenceModel):
     def enter(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Return what enters the first block, (B, T, D), and what `mix` of every block is told beside it."""
 
+    def leave(self, x: Tensor) -> Tensor:
+        """Return states (…, D), which items are scored with, for what leaves the last block: the same."""
+        return x
+
     def forward(self, items: Tensor, lengths: Tensor, times: Times | None = None) -> Tensor:
         x, context = self.enter(items, lengths)
         context |= named(times)
         for block in self.layers:
             x = block.finish(x, block.mix(x, **context)[0])
-        return x
+        return self.leave(x)
 
     def last_states(self, items: Tensor, lengths: Tensor, times: Times | None = None) -> Tensor:
         x, context = self.enter(items, lengths)
@@ -76,7 +80,7 @@ class Stack(SequenceModel):
         *before, final = self.layers
         for block in before:
             x = block.finish(x, block.mix(x, **context)[0])
-        return final.finish(*final.mix_last(x, lengths, **context))
+        return self.leave(final.finish(*final.mix_last(x, lengths, **context)))
 
     def item_weights(self) -> Tensor:
         return self.embedding.weight
@@ -96,15 +100,15 @@ class IncrementalStack(Stack, IncrementalModel):
 
     def step(self, items: Tensor, state: State, times: Times | None = None) -> tuple[Tensor, State]:
         columns = None if times is None else times.part(slice(None), None)
-        states, after = self._append(items.unsqueeze(1), state, None, **named(columns))
-        return states.squeeze(1), after
+        x, after = self._append(items.unsqueeze(1), state, None, **named(columns))
+        return self.leave(x.squeeze(1)), after
 
     def _prefill(self, items: Tensor, start: State, lengths: Tensor | None, times: Times | None = None) -> State:
         return self._append(items, start, lengths, **named(times))[1]
 
     @abstractmethod
     def _append(self, items: Tensor, state: State, lengths: Tensor | None, **times: Times) -> tuple[Tensor, State]:
-        """Return states (B, T, D) of items (B, T) that follow those in `state`, and the state after them.
+        """Return what leaves the last block, (B, T, D), for items (B, T) that follow those in `state`, and the state.
 
         With more than one item `state` is the initial one; `lengths` (B,) then says how many of each row count.
         `times` (B, T), if any, are for the blocks.

@@ -28,10 +28,9 @@ class ItemTable:
     """
 
     def __init__(self, model: SequenceModel) -> None:
-        wanted = [table for table in (model.item_weights(), model.item_bias()) if table is not None]
         self.parameters: list[nn.Parameter] = []
         self.places: list[tuple[nn.Module, str, nn.Parameter]] = []
-        for table in wanted:
+        for table in model.item_parameters():
             if not isinstance(table, nn.Parameter):
                 raise ValueError(
                     f"sparse_items needs a model whose item table is a parameter, which that of {type(model).__name__} "

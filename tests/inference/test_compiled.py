@@ -8,6 +8,7 @@ from seqbench.inference.compiled import LARGEST_BATCH, compile_step
 from seqbench.inference.program import Unsupported, record
 from seqbench.models.base import IncrementalModel
 from seqbench.ops.cpu import native
+from tests.models.forms import part, times_for
 from tests.models.test_contract import INCREMENTAL, ITEMS, MAX_LEN, make
 
 pytestmark = pytest.mark.skipif(native.load("step").code is None, reason="there is no C++ compiler")
@@ -25,14 +26,15 @@ def test_compiled_steps_give_what_the_model_gives(form: str) -> None:
         with torch.no_grad():
             for _ in range(steps):
                 items = torch.randint(1, ITEMS + 1, (batch,))
-                found, ours = step.call(items, ours)
-                expected, theirs = model.step(items, theirs)
+                times = part(times_for(model, items.unsqueeze(1)), slice(None), 0)
+                found, ours = step.call(items, ours, *times)
+                expected, theirs = model.step(items, theirs, *times)
                 for one, other in zip((found, *ours), (expected, *theirs), strict=True):
                     assert one.dtype == other.dtype
                     assert (one - other).abs().max() <= 1e-6 * max(1.0, float(other.abs().max()))
     if model.ends_at_max_len:
         with pytest.raises(ValueError, match=f"no position for item {MAX_LEN + 1}"):
-            step.call(items, ours)
+            step.call(items, ours, *times)
 
 
 def test_a_step_on_other_numbers_than_float32_stays_the_model_s_own() -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import seqbench
 from seqbench.models.base import IncrementalModel, SequenceModel
 from tests.kit import Bench
+from tests.models.forms import times_for
 
 # What somebody without seqbench would write.
 USE = """
@@ -23,11 +24,12 @@ step, scores = (torch.export.load(f"{folder}/{name}.pt2").module() for name in (
 state = load_file(f"{folder}/state.safetensors")
 B = len(given["items"])
 state = [state[f"state.{at}"].expand(B, *state[f"state.{at}"].shape[1:]).clone() for at in range(len(state))]
-for column in given["items"].unbind(1):
-    states, *state = step(column, *state)
+times = [given[name] for name in ("events", "requests") if name in given]
+for t, column in enumerate(given["items"].unbind(1)):
+    states, *state = step(column, *(each[:, t] for each in times), *state)
 found = {"states": states, "scores": scores(states)}
 if sys.argv[4] == "encoder":
-    found["encoded"] = torch.export.load(f"{folder}/encoder.pt2").module()(given["items"], given["lengths"])
+    found["encoded"] = torch.export.load(f"{folder}/encoder.pt2").module()(given["items"], given["lengths"], *times)
 assert "seqbench" not in sys.modules
 save_file(found, sys.argv[3])
 """
@@ -37,12 +39,13 @@ save_file(found, sys.argv[3])
 def trained(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     bench = Bench(home, tmp_path_factory.mktemp("export"))
     words = ("--set", "hidden_size=8", "--epochs", "1", "--no-latency")
-    assert bench.run("--models", "lrurec,gru4rec,sasrec,popularity", *words).code == 0
+    words = (*words, "--set", "hstu.positions=oldest")
+    assert bench.run("--models", "lrurec,gru4rec,sasrec,hstu,popularity", *words).code == 0
     return bench
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lrurec", "gru4rec", "sasrec"])
+@pytest.mark.parametrize("name", ["lrurec", "gru4rec", "sasrec", "hstu"])
 def test_exported_programs_run_without_seqbench(trained: Bench, name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert trained.call("export", trained.folder(name), "--output", out).code == 0
@@ -50,14 +53,16 @@ def test_exported_programs_run_without_seqbench(trained: Bench, name: str, tmp_p
     encoder = "encoder" in description["programs"]
     assert encoder == (name != "gru4rec")
     items = torch.randint(1, 30, (4, 9))
-    save_file({"items": items, "lengths": torch.full((4,), 9)}, tmp_path / "given")
+    model = seqbench.load(trained.folder(name)).model
+    times = times_for(model, items)
+    named = {key: value for each in times for key, value in each._asdict().items()}
+    save_file({"items": items, "lengths": torch.full((4,), 9), **named}, tmp_path / "given")
     words = [out, tmp_path / "given", tmp_path / "found", "encoder" if encoder else ""]
     subprocess.run([sys.executable, "-I", "-c", USE, *map(str, words)], check=True, timeout=300, cwd=tmp_path)
     found = load_file(tmp_path / "found")
-    model = seqbench.load(trained.folder(name)).model
     assert isinstance(model, SequenceModel)
     with torch.no_grad():
-        states = model.last_states(items, torch.full((4,), 9))
+        states = model.last_states(items, torch.full((4,), 9), *times)
         torch.testing.assert_close(found["states"], states, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found["scores"], model.score_states(states), rtol=1e-5, atol=1e-5)
     if encoder:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.esasrec import ESASRec, ESASRecConfig
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.glintru import GLINTRU, GLINTRUConfig
 from seqbench.models.gru4rec import GRU4Rec, GRU4RecConfig
+from seqbench.models.hstu import HSTU, HSTUConfig
 from seqbench.models.linear_attention import LinearAttention
 from seqbench.models.linrec import LinRec, LinRecConfig
 from seqbench.models.lrurec import LRURec, LRURecConfig
@@ -174,6 +176,41 @@ def esasrec(golden: Golden) -> tuple[ESASRec, dict[str, list[Entry]]]:
             "multi_head_attn.in_proj_bias": block.qkv.bias,
         }
         names |= below(f"transformer_layers.transformer_blocks.{index}", plain(layer))
+    return model, names
+
+
+def hstu(golden: Golden) -> tuple[HSTU, dict[str, list[Entry]]]:
+    config = golden.config
+    model = HSTU(
+        config["n_items"],
+        config["max_len"],
+        HSTUConfig(
+            hidden_size=config["hidden_size"],
+            layers=config["num_layers"],
+            heads=config["n_heads"],
+            temperature=config["logits_t"],
+            time_bias=config["relative_time_attention"],
+            dropout=0.0,
+        ),
+    ).double()
+    names = plain(
+        {
+            "item_model.item_net_blocks.0.ids_emb": model.embedding,
+            "pos_encoding_layer.pos_emb": model.positions,
+        }
+    )
+    L = model.max_len
+    for index, block in enumerate(model.blocks):
+        layer = {"norm_input": block.input_norm, "norm_attn_output": block.attended_norm, "output_mlp": block.out}
+        owned = plain(layer)
+        owned["uvqk_proj"] = [Entry(block.projection.weight, Tensor.t, Tensor.t)]
+        # There by j - p, from 1 - L to L - 1; here by p - j, and none for what is later.
+        owned["rel_attn.pos_weights"] = [
+            Entry(block.position_bias, lambda v: v[:L].flip(0), lambda g: F.pad(g.flip(0), (0, L - 1)))
+        ]
+        if block.time_bias is not None:
+            owned |= plain({"rel_attn.time_weights": block.time_bias})
+        names |= below(f"transformer_layers.stu_blocks.{index}", owned)
     return model, names
 
 
@@ -369,6 +406,7 @@ OFFICIAL = {
     "sigma": sigma,
     "sasrec": sasrec,
     "esasrec": esasrec,
+    "hstu": hstu,
     "gru4rec": gru4rec,
     "mamba4rec": mamba4rec,
 }

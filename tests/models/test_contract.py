@@ -23,13 +23,15 @@ from seqbench.models.base import (
     TrainingConfig,
 )
 from seqbench.models.stack import RecurrentStack
+from seqbench.models.times import Times
 from seqbench.protocol import Protocol
 from seqbench.training.loop import Trainer
-from tests.models.forms import FORMS
+from tests.models.forms import FORMS, part, times_for
 
 ITEMS, MAX_LEN = 30, 12
 NEURAL = [form for form, (cls, _) in FORMS.items() if issubclass(cls, SequenceModel)]
 CAUSAL = [form for form in NEURAL if FORMS[form][1].causal]
+TIMED = [form for form in NEURAL if FORMS[form][1].uses_times]
 INCREMENTAL = [form for form in NEURAL if issubclass(FORMS[form][0], IncrementalModel) and FORMS[form][1].incremental]
 
 
@@ -58,13 +60,20 @@ def histories(batch: int = 5, length: int = MAX_LEN) -> tuple[torch.Tensor, torc
 
 def scores_at_all(model: SequenceModel, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """The scores at every position but padding, as training at all positions takes them."""
-    return model.score_states(model(items, lengths)[items > 0])
+    return model.score_states(model(items, lengths, *times_for(model, items))[items > 0])
 
 
-# The two ways through a model, of which the second computes only what the last item needs.
-PATHS = pytest.mark.parametrize(
-    "path", [scores_at_all, lambda model, *rows: model.score(*rows)], ids=["all positions", "last item"]
-)
+def scores_at_last(model: Model, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The scores at the last items, for which only what they need is computed."""
+    return model.score(items, lengths, *times_for(model, items))
+
+
+PATHS = pytest.mark.parametrize("path", [scores_at_all, scores_at_last], ids=["all positions", "last item"])
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Rounding in float32; that of numbers of the size of the largest, where that is above 1."""
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * max(1.0, float(expected.detach().abs().max())))
 
 
 def numbers(state: State) -> int:
@@ -107,17 +116,17 @@ def test_padding_never_influences_scores(form: str) -> None:
     model = make(form, max_len=2 * MAX_LEN)
     items, lengths = histories()
     more = torch.cat([items, torch.zeros_like(items)], dim=1)
-    torch.testing.assert_close(model.score(more, lengths), model.score(items, lengths), rtol=1e-5, atol=1e-6)
+    assert_close(scores_at_last(model, more, lengths), scores_at_last(model, items, lengths))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_batch_equals_its_rows_one_by_one(form: str) -> None:
     model = make(form)
     items, lengths = histories()
-    together = model.score(items, lengths)
+    together = scores_at_last(model, items, lengths)
     for row, length in enumerate(lengths):
-        alone = model.score(items[row : row + 1, :length], lengths[row : row + 1])
-        torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-6)
+        alone = scores_at_last(model, items[row : row + 1, :length], lengths[row : row + 1])
+        assert_close(alone[0], together[row])
 
 
 @pytest.mark.parametrize("form", NEURAL)
@@ -125,9 +134,10 @@ def test_last_states_are_those_of_the_whole_sequence(form: str) -> None:
     model = make(form)
     assert isinstance(model, SequenceModel)
     items, lengths = histories()
-    states = model(items, lengths)
+    times = times_for(model, items)
+    states = model(items, lengths, *times)
     expected = torch.stack([states[row, length - 1] for row, length in enumerate(lengths)])
-    actual = model.last_states(items, lengths)
+    actual = model.last_states(items, lengths, *times)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     weights = torch.randn_like(expected)
     parameters = list(model.parameters())
@@ -143,13 +153,45 @@ def test_later_items_never_change_earlier_states(form: str) -> None:
     model = make(form)
     items = torch.randint(1, ITEMS + 1, (3, MAX_LEN))
     lengths = torch.full((3,), MAX_LEN)
-    before = model(items, lengths)
+    before = model(items, lengths, *times_for(model, items))
     for position in range(1, MAX_LEN):
         changed = items.clone()
         changed[:, position] = changed[:, position] % ITEMS + 1
-        after = model(changed, lengths)
+        after = model(changed, lengths, *times_for(model, changed))  # whose times differ from there on as well
         torch.testing.assert_close(after[:, :position], before[:, :position], rtol=1e-5, atol=1e-6)
         assert not torch.allclose(after[:, position], before[:, position])
+
+
+@pytest.mark.parametrize("form", TIMED)
+def test_later_times_never_change_earlier_states_and_padding_has_none(form: str) -> None:
+    model = make(form)
+    items, lengths = histories()
+    (times,) = times_for(model, items)
+    before = model(items, lengths, times)
+    for position in range(1, MAX_LEN):
+        for changed in (
+            times._replace(events=times.later(slice(None), position).events),
+            times._replace(requests=times.later(slice(None), position).requests),
+        ):
+            after = model(items, lengths, changed)
+            if FORMS[form][1].causal:
+                torch.testing.assert_close(after[:, :position], before[:, :position], rtol=1e-5, atol=1e-6)
+            for row, length in enumerate(lengths):
+                same = torch.allclose(after[row, :length], before[row, :length], rtol=1e-5, atol=1e-6)
+                assert same if position >= length else True
+
+
+@pytest.mark.parametrize("form", TIMED)
+def test_each_time_matters_and_when_all_of_it_was_does_not(form: str) -> None:
+    model = make(form)
+    items, lengths = torch.randint(1, ITEMS + 1, (3, MAX_LEN)), torch.full((3,), MAX_LEN)
+    (times,) = times_for(model, items)
+    before = model.score(items, lengths, times)  # type: ignore[call-arg]
+    at_other_gaps = times._replace(events=times.events - 10**6 * torch.arange(MAX_LEN, 0, -1))
+    assert not torch.allclose(model.score(items, lengths, at_other_gaps), before)  # type: ignore[call-arg]
+    shifted = Times(times.events + 10**8, times.requests + 10**8)
+    same = torch.allclose(model.score(items, lengths, shifted), before, rtol=1e-5, atol=1e-6)  # type: ignore[call-arg]
+    assert same != FORMS[form][1].absolute_times
 
 
 @pytest.mark.parametrize("form", INCREMENTAL)
@@ -157,10 +199,11 @@ def test_steps_equal_the_whole_sequence(form: str) -> None:
     model = make(form)
     assert isinstance(model, IncrementalModel)
     items = torch.randint(1, ITEMS + 1, (3, MAX_LEN))
-    whole = model(items, torch.full((3,), MAX_LEN))
+    times = times_for(model, items)
+    whole = model(items, torch.full((3,), MAX_LEN), *times)
     state = model.initial_state(3)
     for t in range(MAX_LEN):
-        states, state = model.step(items[:, t], state)
+        states, state = model.step(items[:, t], state, *part(times, slice(None), t))
         torch.testing.assert_close(states, whole[:, t], rtol=1e-5, atol=1e-5)
 
 
@@ -169,9 +212,11 @@ def test_steps_go_on_from_a_history_that_was_encoded_at_once(form: str) -> None:
     model = make(form)
     assert isinstance(model, IncrementalModel)
     items = torch.randint(1, ITEMS + 1, (3, MAX_LEN))
-    whole = model(items, torch.full((3,), MAX_LEN))
+    times = times_for(model, items)
+    whole = model(items, torch.full((3,), MAX_LEN), *times)
     for known in (1, 2, MAX_LEN - 1):
-        states, _ = model.step(items[:, known], model.prefill(items[:, :known]))
+        state = model.prefill(items[:, :known], None, *part(times, slice(None), slice(known)))
+        states, _ = model.step(items[:, known], state, *part(times, slice(None), known))
         torch.testing.assert_close(states, whole[:, known], rtol=1e-5, atol=1e-5)
 
 
@@ -184,21 +229,22 @@ def test_histories_of_different_lengths_are_encoded_in_one_pass_to_what_steps_le
     lengths = torch.tensor([0, 1, 3, MAX_LEN - 1])
     items = torch.randint(1, ITEMS + 1, (4, MAX_LEN)) * (torch.arange(MAX_LEN) < lengths.unsqueeze(1))
     with torch.no_grad():
-        stepped = IncrementalModel._prefill(model, items, model.initial_state(4), lengths)
+        times = times_for(model, items)
+        stepped = IncrementalModel._prefill(model, items, model.initial_state(4), lengths, *times)
         with monkeypatch.context() as patch:
             patch.setattr(type(model), "step", None)
-            at_once = model.prefill(items, lengths)
+            at_once = model.prefill(items, lengths, *times)
         for found, start in zip(at_once, model.initial_state(1), strict=True):
             assert found.shape == (4, *start.shape[1:])
         if not model.state_grows:  # whose buffers hold anything behind their ends
             torch.testing.assert_close(at_once, stepped, rtol=1e-5, atol=1e-6)
         following = torch.randint(1, ITEMS + 1, (4,))
-        states, _ = model.step(following, at_once)
+        all_items = torch.cat([items, items[:, :1] * 0], dim=1).scatter(1, lengths.unsqueeze(1), following.unsqueeze(1))
+        states, _ = model.step(following, at_once, *part(times_for(model, all_items), torch.arange(4), lengths))
         for row, length in enumerate(lengths):
-            alone = torch.cat([items[row, :length], following[row : row + 1]]).unsqueeze(0)
-            torch.testing.assert_close(
-                states[row], model(alone, lengths[row : row + 1] + 1)[0, -1], rtol=1e-5, atol=1e-5
-            )
+            alone = all_items[row : row + 1, : length + 1]
+            found = model(alone, lengths[row : row + 1] + 1, *times_for(model, alone))[0, -1]
+            torch.testing.assert_close(states[row], found, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", [form for form in INCREMENTAL if issubclass(FORMS[form][0], RecurrentStack)])
@@ -219,11 +265,12 @@ def test_a_step_can_be_repeated_with_another_item(form: str) -> None:
     model = make(form)
     assert isinstance(model, IncrementalModel)
     items = torch.randint(1, ITEMS + 1, (3, 6))
-    state = model.prefill(items[:, :5])
+    state = model.prefill(items[:, :5], None, *part(times_for(model, items), slice(None), slice(5)))
     for _ in range(3):
         items[:, 5] = items[:, 5] % ITEMS + 1
-        states, _ = model.step(items[:, 5], state)
-        torch.testing.assert_close(states, model(items, torch.full((3,), 6))[:, 5], rtol=1e-5, atol=1e-5)
+        times = times_for(model, items)
+        states, _ = model.step(items[:, 5], state, *part(times, slice(None), 5))
+        torch.testing.assert_close(states, model(items, torch.full((3,), 6), *times)[:, 5], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", INCREMENTAL)
@@ -231,17 +278,19 @@ def test_a_state_has_a_constant_size_and_a_history_no_end_unless_the_model_says_
     model = make(form)
     assert isinstance(model, IncrementalModel)
     items = torch.randint(1, ITEMS + 1, (3, 3 * MAX_LEN))
-    state = model.prefill(items[:, :MAX_LEN])
+    times = times_for(model, items)
+    state = model.prefill(items[:, :MAX_LEN], None, *part(times, slice(None), slice(MAX_LEN)))
     if not model.state_grows:
         assert numbers(state) == numbers(model.initial_state(3))
     if model.ends_at_max_len:
         with pytest.raises(ValueError, match=f"max_len {MAX_LEN}"):
-            model.step(items[:, MAX_LEN], state)
+            model.step(items[:, MAX_LEN], state, *part(times, slice(None), MAX_LEN))
         return
     for t in range(MAX_LEN, 3 * MAX_LEN):
-        states, state = model.step(items[:, t], state)
+        states, state = model.step(items[:, t], state, *part(times, slice(None), t))
     assert numbers(state) == numbers(model.initial_state(3))
-    torch.testing.assert_close(states, model(items, torch.full((3,), 3 * MAX_LEN))[:, -1], rtol=1e-5, atol=1e-5)
+    whole = model(items, torch.full((3,), 3 * MAX_LEN), *times)
+    torch.testing.assert_close(states, whole[:, -1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", NEURAL)
@@ -299,7 +348,7 @@ def test_survives_saving_and_loading_as_safetensors(form: str, tmp_path: Path) -
     other = cls(ITEMS, MAX_LEN, config).eval()
     other.load_state_dict(stored)
     items, lengths = histories()
-    assert torch.equal(other.score(items, lengths), model.score(items, lengths))
+    assert torch.equal(scores_at_last(other, items, lengths), scores_at_last(model, items, lengths))
 
 
 @pytest.mark.parametrize("form", NEURAL)
@@ -318,10 +367,11 @@ def test_steps_run_under_bfloat16_autocast(form: str) -> None:
     model = make(form)
     assert isinstance(model, IncrementalModel)
     items = torch.randint(1, ITEMS + 1, (3,))
+    times = part(times_for(model, items.unsqueeze(1)), slice(None), 0)
 
     def twice() -> torch.Tensor:
-        _, state = model.step(items, model.initial_state(3))
-        return model.score_states(model.step(items, state)[0]).float()
+        _, state = model.step(items, model.initial_state(3), *times)
+        return model.score_states(model.step(items, state, *times)[0]).float()
 
     exact = twice()
     with torch.autocast("cpu", dtype=torch.bfloat16):

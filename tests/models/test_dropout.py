@@ -17,7 +17,7 @@ from seqbench.models.base import ModelConfig, SequenceModel
 from seqbench.models.feed_forward import FeedForward
 from seqbench.ops import attention
 from seqbench.ops.dropout import Dropout
-from tests.models.forms import FORMS, plain_name
+from tests.models.forms import FORMS, plain_name, times_for
 
 ITEMS, MAX_LEN = 30, 8
 NEURAL = [form for form, (cls, _) in FORMS.items() if issubclass(cls, SequenceModel)]
@@ -44,21 +44,23 @@ def make(form: str, **changes: Any) -> SequenceModel:
     return model
 
 
-def histories() -> tuple[Tensor, Tensor]:
+def histories(model: SequenceModel) -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(1)
     lengths = torch.tensor([MAX_LEN, 5, MAX_LEN, 3])
     items = torch.randint(1, ITEMS + 1, (4, MAX_LEN), generator=generator)
-    return items * (torch.arange(MAX_LEN) < lengths.unsqueeze(1)), lengths
+    items = items * (torch.arange(MAX_LEN) < lengths.unsqueeze(1))
+    return items, lengths, *times_for(model, items)
 
 
 @pytest.mark.parametrize(("form", "rate"), RATES)
 @pytest.mark.parametrize("path", ["forward", "last_states"])
 def test_each_rate_alone_changes_what_training_computes_and_nothing_else(form: str, rate: str, path: str) -> None:
-    expected = getattr(make(form).eval(), path)(*histories())
     model = make(form, **{rate: 0.5})
-    assert torch.equal(getattr(model.eval(), path)(*histories()), expected)
+    inputs = histories(model)
+    expected = getattr(make(form).eval(), path)(*inputs)
+    assert torch.equal(getattr(model.eval(), path)(*inputs), expected)
     model.train()
-    one, other = (getattr(model, path)(*histories()) for _ in range(2))
+    one, other = (getattr(model, path)(*inputs) for _ in range(2))
     assert not torch.allclose(one, other, rtol=1e-2)
 
 
@@ -118,6 +120,7 @@ PLACES = {
         *("dropout dropout", "attention_norm", "attention dropout", "attention_out_dropout dropout"),
         *("+ feed_forward_norm", "inner_dropout dropout", "dropout dropout"),
     ],
+    "hstu": ["dropout dropout", "input_norm", "attended_norm", "dropout dropout"],
     "gru4rec": ["dropout dropout"],
 }
 
@@ -128,7 +131,7 @@ def test_dropout_acts_at_the_places_and_rates_of_the_official_code(form: str, pa
     chosen = {rate: 0.1 * number for number, rate in enumerate(rates(FORMS[form][1]), start=1)}
     model = make(form, **chosen).train()
     with traced(model) as trace:
-        getattr(model, path)(*histories())
+        getattr(model, path)(*histories(model))
     expected = [place.removeprefix("+ ") for place in PLACES[plain_name(form)]]
     for rate, value in chosen.items():
         expected = [place.replace(f" {rate}", f" {value}") for place in expected]
@@ -139,14 +142,14 @@ def test_dropout_acts_at_the_places_and_rates_of_the_official_code(form: str, pa
 def test_residuals_are_added_after_dropout(form: str) -> None:
     model = make(form, **dict.fromkeys(rates(FORMS[form][1]), 0.1)).train()
     with torch.no_grad(), traced(model) as whole:
-        model(*histories())
+        model(*histories(model))
     places = PLACES[plain_name(form)]
     for index in range(1, len(places)):
         name, before = whole[index][0], whole[index - 1][0].partition(" ")[0]
         if name.partition(" ")[2] or not whole[index - 1][0].partition(" ")[2]:
             continue  # no LayerNorm just behind a dropout
         with torch.no_grad(), traced(model, dropped=before) as without:
-            model(*histories())
+            model(*histories(model))
         residual = without[[name for name, _ in without].index(name)][1]
         assert (float(residual.abs().max()) > 1e-3) == places[index].startswith("+ "), name
 

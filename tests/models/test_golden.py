@@ -1,12 +1,18 @@
 """Our models with the official weights: outputs, scores, loss and every gradient as the official code gives them."""
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqbench.losses import uncorrected_softmax
 from seqbench.models.base import SequenceModel
+from seqbench.models.hstu import BUCKETS
+from seqbench.models.times import Times
 from seqbench.ops import linear_cross_entropy
+from seqbench.ops.functions.silu_attention import time_buckets
 from tests.conftest import Golden
 from tests.models.official import OFFICIAL, Entry, load_official_state, official_gradients
 
@@ -15,14 +21,19 @@ FIXTURES = [f"{name}{suffix}" for name in OFFICIAL for suffix in ("", "_b")]
 TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-10}, torch.float32: {"rtol": 1e-4, "atol": 5e-5}}
 
 
-def right_padded(golden: Golden) -> tuple[Tensor, Tensor]:
-    """Items and lengths; fixtures of left-padded models are turned round."""
+def right_padded(golden: Golden) -> tuple[Any, ...]:
+    """Items, lengths, and times if the model uses them; fixtures of left-padded models are turned round."""
     items, lengths = golden["item_seq"], golden["item_seq_len"]
     if golden.config["padding"] == "left":
         turned = torch.zeros_like(items)
         for row, length in enumerate(lengths):
             turned[row, :length] = items[row, items.shape[1] - length :]
         items = turned
+    if golden.config.get("relative_time_attention"):
+        events = golden["timestamps"]
+        requests = events.roll(-1, dims=1)
+        requests[torch.arange(len(items)), lengths - 1] = golden["request_time"]
+        return items, lengths, Times(events, requests)
     return items, lengths
 
 
@@ -30,6 +41,8 @@ def valid_states(golden: Golden, states: Tensor, key: str) -> tuple[Tensor, Tens
     """Ours and the official values of `key` at all real positions."""
     ours, theirs = [], []
     official = golden[key]
+    if "cosine_eps" in golden.config:  # ours are those whose products are the logits
+        official = F.normalize(official, dim=-1) / golden.config["logits_t"]
     for row, length in enumerate(golden["item_seq_len"]):
         ours.append(states[row, :length])
         left = golden.config["padding"] == "left"
@@ -69,11 +82,12 @@ def test_equals_the_official_implementation(golden: Golden, dtype: torch.dtype, 
     model, names = OFFICIAL[golden.config["model"]](golden)
     load_official_state(names, golden.below("w/"))
     model.to(dtype).eval()
-    items, lengths = right_padded(golden)
-    states = model(items, lengths)
+    inputs = right_padded(golden)
+    states = model(*inputs)
     close = TOLERANCE[dtype]
     torch.testing.assert_close(*_cast(valid_states(golden, states, "out/states")), **close)
-    torch.testing.assert_close(model.score(items, lengths).double(), golden["out/scores"], **close)
+    scores = model.score(*inputs).double() * golden.config.get("logits_t", 1.0)
+    torch.testing.assert_close(scores, golden["out/scores"], **close)
 
     loss = training_loss(golden, model, states)
     torch.testing.assert_close(loss.double(), golden["loss"], **close)
@@ -104,6 +118,18 @@ def assert_gradients(names: dict[str, list[Entry]], official: dict[str, Tensor],
         torch.testing.assert_close(
             gradient.to(wide), official[name], **close, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_buckets_of_time_are_the_official_ones() -> None:
+    golden = Golden("hstu")
+    _, lengths, (events, requests) = right_padded(golden)
+    found = time_buckets(requests.unsqueeze(2) - events.unsqueeze(1), BUCKETS)
+    seen = torch.arange(events.shape[1])
+    seen = (seen <= seen.unsqueeze(1)) & (seen.unsqueeze(1) < lengths.view(-1, 1, 1))
+    assert torch.equal(torch.where(seen, found, -1), golden["mid/time_buckets"])
+    known = {0: 0, 1: 0, 2: 2, 60: 13, 3600: 27, 86_400: 37, 30 * 86_400: 49, 365 * 86_400: 57, -3600: 27}
+    assert time_buckets(torch.tensor([*known]), BUCKETS).tolist() == [*known.values()]
+    assert int(time_buckets(torch.tensor([2**62]), 100)) == 99
 
 
 def test_every_parameter_is_compared(golden: Golden) -> None:
