@@ -365,7 +365,9 @@ class _Recorder(TorchDispatchMode):
 
     def _normalised(self, x: Places, args: Any) -> Places:
         inner = x.shape[-1]
-        first, weight, bias = (self.program.together(each) for each in (x, *map(self.places, args[2:4])))
+        weight = torch.ones(inner) if args[2] is None else args[2]
+        bias = torch.zeros(inner) if args[3] is None else args[3]
+        first, weight, bias = (self.program.together(each) for each in (x, self.places(weight), self.places(bias)))
         out = self.program.reserve(x.shape)
         operands = (first, inner, 1), (weight, 0, 1), (bias, 0, 1)
         self.program.emit("layer_norm", x.numel() // inner, inner, int(out.min()), *operands, p=float(args[4]))

@@ -31,7 +31,7 @@ def test_compiled_steps_give_what_the_model_gives(form: str) -> None:
                 expected, theirs = model.step(items, theirs, *times)
                 for one, other in zip((found, *ours), (expected, *theirs), strict=True):
                     assert one.dtype == other.dtype
-                    assert (one - other).abs().max() <= 1e-6 * max(1.0, float(other.abs().max()))
+                    assert (one - other).abs().max() <= 2e-6 * max(1.0, float(other.abs().max()))
     if model.ends_at_max_len:
         with pytest.raises(ValueError, match=f"no position for item {MAX_LEN + 1}"):
             step.call(items, ours, *times)

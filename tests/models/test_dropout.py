@@ -122,6 +122,10 @@ PLACES = {
     ],
     "hstu": ["dropout dropout", "input_norm", "attended_norm", "dropout dropout"],
     "gru4rec": ["dropout dropout"],
+    "retnet": [
+        *("dropout dropout", "retention_norm", "retention_dropout dropout", "+ feed_forward_norm"),
+        *("inner_dropout dropout", "dropout dropout", "+ out_norm"),
+    ],
 }
 
 
