@@ -28,6 +28,7 @@ enum Opcode : int64_t {
     DIV,  // a, b
     NEG,
     EXP,
+    EXPM1,
     SQRT,
     SIGMOID,
     TANH,
@@ -170,6 +171,9 @@ bool execute(const Instruction& in, float* x) {
             break;
         case EXP:
             map(in, x, [](float a) { return math::exp(a); });
+            break;
+        case EXPM1:
+            map(in, x, [](float a) { return math::expm1(a); });
             break;
         case SQRT:
             map(in, x, [](float a) { return std::sqrt(a); });
