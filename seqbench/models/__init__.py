@@ -26,6 +26,7 @@ MODELS: "Registry[type[Model]]" = Registry(
         "linrec": "seqbench.models.linrec:LinRec",
         "sigma": "seqbench.models.sigma:SIGMA",
         "sasrec": "seqbench.models.sasrec:SASRec",
+        "gsasrec": "seqbench.models.gsasrec:GSASRec",
         "esasrec": "seqbench.models.esasrec:ESASRec",
         "hstu": "seqbench.models.hstu:HSTU",
         "gru4rec": "seqbench.models.gru4rec:GRU4Rec",

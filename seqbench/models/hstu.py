@@ -86,7 +86,7 @@ class HSTU(PositionedStack):
         },
     }  # fmt: skip
     display_name = "HSTU"
-    summary = "gated attention without a softmax, with times"
+    summary = "gated SiLU attention"
     paper = "Zhai et al., ICML 2024"
     state_grows = True
 

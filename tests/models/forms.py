@@ -51,4 +51,5 @@ def part(times: tuple[Times, ...], *index: slice | int | Tensor) -> tuple[Times,
     return tuple(each.part(*index) for each in times)
 
 
-FORMS = {form: made for name in MODELS for form, made in forms(name).items()}
+# gsasrec is the code of sasrec with other defaults.
+FORMS = {form: made for name in MODELS if name != "gsasrec" for form, made in forms(name).items()}
