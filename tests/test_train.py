@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seqbench import losses
+from seqbench.data.sequences import Examples, Sequences
 from seqbench.device import DEVICES
 from seqbench.errors import Diverged, OutOfTime, SeqbenchError
 from seqbench.events import EpochEnded, Event, MemoryNeeded, Resumed
@@ -166,6 +167,21 @@ def _end_the_time(trainer: Trainer, event: Event) -> None:
     """Leave less time than an epoch takes after each of them."""
     if isinstance(event, EpochEnded):
         trainer.until = time.time() + event.train_seconds / 2
+
+
+def test_the_epoch_is_chosen_by_the_validation_targets(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Examples] = []
+
+    def watch(model: SequenceModel, sequences: Sequences, examples: Examples, *_: Any, **__: Any) -> SimpleNamespace:
+        seen.append(examples)
+        return SimpleNamespace(per_user=lambda _: np.zeros(1))
+
+    monkeypatch.setattr(loop, "rank", watch)
+    trainer = make(epochs=1)
+    trainer.run()
+    (asked,) = seen
+    assert np.array_equal(asked.stops, trainer.sequences.valid().stops)
+    assert not np.array_equal(asked.stops, trainer.sequences.test().stops)
 
 
 def test_an_epoch_that_would_end_too_late_is_not_begun(make: Make) -> None:

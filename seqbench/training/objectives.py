@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     items: Tensor  # (B, T) ids, padded on the right with 0
     lengths: Tensor  # (B,)
     targets: Tensor  # (N,) item ids
-    places: Tensor  # (N,) where in the flattened items the history of each target ends
+    places: Tensor | None = None  # (N,) where in the flattened items histories of targets end; None: each row in one
     times: Times | None = None  # of the items, for a model that uses them
 
     @property
@@ -42,11 +42,10 @@ class Batch(NamedTuple):
         return self.items, self.lengths, *given(self.times)
 
     @classmethod
-    def of(cls, items: Ints, lengths: Ints, targets: Ints, places: Ints) -> "Batch":
+    def of(cls, items: Ints, lengths: Ints, targets: Ints, places: Ints | None = None) -> "Batch":
         """Make a batch of numpy arrays."""
-        return cls(
-            torch.from_numpy(items), torch.from_numpy(lengths), torch.from_numpy(targets), torch.from_numpy(places)
-        )
+        where = None if places is None else torch.from_numpy(places)
+        return cls(torch.from_numpy(items), torch.from_numpy(lengths), torch.from_numpy(targets), where)
 
     def to(self, device: torch.device) -> "Batch":
         """Copy the batch to a device."""
@@ -102,6 +101,7 @@ class AllPositions(Objective):
     def states(self, model: "SequenceModel", batch: Batch) -> Tensor:
         states: Tensor = model(*batch.inputs)
         check_shape(model, "forward", states, (*batch.items.shape, model.item_weights().shape[1]))
+        assert batch.places is not None
         result: Tensor = states.flatten(0, 1).index_select(0, batch.places)
         return result
 
@@ -123,7 +123,7 @@ class Prefixes(Objective):
     def batch(self, sequences: Sequences, starts: Ints, lengths: Ints) -> Batch:
         items, _ = pad(sequences.flat, starts, starts + lengths)
         targets = sequences.flat[starts + lengths].astype(np.int64)
-        return Batch.of(items, lengths, targets, np.arange(len(items)) * items.shape[1] + lengths - 1)
+        return Batch.of(items, lengths, targets)
 
     def states(self, model: "SequenceModel", batch: Batch) -> Tensor:
         states = model.last_states(*batch.inputs)

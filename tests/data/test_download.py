@@ -370,6 +370,16 @@ def test_a_tag_file_of_other_bytes_vouches_for_nothing(server: Any, reply: Any, 
     assert server.asked == [None]
 
 
+def test_the_tag_of_another_address_vouches_for_nothing(server: Any, reply: Any, tmp_path: Path) -> None:
+    part = part_of(tmp_path)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT[:1000])
+    part.with_name(".ml-100k.zip.tag").write_text('http://127.0.0.1:1/a.zip\n"same"')
+    url = server.serve("/a.zip", reply(CONTENT, ranges=True, headers={"ETag": '"same"'}))
+    assert download.fetch(datakit.spec_of(zip_at(url, **UNPINNED)), tmp_path)[1].read_bytes() == CONTENT
+    assert server.asked == [None]
+
+
 @pytest.mark.parametrize("declared", [None, -1])
 def test_without_a_size_there_is_a_limit(
     server: Any, reply: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: int | None

@@ -470,6 +470,8 @@ def test_least_rating_sample_and_name(home: Path, raw: Path, rows: list[datakit.
     assert prepared.filters.words() == "unfiltered, ratings from 4"
     few = prepare(SPEC, home=home, raw=raw, max_users=7)
     assert few.users == 7
+    assert few.fingerprint == prepare(SPEC, home=home, raw=raw, max_users=7, force=True).fingerprint
+    assert few.meta["counts"]["mean_length"] == round(few.interactions / 7, 1)
     assert few.filters.words() == "5-core, a sample of 7 users"
     lengths = {user: sum(row[0] == user for row in core(rows, 5)) for user, *_ in rows}
     names = pq.read_table(few.directory / "users.parquet").column(columns.RAW).to_pylist()

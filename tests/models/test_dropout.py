@@ -165,3 +165,22 @@ def test_the_inner_dropout_of_a_feed_forward_layer_acts_behind_the_activation(ac
     with traced(layer) as trace:
         layer(x)
     assert torch.equal(trace[0][1], activation(layer.inner(x)))
+
+
+def test_the_gate_of_glintru_is_dropped_behind_its_last_map() -> None:
+    model = make("glintru", inner_dropout=0.1).train()
+    given: list[Tensor] = []
+    model.get_submodule("gate_out").register_forward_hook(lambda module, inputs, output: given.append(output))
+    with traced(model) as trace:
+        model(*histories(model))
+    assert any(torch.equal(given[0], x) for name, x in trace if name.startswith("inner_dropout"))
+
+
+def test_padding_stays_hidden_when_dropout_acts_on_attention() -> None:
+    query, key, value = (torch.randn(2, 1, length, 4) for length in (1, 5, 5))
+    lengths = torch.tensor([5, 2])
+    expected = attention.causal_attention(query, key, value, dropout=0.0, training=False, lengths=lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "apply_dropout", lambda probabilities, *_: probabilities)
+        found = attention.causal_attention(query, key, value, dropout=0.1, training=True, lengths=lengths)
+    torch.testing.assert_close(found, expected)

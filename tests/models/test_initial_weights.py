@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.base import Model, SequenceModel
@@ -115,6 +116,8 @@ def test_mamba_starts_with_states_of_different_decay_and_an_open_skip_connection
     assert block.step_projection.in_features == 10  # a sixteenth of the width, rounded up
     assert Mamba(17, d_state=4, d_conv=4, expand=2).step_projection.in_features == 2
     assert_uniform(block.step_projection.weight.detach(), 10**-0.5)
+    steps = F.softplus(block.step_projection.bias.detach().double()).log10()  # from 0.001 to 0.1
+    assert_uniform(steps + 2, 1.0)
 
 
 def test_learned_shares_start_as_in_the_official_code() -> None:

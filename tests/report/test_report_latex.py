@@ -147,6 +147,14 @@ def test_one_table_holds_all_data_sets_of_a_protocol_whatever_their_length(make_
     assert r"\pm" not in text.partition(r"\bottomrule")[0].partition(r"\midrule")[2]
 
 
+def test_data_sets_with_other_seeds_have_a_table_of_their_own(make_record):
+    made = [
+        make_record("lrurec", seed, name) for name, seeds in (("beauty", (0, 1)), ("sports", (0,))) for seed in seeds
+    ]
+    text = render_latex(report_of(made, ["hr@10"], tables=["accuracy"]))
+    assert text.count(r"\begin{tabular}") == 2
+
+
 def test_captions_are_short_and_the_rest_stands_under_the_table(rendered):
     captions = re.findall(r"\\caption\{(.*)\}", rendered)
     assert captions

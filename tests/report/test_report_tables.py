@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from reportkit import printed, report_of
@@ -15,6 +16,7 @@ from seqbench.reporting.latex import render_latex
 from seqbench.reporting.markdown import render_markdown
 from seqbench.reporting.runs import StoredRun
 from seqbench.reporting.terminal import render_terminal
+from seqbench.reporting.variants import group_variants
 
 
 def accuracy(report, section=0) -> Table:
@@ -198,6 +200,18 @@ def test_configurations_are_rows_of_their_own_named_by_what_differs(make_record)
         )
     )
     assert [each.label for each in table.rows] == ["LRURec (dropout=0.2)", "LRURec (dropout=0.5)", "SASRec"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"device": "cuda"}, {"backend": "torch"}, {"source": "0123abc"}, {"precision": "bf16"}, {"revision": 99}],
+)
+def test_seeds_of_other_definitions_are_never_averaged(make_record, changed):
+    here, there = make_record(ndcg=0.1), make_record(seed=1, ndcg=0.3)
+    there = replace(there, definition=replace(there.definition, **changed))
+    variants, _ = group_variants([StoredRun(record) for record in (here, there)], [])
+    assert [len(variant.runs) for variant in variants] == [1, 1]
+    assert len({variant.configuration for variant in variants}) == 2
 
 
 def test_what_is_not_a_default_is_named_everywhere_even_if_it_is_the_only_variant(make_record):
