@@ -33,6 +33,7 @@ enum Opcode : int64_t {
     SIGMOID,
     TANH,
     SILU,
+    HARDSWISH,
     GELU,
     SOFTPLUS,
     ELU,
@@ -186,6 +187,9 @@ bool execute(const Instruction& in, float* x) {
             break;
         case SILU:
             map(in, x, [](float a) { return a * math::sigmoid(a); });
+            break;
+        case HARDSWISH:
+            map(in, x, [](float a) { return a * (a < -3 ? 0 : a > 3 ? 6 : a + 3) / 6; });
             break;
         case GELU:
             map(in, x, [](float a) { return 0.5f * a * (1 + std::erf(a * 0.70710678f)); });

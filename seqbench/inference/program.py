@@ -22,11 +22,13 @@ Places = Tensor  # int64, where the elements of a tensor are; of a complex one t
 # In the order of kernels/step.cpp.
 OPCODES = (
     *("add", "sub", "mul", "div"),
-    *("neg", "exp", "expm1", "sqrt", "sigmoid", "tanh", "silu", "gelu", "softplus", "elu", "reciprocal"),
-    "clamp_min",
+    *("neg", "exp", "expm1", "sqrt", "sigmoid", "tanh", "silu", "hardswish", "gelu", "softplus", "elu"),
+    *("reciprocal", "clamp_min"),
     *("copy", "gather", "scatter", "complex_mul", "sum", "norm", "layer_norm", "product", "matmul", "embed"),
 )
-UNARY = {"neg", "exp", "expm1", "sqrt", "sigmoid", "tanh", "silu", "gelu", "softplus", "elu", "reciprocal"}
+UNARY = {
+    *("neg", "exp", "expm1", "sqrt", "sigmoid", "tanh", "silu", "hardswish", "gelu", "softplus", "elu", "reciprocal"),
+}
 BINARY = {"add", "sub", "mul", "div"}
 VIEWS = {
     *("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "t", "transpose", "permute", "expand", "select"),

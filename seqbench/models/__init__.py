@@ -31,6 +31,7 @@ MODELS: "Registry[type[Model]]" = Registry(
         "hstu": "seqbench.models.hstu:HSTU",
         "gru4rec": "seqbench.models.gru4rec:GRU4Rec",
         "mamba4rec": "seqbench.models.mamba4rec:Mamba4Rec",
+        "tim4rec": "seqbench.models.tim4rec:TiM4Rec",
         "retnet": "seqbench.models.retnet:RetNet",
         "markov": "seqbench.models.markov:Markov",
         "popularity": "seqbench.models.popularity:Popularity",

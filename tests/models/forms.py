@@ -14,6 +14,7 @@ OPTIONS = {
     "causal": {"": False, "-causal": True},
     "positions": {"": "newest", "-oldest": "oldest"},
     "time_bias": {"": True, "-timeless": False},
+    "time_aware": {"": True, "-timeless": False},
 }
 BEGIN = 1_600_000_000  # seconds
 

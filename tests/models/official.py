@@ -24,6 +24,7 @@ from seqbench.models.mamba4rec import Mamba4Rec, Mamba4RecConfig
 from seqbench.models.recblr import RecBLR, RecBLRConfig
 from seqbench.models.sasrec import SASRec, SASRecConfig
 from seqbench.models.sigma import SIGMA, SIGMAConfig
+from seqbench.models.tim4rec import TiM4Rec, TiM4RecConfig
 from tests.conftest import Golden
 
 
@@ -250,6 +251,51 @@ def mamba(block: Mamba) -> dict[str, list[Entry]]:
     )
 
 
+def tim4rec(golden: Golden) -> tuple[TiM4Rec, dict[str, list[Entry]]]:
+    config = golden.config
+    model = TiM4Rec(
+        config["n_items"],
+        config["max_len"],
+        TiM4RecConfig(
+            hidden_size=config["hidden_size"],
+            layers=config["num_layers"],
+            dropout=0.0,
+            time_dropout=0.0,
+            d_state=config["d_state"],
+            d_conv=config["d_conv"],
+            expand=config["expand"],
+            heads=config["expand"] * config["hidden_size"] // config["head_dim"],
+            time_aware=config["is_time"],
+            official_quirks=True,
+        ),
+    ).double()
+    names = plain({"item_embedding": model.embedding, "in_layer_norm": model.embedding_norm})
+    for index, layer in enumerate(model.blocks):
+        owned = feed_forward(layer.feed_forward, "ffn.fc1", "ffn.fc2", "ffn.layer_norm")
+        owned |= plain({"layer_norm": layer.ssd_norm})
+        owned |= below("ssd", convolution(layer.ssd.convolution_weight, layer.ssd.convolution_bias))
+        block = {"in_proj": layer.ssd.in_projection, "out_proj": layer.ssd.out_projection}
+        block |= {"dt_bias": layer.ssd.step_bias, "A_log": layer.ssd.decay_log, "D": layer.ssd.skip}
+        owned |= below("ssd", plain(block | {"norm.weight": layer.ssd.norm_weight}))
+        if config["is_time"]:
+            times = model.times[index]
+            maps = {"mlp4time_scale.1": times.scale_inner, "mlp4time_scale.3": times.scale_outer}
+            if times.gate is not None:
+                maps |= {"time_gate_residual.1": times.gate, "time_layer_norm": times.norm}
+            owned |= below("ssd", plain(maps))
+            for there, here in (("1", "first"), ("2", "second")):
+                weight = times.get_parameter(f"{here}_convolution_weight")
+                bias = times.get_parameter(f"{here}_convolution_bias")
+                owned |= {
+                    name.replace("conv1d", f"ssd.conv1d4time_{there}"): entries
+                    for name, entries in convolution(weight, bias).items()
+                }
+        names |= below(f"ssd_layers.{index}", owned)
+    if config["is_time"]:
+        names |= plain({"layer_norm_time": model.gap_norm})
+    return model, names
+
+
 def mamba4rec(golden: Golden) -> tuple[Mamba4Rec, dict[str, list[Entry]]]:
     config = golden.config
     model = Mamba4Rec(
@@ -409,6 +455,7 @@ OFFICIAL = {
     "hstu": hstu,
     "gru4rec": gru4rec,
     "mamba4rec": mamba4rec,
+    "tim4rec": tim4rec,
 }
 
 

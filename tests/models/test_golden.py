@@ -34,6 +34,8 @@ def right_padded(golden: Golden) -> tuple[Any, ...]:
         requests = events.roll(-1, dims=1)
         requests[torch.arange(len(items)), lengths - 1] = golden["request_time"]
         return items, lengths, Times(events, requests)
+    if golden.config.get("is_time"):
+        return items, lengths, Times(golden["timestamps"], golden["timestamps"])
     return items, lengths
 
 
