@@ -17,7 +17,7 @@ POSITIONS = 50
 
 def models_table() -> Table:
     """Show one line per registered model."""
-    table = columns("Model", "What it is", "Causal", "Incremental", "Times", "Parameters", "Paper")
+    table = columns("Model", "What it is", "Causal", "Steps", "Times", "Parameters", "Paper")
     for name in model_names():
         try:
             cls = find_model(name).cls
@@ -39,7 +39,7 @@ def models_table() -> Table:
     table.caption = (
         f"Parameters at D = {WIDTH}, V = items + 1, sequences of at most {POSITIONS} items; the part "
         "with V is the item table.\n"
-        "Incremental: one item can be appended to a state; growing, if the state grows with the history.\n"
+        "Steps: one item can be appended to a state; growing, if the state grows with the history.\n"
         "Times: it uses the times of items, and not only their order.\n"
         "`seqbench list models NAME` shows a model's settings."
     )
