@@ -83,6 +83,7 @@ def test_what_ends_a_run_in_one_place_ends_it_in_all(home: Path, tmp_path: Path)
 
     with executor(end) as name, pytest.raises(KeyboardInterrupt):
         seqbench.run("lrurec", "synthetic", seeds=range(6), jobs=2, executor=name, home=home, results=tmp_path)
+    assert told.is_set()
     assert sorted(seeds) == [0, 1], "no other is started"
     assert not list(tmp_path.rglob("record.json")), "to be stopped is no failure of the cell"
 

@@ -114,6 +114,14 @@ def order_by(keys: list[str], **columns: np.ndarray) -> list[int]:
     return columns["row"].tolist()
 
 
+@given(st.lists(st.integers(-(2**53), 2**53), min_size=2, max_size=20), st.sampled_from([1, 1000]))
+def test_order_of_times_that_were_stored_in_float32(values: list[int], scale: int) -> None:
+    times = np.array(values, np.int64)
+    stored = (times / scale).astype(np.float32)
+    found = selection.order_of_floats(times, scale)
+    assert np.array_equal(np.argsort(found, kind="stable"), np.argsort(stored, kind="stable"))
+
+
 def test_order_of_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     users, times = generator.zipf(1.3, 50_000) % 3000, generator.integers(0, 500, 50_000)
