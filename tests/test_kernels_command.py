@@ -28,7 +28,7 @@ from seqbench.speed.timing import MINIMUM_ROUNDS, Call, compete
 from seqbench.speed.workloads import OUTPUT, PASSES, Inputs, leaves
 from tests.kit import Bench, Outcome
 
-TINY = {"BxTxD": "3x32x4", "BxTxDxN": "2x9x4x3", "BxTxHxKxV": "2x9x2x3x4", "NxDxV": "5x4x11"}
+TINY = {"BxTxD": "3x32x4", "BxTxDxN": "2x9x4x3", "BxTxHxKxV": "2x9x2x3x4", "BxHxTxE": "3x2x9x4", "NxDxV": "5x4x11"}
 
 
 class Kernels:

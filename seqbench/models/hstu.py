@@ -95,6 +95,9 @@ class HSTU(PositionedStack):
         super().__init__(items, max_len, config, blocks, norm_eps=None)
         self.scale = math.sqrt(config.hidden_size)
         self.temperature = config.temperature
+        self.unit_items: tuple[tuple[int, int], Tensor] | None = (
+            None  # the item table as it is scored with, and of what
+        )
         draw_xavier(self)
         keep_padding(self.embedding)
 
@@ -103,7 +106,14 @@ class HSTU(PositionedStack):
         return F.normalize(x, dim=-1, eps=COSINE_EPS) / self.temperature
 
     def item_weights(self) -> Tensor:
-        return F.normalize(self.embedding.weight, dim=-1, eps=COSINE_EPS)
+        weight = self.embedding.weight
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return F.normalize(weight, dim=-1, eps=COSINE_EPS)
+        # In use the table stays what it is: to make it anew would take longer than to score with it.
+        key = weight.data_ptr(), 0 if weight.is_inference() else weight._version
+        if self.unit_items is None or self.unit_items[0] != key:
+            self.unit_items = key, F.normalize(weight, dim=-1, eps=COSINE_EPS)
+        return self.unit_items[1]
 
     def item_parameters(self) -> list[Tensor]:
         return [self.embedding.weight]

@@ -17,6 +17,7 @@ WORKLOADS: "Registry[Workload]" = Registry(
         "linear_scan_complex": "seqbench.speed.workloads:LINEAR_SCAN_COMPLEX",
         "selective_scan": "seqbench.speed.workloads:SELECTIVE_SCAN",
         "matrix_scan": "seqbench.speed.workloads:MATRIX_SCAN",
+        "silu_attention": "seqbench.speed.workloads:SILU_ATTENTION",
         "rg_lru": "seqbench.speed.workloads:RG_LRU",
         "linear_cross_entropy": "seqbench.speed.workloads:LINEAR_CROSS_ENTROPY",
         "rank_counts": "seqbench.speed.workloads:RANK_COUNTS",

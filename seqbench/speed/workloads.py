@@ -16,12 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from seqbench.ops import linear_cross_entropy, linear_scan, matrix_scan, rank_counts, rg_lru, selective_scan, top_k
+from seqbench.ops import (
+    linear_cross_entropy,
+    linear_scan,
+    matrix_scan,
+    rank_counts,
+    rg_lru,
+    selective_scan,
+    silu_attention,
+    top_k,
+)
 
 Shape = tuple[int, ...]
 Inputs = dict[str, Tensor]
 OUTPUT = "output"
 REFERENCE_ELEMENTS = 1 << 24  # states whose float64 graph, about 1 GiB, the reference holds at once
+BUCKETS = 129  # of time, as in HSTU
 PASSES = ("forward", "forward+backward")
 EXCLUDED = 50  # items that cannot be recommended, of each state
 BEST = 20  # items that are looked for
@@ -226,6 +236,20 @@ def _best_of_scores(inputs: Inputs, scores: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+def _attention_inputs(shape: Shape, dtype: torch.dtype, generator: Generator) -> Inputs:
+    """Draw times with gaps of up to a day between items."""
+    B, _, T, _ = shape
+    values = {name: _normal(generator, *shape) for name in ("query", "key", "value")}
+    values |= {"position_bias": _normal(generator, T), "time_bias": _normal(generator, BUCKETS)}
+    drawn = {name: value.to(dtype) for name, value in values.items()}
+    events = torch.randint(0, 86_400, (B, T), generator=generator, device=generator.device).cumsum(1)
+    return {**drawn, "events": events, "requests": events}
+
+
+def _run_attention(inputs: Inputs, backend: str) -> Tensor:
+    return silu_attention(**inputs, scale=1 / len(inputs["position_bias"]), backend=backend)
+
+
 LINEAR_SCAN = Workload(
     name="linear_scan",
     operator="linear_scan",
@@ -292,6 +316,20 @@ RG_LRU = Workload(
     run=_run_gated,
     saved=("inputs", "gates", "decay", OUTPUT),
     rows=("inputs", "gates"),
+)
+SILU_ATTENTION = Workload(
+    name="silu_attention",
+    operator="silu_attention",
+    axes="BxHxTxE",
+    shapes={
+        "cpu": ((32, 1, 200, 50), (8, 4, 1024, 64)),
+        "cuda": ((512, 4, 200, 64), (16, 4, 1024, 64)),
+    },
+    make=_attention_inputs,
+    run=_run_attention,
+    saved=("query", "key", "value", "position_bias", "time_bias", "events", "requests"),
+    rows=("query", "key", "value", "events", "requests"),
+    of_rows=("B", "H", "T", "E"),
 )
 LINEAR_CROSS_ENTROPY = Workload(
     name="linear_cross_entropy",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seqbench.models.base import Model, SequenceModel
 from seqbench.models.esasrec import ESASRec, LiGRBlock
 from seqbench.models.glintru import GLINTRU
+from seqbench.models.hstu import HSTU, HSTUBlock
 from seqbench.models.lrurec import LRUBlock, LRURecConfig
 from seqbench.models.mamba import Mamba
 from seqbench.models.recblr import RecBLR, RecBLRConfig
@@ -143,6 +144,33 @@ def test_esasrec_draws_every_matrix_normal_by_its_shape_and_padding_with_it() ->
         assert not block.qkv.bias.any()
         assert not block.attention_out.bias.any()
         assert_uniform(block.attention_gate.bias.detach(), model.embedding.embedding_dim**-0.5)
+
+
+def test_hstu_draws_matrices_by_their_shape_and_biases_of_attention_normal() -> None:
+    model = make("hstu")
+    assert isinstance(model, HSTU)
+    matrices = [parameter.detach() for parameter in model.parameters() if parameter.dim() > 1]
+    assert len(matrices) == 2 + 2 * 2
+    for weight in matrices:
+        assert float(weight.std()) == pytest.approx(math.sqrt(2 / sum(weight.shape)), rel=0.06)
+    for block in model.blocks:
+        assert isinstance(block, HSTUBlock)
+        assert isinstance(block.time_bias, nn.Parameter)
+        both = torch.cat([block.position_bias.detach(), block.time_bias.detach()])
+        assert float(both.std()) == pytest.approx(0.02, rel=0.2)
+    outer = torch.cat([bias.detach() for name, bias in model.named_parameters() if name.endswith("out.bias")])
+    assert_uniform(outer, model.embedding.embedding_dim**-0.5)
+
+
+def test_hstu_scores_with_the_weights_that_it_has() -> None:
+    model = make("hstu-timeless").eval()
+    items, lengths = torch.tensor([[1, 2, 3]]), torch.tensor([3])
+    with torch.no_grad():
+        before = model.score(items, lengths)
+        model.embedding.weight[5] = 2 * model.embedding.weight[6]  # type: ignore[union-attr,operator]
+        after = model.score(items, lengths)
+    torch.testing.assert_close(after[0, 5], before[0, 6])
+    torch.testing.assert_close(after, model.score(items, lengths))
 
 
 @pytest.mark.parametrize("form", ["gru4rec", "glintru"])

@@ -129,7 +129,7 @@ def time_buckets(seconds: Tensor, count: int) -> Tensor:
 
     The logarithm is one of float32, as RecTools' is: next to the edge of a bucket that decides.
     """
-    return (seconds.abs().clamp_min(1).float().log() / LOG_STEP).long().clamp_max(count - 1)
+    return seconds.float().abs_().clamp_min_(1).log_().div_(LOG_STEP).long().clamp_max_(count - 1)
 
 
 def _save(ctx, arguments, attended) -> None:  # type: ignore[no-untyped-def]

@@ -27,9 +27,9 @@ class Block(NamedTuple):
     def scores(self, given: Arguments) -> Tensor:
         """Return what SiLU is applied to, (B, H, Q, J)."""
         scores = given.query[:, :, self.queries] @ given.key[:, :, self.keys].transpose(2, 3)
-        bias = given.position_bias[self.before]
+        bias = chosen(given.position_bias, self.before)
         if given.time_bias is not None and self.buckets is not None:
-            bias = (bias + given.time_bias[self.buckets]).unsqueeze(1)
+            bias = chosen(given.time_bias, self.buckets).add_(bias).unsqueeze(1)
         return scores.add_(bias)
 
 
@@ -45,6 +45,11 @@ def blocks(given: Arguments) -> Iterator[Block]:
             buckets = time_buckets(gaps, len(given.time_bias))
         seen = (before >= 0).to(given.query.dtype)
         yield Block(slice(start, stop), slice(stop), before.clamp_min(0), seen, buckets)
+
+
+def chosen(values: Tensor, places: Tensor) -> Tensor:
+    """Return values[places], which index_select does several times as fast."""
+    return values.index_select(0, places.flatten()).view(places.shape)
 
 
 @widened
