@@ -1,13 +1,15 @@
 """The tables of `seqbench list models`."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from seqbench.errors import SeqbenchError
 from seqbench.models import find_model, model_names
-from seqbench.models.base import IncrementalModel, Model
+from seqbench.models.base import IncrementalModel, Model, ModelConfig
+from seqbench.models.stack import POSITIONS as POSITIONS_FROM
 from seqbench.show.tables import columns, yes_or_no
 
 # What `seqbench list models` counts parameters for.
@@ -25,14 +27,11 @@ def models_table() -> Table:
         except Exception as error:  # of another package; ours can always be loaded
             table.add_row(name, Text(error.message if isinstance(error, SeqbenchError) else repr(error)))
             continue
-        # A model that has both forms is causal, and then perhaps incremental, if --set NAME.causal=true says so; one
-        # that can count positions from either end is incremental with --set NAME.positions=oldest.
-        fields = {field.name for field in dataclasses.fields(cls.Config)}
-        causal = "optional" if "causal" in fields else yes_or_no(cls.Config().causal)
-        incremental = "no"
-        if issubclass(cls, IncrementalModel):
-            incremental = "growing" if cls.state_grows else "yes"
-            incremental = "optional" if fields & {"causal", "positions"} else incremental
+        forms = list(_forms(cls.Config()))
+        causal = _in_forms([form.causal for form in forms])
+        incremental = _in_forms([issubclass(cls, IncrementalModel) and form.incremental for form in forms])
+        if incremental == "yes" and cls.state_grows:  # type: ignore[attr-defined]
+            incremental = "growing"
         times = yes_or_no(cls.Config().uses_times)
         summary, parameters, paper = (Text(each) for each in words)  # not markup: titles may hold brackets
         table.add_row(name, summary, causal, incremental, times, parameters, paper)
@@ -44,6 +43,21 @@ def models_table() -> Table:
         "`seqbench list models NAME` shows a model's settings."
     )
     return table
+
+
+def _forms(config: ModelConfig) -> Iterator[ModelConfig]:
+    """Yield a config, and those with one switch the other way: what `--set` makes of a model."""
+    yield config
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        others = [not value] if isinstance(value, bool) else POSITIONS_FROM if field.name == "positions" else []
+        for other in others:
+            yield dataclasses.replace(config, **{field.name: other})
+
+
+def _in_forms(answers: Sequence[bool]) -> str:
+    """Write what all forms of a model answer, or that it is a choice."""
+    return "optional" if len(set(answers)) > 1 else yes_or_no(answers[0])
 
 
 def parameter_words(cls: type[Model]) -> str:
