@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from seqbench.models.base import State, at_last
 from seqbench.models.stack import Block
 from seqbench.ops.dropout import Dropout
-from seqbench.ops.linear_attention import linear_attention, linear_attention_step, linear_attention_sum
+from seqbench.ops.linear_attention import causal_linear_attention, linear_attention
 
 
 class LinearAttention(Block):
@@ -33,19 +33,18 @@ class LinearAttention(Block):
         Args:
             x: (B, T, D).
             valid: (B, T) bool, which positions are seen; all if None.
-            state: (B, heads, E, E), the sum of k̂ᵀ v over the positions before x, for the causal form. With more than
-                one position it is the initial one.
+            state: (B, heads, E, E), the sum of k̂ᵀ v over the positions before x, for the causal form.
 
         Returns:
             (B, T, D), not yet projected, and the sum with x if there was a state.
         """
         (query,) = self._split(self.query(x), 1)
         key, value = self._split(self.key_value(x), 2)
-        if state is not None and x.shape[1] == 1:
-            attended, after = linear_attention_step(query.squeeze(1), key.squeeze(1), value.squeeze(1), state[0])
-            return attended.flatten(-2).unsqueeze(1), (after,)
-        attended = linear_attention(query, key, value, causal=self.causal, valid=valid).flatten(-2)
-        return attended, () if state is None else (linear_attention_sum(key, value, valid),)
+        if not self.causal:
+            return linear_attention(query, key, value, causal=False, valid=valid).flatten(-2), ()
+        before = None if state is None else state[0]
+        attended, after = causal_linear_attention(query, key, value, before, valid=valid)
+        return attended.flatten(-2), () if state is None else (after,)
 
     def mix_last(self, x: Tensor, lengths: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attend from the last items alone, which see all others in either form: x (B, T, D) → (B, D) each."""

@@ -17,15 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqbench.ops import parallel
+from seqbench.ops import matrix_scan
 
 # Norms below this count as this, so that a vector of zeros stays zero. Elsewhere the result is exact. In float16, whose
 # largest number is below 1 / 1e-6, its smallest normal number takes the place.
 SMALLEST_NORM = 1e-6
-
-# Causal sums are carried from chunk to chunk of this many positions; within a chunk the weights are formed.
-# On a CPU 16 to 64 are alike for the sizes of this field, and the larger are slower.
-CHUNK = 32
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, valid: Tensor | None = None) -> Tensor:
@@ -40,29 +36,27 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool,
     Returns:
         (B, T, heads, E).
     """
-    attend = _causal if causal else _full
-    heads_first = (tensor.transpose(1, 2) for tensor in (unit_elu(query), unit_elu(key, valid), value))
-    return attend(*heads_first).transpose(1, 2)
+    if causal:
+        return causal_linear_attention(query, key, value, valid=valid)[0]
+    query, key, value = (tensor.transpose(1, 2) for tensor in (unit_elu(query), unit_elu(key, valid), value))
+    return (query @ (key.transpose(-2, -1) @ value / math.sqrt(query.shape[-1]))).transpose(1, 2)
 
 
-def linear_attention_step(query: Tensor, key: Tensor, value: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One position of the causal form.
+def causal_linear_attention(
+    query: Tensor, key: Tensor, value: Tensor, state: Tensor | None = None, *, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attend causally, going on from a state: a matrix scan in which nothing fades.
 
     Args:
-        query, key, value: (B, heads, E), before ELU and normalisation.
-        state: (B, heads, E, E) sum of k̂ᵀ v over the positions before; zero at the start.
+        query, key, value: (B, T, heads, E), before ELU and normalisation.
+        state: (B, heads, E, E) sum of k̂ᵀ v over the positions before; zero if None.
+        valid: as in `linear_attention`.
 
     Returns:
-        (B, heads, E), and the sum with this position.
+        (B, T, heads, E), and the sum with these positions.
     """
-    state = state + unit_elu(key).unsqueeze(-1) * value.unsqueeze(-2)
-    attended = (unit_elu(query).unsqueeze(-2) @ state).squeeze(-2) / math.sqrt(query.shape[-1])
-    return attended, state
-
-
-def linear_attention_sum(key: Tensor, value: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Return the sum (B, heads, E, E) of k̂ᵀ v over the valid ones of positions (B, T, heads, E): a step's state."""
-    return unit_elu(key, valid).permute(0, 2, 3, 1) @ value.transpose(1, 2)
+    query, key = unit_elu(query) / math.sqrt(query.shape[-1]), unit_elu(key, valid)
+    return matrix_scan(query, key, value, query.new_zeros(()).expand(query.shape[:3]), state)
 
 
 def unit_elu(x: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -98,23 +92,3 @@ class _UnitElu(torch.autograd.Function):
         # Only what is across the vector changes its direction.
         across = torch.addcmul(grad, unit, (grad * unit).sum(dim=-1, keepdim=True), value=-1).mul_(inverse)
         return across.mul_(activated.clamp_max(0).add_(1)), None  # elu' = min(elu, 0) + 1
-
-
-def _full(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """q[t] · Σ k[j]ᵀ v[j] / √E for (B, heads, T, E)."""
-    return query @ (key.transpose(-2, -1) @ value / math.sqrt(query.shape[-1]))
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """q[t] · Σ_{j ≤ t} k[j]ᵀ v[j] / √E for (B, heads, T, E): weights within chunks, sums of kᵀ v between them."""
-    T = query.shape[2]
-    query = query / math.sqrt(query.shape[-1])
-    if parallel.wanted() or T <= CHUNK:
-        return (query @ key.transpose(-2, -1)).tril() @ value
-    query, key, value = (
-        F.pad(tensor, (0, 0, 0, -T % CHUNK)).unflatten(2, (-1, CHUNK)) for tensor in (query, key, value)
-    )  # (B, heads, T / CHUNK, CHUNK, E)
-    within = (query @ key.transpose(-2, -1)).tril() @ value
-    sums = key[:, :, :-1].transpose(-2, -1) @ value[:, :, :-1]
-    before = F.pad(sums.cumsum(dim=2), (0, 0, 0, 0, 1, 0))  # nothing is before the first chunk
-    return (within + query @ before).flatten(2, 3)[:, :, :T]
