@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         report,
         run,
         train,
+        tune,
     )
     from seqbench.measuring.grid import LatencyGrid
 
@@ -51,6 +52,7 @@ __all__ = [
     "report",
     "run",
     "train",
+    "tune",
 ]
 
 _MODULES = {"LatencyGrid": "seqbench.measuring.grid"}

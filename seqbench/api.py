@@ -3,9 +3,11 @@
 Imported as `seqbench.prepare`, `seqbench.run` and so on; nothing heavy is loaded before one of them is used.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 from seqbench import console, paths
 from seqbench.errors import SeqbenchError, UsageError
@@ -19,36 +21,44 @@ if TYPE_CHECKING:
     from seqbench.events import Listener
     from seqbench.inference.trained import TrainedModel
     from seqbench.measuring.grid import LatencyGrid
+    from seqbench.models import ModelEntry
     from seqbench.models.base import Model
-    from seqbench.planning import Plan
+    from seqbench.planning import Plan, PlannedCell
     from seqbench.protocol import Protocol
     from seqbench.reporting.document import Report
     from seqbench.reporting.runs import StoredRun
     from seqbench.reporting.selection import Selection
-    from seqbench.results import Record
+    from seqbench.results import Definition, Record
+    from seqbench.tuning.searches import Search
 
 Folder = str | Path
 RESULTS = "results"
 
 
-class PlanOptions(TypedDict, total=False):
-    """What `plan` and `run` take besides models and data sets; each is optional."""
+class CellOptions(TypedDict, total=False):
+    """What `plan`, `run` and `tune` take besides models and data sets; each is optional."""
 
-    seeds: Sequence[int]  # each is a run of its own; (0,)
     protocol: str  # a name of seqbench.protocol.PROTOCOLS; "fair"
     split: str | None  # None: the data set's own split if it has one, else "leave-one-out"
     max_len: int | None  # most recent items that a model sees; None: as the data set says
     request_time: bool  # whether models may know when the next item is asked for; False
-    preset: str | None  # "paper" for what a model's paper sets for each data set
     settings: Mapping[str, Any]  # "model.field" or "field" → value
     epochs: int | None  # at most; None: as each model says
     device: str  # "auto", "cpu", "cuda" (all of them) or "cuda:1"
     backend: str  # of the operators; "auto"
     precision: str  # "fp32", "tf32" or "bf16"
-    shard: tuple[int, int] | None  # (i, n): only the i-th of n equal parts of the cells, from 1
-    force: bool  # run finished cells again
     results: Folder  # the results store; "results"
     home: Folder | None  # downloads and prepared data sets; None: the user's cache folder
+
+
+class PlanOptions(CellOptions, total=False):
+    """What `plan` and `run` take besides; each is optional."""
+
+    seeds: Sequence[int]  # each is a run of its own; (0,)
+    preset: str | None  # "paper" for what a model's paper sets for each data set
+    tuned: bool  # with the settings that `tune` has chosen for each data set
+    shard: tuple[int, int] | None  # (i, n): only the i-th of n equal parts of the cells, from 1
+    force: bool  # run finished cells again
 
 
 class SelectionOptions(TypedDict, total=False):
@@ -273,56 +283,31 @@ def plan(
     Raises:
         UsageError: something that is named does not exist.
     """
-    import torch
-
-    from seqbench import device as devices
     from seqbench import planning
-    from seqbench import precision as precisions
-    from seqbench.data.chosen import datasets_of_run
-    from seqbench.protocol import choose
-    from seqbench.settings import parse_settings
+    from seqbench.results import load_records
 
-    entries = planning.parse_models(_list(models))
-    home, results = _home(options.get("home")), Path(options.get("results", RESULTS))
-    places = [str(each) for each in devices.resolve_all(options.get("device", "auto"))]
-    device = places[0]
-    precision = options.get("precision", "fp32")
-    precisions.check(precision, torch.device(device))
-    overrides = parse_settings(options.get("settings", {}), entries)
+    asked = _asked(models, datasets, options, dry_run=dry_run)
+    preset, tuned = options.get("preset"), options.get("tuned", False)
+    if preset and tuned:
+        raise UsageError("Settings are either tuned or preset.", hint="Leave one of --tuned and --preset out.")
+    records = load_records(asked.results)[0] if tuned else []
     cells = []
-    for prepared in datasets_of_run(_list(datasets), home, dry_run=dry_run):
-        split = options.get("split") or prepared.splits[0]
-        protocol = choose(
-            options.get("protocol", "fair"),
-            split=split,
-            max_len=options.get("max_len") or prepared.max_len,
-            request_time=options.get("request_time", False),
-        )
-        prepared.check_split(split)
-        if protocol.name == "recbole" and prepared.ties != "recbole":
-            console.warn(
-                f"{prepared.name} is in the order of time. RecBole's own figures are of data in the order of time in "
-                f"float32, which `seqbench prepare {prepared.name} --ties recbole` makes."
-            )
-        definitions = planning.define(
-            prepared,
-            entries.values(),
+    for prepared, protocol, define in asked.datasets:
+        definitions = define(
+            asked.entries.values(),
             options.get("seeds", (0,)),
-            protocol=protocol,
-            preset=options.get("preset"),
-            overrides=overrides,
-            epochs=options.get("epochs"),
-            device=device,
-            backend=options.get("backend", "auto"),
-            precision=precision,
+            preset=preset,
+            overrides=asked.overrides,
+            tuned=_tuned(records, asked.entries, prepared, protocol) if tuned else None,
         )
-        cells += [planning.look_up(each, results, force=options.get("force", False)) for each in definitions]
+        cells += [planning.look_up(each, asked.results, force=options.get("force", False)) for each in definitions]
+    made = planning.Plan(cells, asked.entries, asked.home, asked.results, asked.places)
     if (shard := options.get("shard")) is None:
-        return planning.Plan(cells, entries, home, results, places)
+        return made
     part, parts = shard
     if not 1 <= part <= parts:
         raise UsageError(f"There is no part {part} of {parts}.", hint="--shard 1/4 is the first of four.")
-    return planning.Plan(cells[part - 1 :: parts], entries, home, results, places, shared=False)
+    return replace(made, cells=cells[part - 1 :: parts], shared=False)
 
 
 def run(
@@ -365,6 +350,87 @@ def run(
     if planned.todo:
         check_writable(planned.results)
     return run_plan(planned, executor=executor, jobs=jobs, keep_weights=keep_weights, latency=latency, until=until)
+
+
+def tune(
+    models: str | Sequence[str] | None = None,
+    datasets: str | Sequence[str] | None = None,
+    *,
+    trials: int = 20,
+    space: Folder | None = None,
+    sampler: str = "sobol",
+    seed: int | None = None,
+    prune: bool = True,
+    executor: str = "process",
+    jobs: int | None = None,
+    **options: Unpack[CellOptions],
+) -> "list[Search]":
+    """Search for better settings with the same number of trials for every model, judged by validation alone.
+
+    The first trial of a model has its defaults. Each is a cell of the store: what was tried is not tried again, and an
+    interrupted search goes on. `run(..., tuned=True)` then runs what was chosen.
+
+    Args:
+        models: names or references; None for all that are registered. Those that only count have nothing to search.
+        datasets: names; None for all that are prepared.
+        trials: of each model on each data set.
+        space: a file that says what is searched; None for each model's own space.
+        sampler: a name of `seqbench.tuning.samplers.SAMPLERS`: "sobol", or "tpe", which needs Optuna.
+        seed: of the sampler, and of every trial; by default 1000, which is no usual seed of runs.
+        prune: give trials up that are below the median of earlier ones after as many epochs.
+        executor: "process" for a process per trial, or "inline" for this one.
+        jobs: how many trials run at a time; it changes nothing in what is tried.
+        options: see `CellOptions`.
+
+    Returns:
+        A search for each data set and model: all trials that the store has of it (`trials`), and the `best`.
+
+    Raises:
+        UsageError: something that is named does not exist, or a space has what a model cannot be.
+        SeqbenchError: trials failed for another reason than their settings.
+        StorageError: results cannot be stored.
+    """
+    from seqbench import planning
+    from seqbench.execution.schedule import check_writable, failed_summary, run_plan
+    from seqbench.measuring.grid import LatencyGrid
+    from seqbench.results import load_records
+    from seqbench.settings import configure
+    from seqbench.tuning import rounds, searches
+    from seqbench.tuning.space import check_spaces, own_spaces, read_spaces
+
+    asked = _asked(models, datasets, options, dry_run=False)
+    tunable = {name: entry for name, entry in asked.entries.items() if entry.cls.training_defaults}
+    if left := asked.entries.keys() - tunable.keys():
+        console.note(f"Nothing is trained by gradient, and so tuned, of {', '.join(sorted(left))}.")
+    if not tunable:
+        raise UsageError("There is nothing to tune.", hint="`seqbench list models` shows what is trained by gradient.")
+    spaces = own_spaces(tunable) if space is None else read_spaces(Path(space), tunable)
+    check_spaces(spaces, tunable, asked.overrides)
+    check_writable(asked.results)
+    seed = rounds.SEED if seed is None else seed
+
+    def hunt(define: "Callable[..., list[Definition]]", dataset: str, entry: "ModelEntry") -> rounds.Hunt:
+        own = asked.overrides.get(entry.name, {})
+        config, training = configure(entry, own, options.get("epochs"))
+        defaults = {field: {**config, **(training or {})}[field] for field in spaces[entry.name]}
+
+        def cell(settings: Mapping[str, Any]) -> "Definition":
+            (definition,) = define([entry], [seed], preset=None, overrides={entry.name: {**own, **settings}})
+            return definition
+
+        return rounds.Hunt(f"{entry.name} on {dataset}", spaces[entry.name], defaults, cell)
+
+    def run_cells(cells: "list[PlannedCell]") -> "list[Record]":
+        plan = planning.Plan(cells, tunable, asked.home, asked.results, asked.places)
+        return run_plan(plan, executor=executor, jobs=jobs, keep_weights=False, latency=LatencyGrid(lengths=()))
+
+    hunts = [hunt(define, prepared.name, entry) for prepared, _, define in asked.datasets for entry in tunable.values()]
+    failed = rounds.search(hunts, asked.results, run_cells, trials=trials, sampler=sampler, seed=seed, prune=prune)
+    if failed:
+        raise failed_summary(failed, trials * len(hunts))
+    records, _ = load_records(asked.results)
+    found = [searches.searches(searches.on(records, prepared, protocol)) for prepared, protocol, _ in asked.datasets]
+    return [by_model[name] for by_model in found for name in tunable]
 
 
 def measure(
@@ -527,8 +593,12 @@ def make_report(results: "Folder | Sequence[Folder]" = RESULTS, **options: Unpac
     from seqbench.reporting.significance import BASELINES
     from seqbench.reporting.tables import DEFAULT_METRICS, DEFAULT_TABLES, build_report
 
+    runs = _runs(results)
+    chosen = _selection(options).apply(runs)
+    # A search belongs to the runs that it was for, whatever their seeds.
+    trials = [run for run in _selection({**options, "seeds": None}).apply(runs) if run.record.status == "trial"]
     return build_report(
-        _selection(options).apply(_runs(results)),
+        [*(run for run in chosen if run.record.status != "trial"), *trials],
         options.get("metrics") or DEFAULT_METRICS,
         list(MODELS),
         options.get("baselines") or BASELINES,
@@ -557,6 +627,94 @@ def load(run: Folder, *, model: str | None = None, device: str = "cpu", results:
     from seqbench.inference.trained import TrainedModel
 
     return TrainedModel.load(find_run(run, Path(results)), model=model, device=device)
+
+
+class _Asked(NamedTuple):
+    """What cells are asked for, besides their seeds and what is changed of their models."""
+
+    entries: "dict[str, ModelEntry]"
+    home: Path
+    results: Path
+    places: list[str]  # devices
+    overrides: dict[str, dict[str, Any]]
+    datasets: "list[tuple[PreparedDataset, Protocol, Callable[..., list[Definition]]]]"  # with `planning.define` for it
+
+
+def _asked(
+    models: str | Sequence[str] | None,
+    datasets: str | Sequence[str] | None,
+    options: CellOptions,
+    *,
+    dry_run: bool,
+) -> _Asked:
+    import torch
+
+    from seqbench import device as devices
+    from seqbench import planning
+    from seqbench import precision as precisions
+    from seqbench.data.chosen import datasets_of_run
+    from seqbench.protocol import choose
+    from seqbench.settings import parse_settings
+
+    entries = planning.parse_models(_list(models))
+    home, results = _home(options.get("home")), Path(options.get("results", RESULTS))
+    places = [str(each) for each in devices.resolve_all(options.get("device", "auto"))]
+    precision = options.get("precision", "fp32")
+    precisions.check(precision, torch.device(places[0]))
+    overrides = parse_settings(options.get("settings", {}), entries)
+    found = []
+    for prepared in datasets_of_run(_list(datasets), home, dry_run=dry_run):
+        split = options.get("split") or prepared.splits[0]
+        protocol = choose(
+            options.get("protocol", "fair"),
+            split=split,
+            max_len=options.get("max_len") or prepared.max_len,
+            request_time=options.get("request_time", False),
+        )
+        prepared.check_split(split)
+        if protocol.name == "recbole" and prepared.ties != "recbole":
+            console.warn(
+                f"{prepared.name} is in the order of time. RecBole's own figures are of data in the order of time in "
+                f"float32, which `seqbench prepare {prepared.name} --ties recbole` makes."
+            )
+        define = partial(
+            planning.define,
+            prepared,
+            protocol=protocol,
+            epochs=options.get("epochs"),
+            device=places[0],
+            backend=options.get("backend", "auto"),
+            precision=precision,
+        )
+        found.append((prepared, protocol, define))
+    return _Asked(entries, home, results, places, overrides, found)
+
+
+def _tuned(
+    records: "Sequence[Record]", entries: "Mapping[str, ModelEntry]", prepared: "PreparedDataset", protocol: "Protocol"
+) -> dict[str, dict[str, Any]]:
+    """Return the settings that searches have chosen: model → field → value.
+
+    Raises:
+        UsageError: a model that is trained by gradient was not searched there, as its code is now.
+    """
+    from seqbench.results.records import REVISION
+    from seqbench.tuning import searches
+
+    found = searches.searches(searches.on(records, prepared, protocol))
+    chosen = {}
+    for name, entry in entries.items():
+        if entry.cls.training_defaults is None:
+            continue
+        best = found[name].best if name in found else None
+        if best is None or searches.code_of(best.definition) != (entry.source, REVISION):
+            raise UsageError(
+                f"No trial of {name} on {prepared.name} ({protocol.name}, {protocol.split}, maximum length "
+                f"{protocol.max_len}) has a figure.",
+                hint=f"Search first: `seqbench tune --models {entry.reference} --datasets {prepared.name}`.",
+            )
+        chosen[name] = searches.settings_of(best.definition)
+    return chosen
 
 
 def _selection(options: SelectionOptions) -> "Selection":

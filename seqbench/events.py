@@ -57,6 +57,15 @@ class EpochEnded:
 
 
 @dataclass(frozen=True)
+class Pruned:
+    """A trial was ended: half of those before it were better after as many epochs."""
+
+    epoch: int
+    best: float
+    median: float
+
+
+@dataclass(frozen=True)
 class Phase:
     """Something other than training has begun, or goes on."""
 
@@ -69,7 +78,7 @@ class Phase:
 class Finished:
     """The record is stored."""
 
-    accuracy: dict[str, float]
+    accuracy: dict[str, float]  # of the test; of a trial, of the validation
     seconds: float
 
 
@@ -91,7 +100,7 @@ class Failed:
 
 Outcome = Finished | Paused | Failed
 
-Event = Begun | MemoryNeeded | Resumed | Step | EpochEnded | Phase | Outcome
+Event = Begun | MemoryNeeded | Resumed | Step | EpochEnded | Pruned | Phase | Outcome
 
 Listener = Callable[[Event], None]
 
@@ -112,7 +121,8 @@ def following(name: str, emit: Listener) -> Callable[[int, int], None]:
 
 
 EVENTS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (Begun, MemoryNeeded, Resumed, Step, EpochEnded, Phase, Finished, Paused, Failed)
+    kind.__name__: kind
+    for kind in (Begun, MemoryNeeded, Resumed, Step, EpochEnded, Pruned, Phase, Finished, Paused, Failed)
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from seqbench import console
 from seqbench.data.prepared import PreparedDataset
 from seqbench.errors import UsageError, unknown_name
+from seqbench.execution.orders import Attempt
 from seqbench.models import ModelEntry, find_model, model_names
 from seqbench.ops.backends import resolve
 from seqbench.protocol import Protocol
@@ -24,6 +25,7 @@ class PlannedCell:
 
     definition: Definition
     state: State
+    attempt: Attempt | None = None  # what it is in a search; None: it is run to its end, and tested
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,13 @@ def define(
     device: str,
     backend: str,
     precision: str = FULL,
+    tuned: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Definition]:
     """Return all cells of one data set, model by model. A model without anything random has one cell, of seed 0.
 
     Args:
         models: those to be run, in this order.
+        tuned: model → field → value that a search has chosen, instead of a preset.
         preset: "paper" for the values that a model's paper gives for this data set, or None for its defaults.
         overrides: model → field → value, or text that is read as one.
         device: such as "cpu" or "cuda:1"; its kind is part of the definition, its number is not.
@@ -99,10 +103,10 @@ def define(
     definitions = []
     for entry in models:
         name, cls = entry.name, entry.cls
-        tuned = cls.presets.get(prepared.name) if preset else None
-        if preset and cls.training_defaults and tuned is None:
+        values = cls.presets.get(prepared.name) if preset else (tuned or {}).get(name)
+        if preset and cls.training_defaults and values is None:
             console.note(f"The paper of {name} gives no values for {prepared.name}; its defaults are used there.")
-        config, training = configure(entry, overrides.get(name, {}), epochs, tuned)
+        config, training = configure(entry, overrides.get(name, {}), epochs, values)
         if cls.Config(**config).uses_times and not prepared.has_times:
             console.warn(f"{prepared.name} has only an order: to {name}, all times there are the same.")
         definitions += [

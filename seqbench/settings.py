@@ -102,12 +102,16 @@ def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 def _replaced(config: Any, preset: Mapping[str, Any], overrides: Overrides) -> Any:
     hints = {field.name: type(getattr(config, field.name)) for field in dataclasses.fields(config)}
     tuned = dataclasses.replace(config, **{name: value for name, value in preset.items() if name in hints})
-    chosen = {name: _value(hints[name], name, value) for name, value in overrides.items() if name in hints}
+    chosen = {name: read_value(hints[name], name, value) for name, value in overrides.items() if name in hints}
     return dataclasses.replace(tuned, **chosen)
 
 
-def _value(kind: type, field: str, value: Any) -> Any:
-    """Return a value of a field's type; text is read as one."""
+def read_value(kind: type, field: str, value: Any) -> Any:
+    """Return a value of a field's type; text is read as one.
+
+    Raises:
+        ValueError: it does not fit the type.
+    """
     if not isinstance(value, str) or kind is str:
         return float(build(kind, value, field)) if kind is float else build(kind, value, field)
     if kind is bool:

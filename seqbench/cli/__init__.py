@@ -7,6 +7,7 @@ One file per group of commands; importing it registers them. The order here is t
 from seqbench.cli import (
     prepare,
     run,
+    tune,
     measure,
     report,
     compare,

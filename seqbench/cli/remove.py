@@ -44,7 +44,7 @@ def remove(
     selection = Selection.parse(datasets=datasets, models=models, protocols=protocol, splits=split, seeds=seeds)
     chosen = selection.apply(with_keys(runs, keys or []))
     if failed:
-        chosen = [run for run in chosen if not run.record.finished]
+        chosen = [run for run in chosen if run.record.status == "failed"]
     if not chosen:
         raise SeqbenchError("No stored run is like that.", hint="See `seqbench list runs`.")
     if not yes:

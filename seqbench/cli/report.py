@@ -50,8 +50,9 @@ def report(
         str | None,
         typer.Option(
             help="Comma-separated kinds: accuracy, cost, latency, size (parameters, FLOPs, state), published (the "
-            "papers' figures beside ours), beyond (coverage, novelty, …), buckets (the first metric by users' groups).",
-            show_default="accuracy,cost,latency",
+            "papers' figures beside ours), beyond (coverage, novelty, …), buckets (the first metric by users' groups), "
+            "tuning (what searches cost and chose).",
+            show_default="accuracy,cost,latency,tuning",
         ),
     ] = None,
     percentile: Annotated[

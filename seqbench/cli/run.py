@@ -9,20 +9,30 @@ import typer
 from seqbench import console
 from seqbench.api import PlanOptions
 from seqbench.cli import words
-from seqbench.cli.app import Home, Quiet, Results, app, completing, dataset_names, model_names, protocol_names
+from seqbench.cli.app import Home, Quiet, Results, app
+from seqbench.cli.cells import (
+    Backend,
+    Datasets,
+    Device,
+    Epochs,
+    Executor,
+    Jobs,
+    MaxLen,
+    Models,
+    Precision,
+    Protocol,
+    RequestTime,
+    Settings,
+    Split,
+    ValidateEvery,
+    ValidateUsers,
+)
 from seqbench.errors import UsageError
-from seqbench.execution import EXECUTORS
 from seqbench.measuring.grid import MODES, LatencyGrid
-from seqbench.protocol import PROTOCOLS
 
 
 def _joined(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers))
-
-
-def _given(**settings: int | None) -> dict[str, int]:
-    """Return the settings that are not None."""
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 @app.command(
@@ -30,60 +40,16 @@ def _given(**settings: int | None) -> dict[str, int]:
     "seqbench run --models lrurec --datasets ml-100k --set lrurec.dropout=0.5"
 )
 def run(
-    models: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated models (see `seqbench list models`), or path/to/file.py:ClassName for one of yours.",
-            show_default="all",
-            autocompletion=completing(model_names),
-        ),
-    ] = None,
-    datasets: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated data sets.",
-            show_default="all that are prepared",
-            autocompletion=completing(dataset_names),
-        ),
-    ] = None,
+    models: Models = None,
+    datasets: Datasets = None,
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds, or ranges such as 0-4; each is a run.")] = "0",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.", show_default="per model")] = None,
-    validate_users: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Choose the epoch by a sample of users. The test is of all.", show_default="all users"
-        ),
-    ] = None,
-    validate_every: Annotated[
-        int | None, typer.Option(min=1, help="Epochs between validations.", show_default="1")
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="leave-one-out, temporal (one point in time for all users), or given (as the data's authors split).",
-            show_default="leave-one-out; given where there is one",
-        ),
-    ] = None,
-    protocol: Annotated[
-        str,
-        typer.Option(
-            help="How models are trained and judged: "
-            + "; ".join(f"{name} ({each.summary()})" for name, each in PROTOCOLS.items())
-            + ".",
-            autocompletion=protocol_names,
-        ),
-    ] = "fair",
-    max_len: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most recent items that a model sees.", show_default="per data set"),
-    ] = None,
-    request_time: Annotated[
-        bool,
-        typer.Option(
-            "--request-time",
-            help="Let models that use times know when the next item is asked for: the time of the target.",
-        ),
-    ] = False,
+    epochs: Epochs = None,
+    validate_users: ValidateUsers = None,
+    validate_every: ValidateEvery = None,
+    split: Split = None,
+    protocol: Protocol = "fair",
+    max_len: MaxLen = None,
+    request_time: RequestTime = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -91,37 +57,19 @@ def run(
             show_default="each model's defaults on all data sets",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="[MODEL.]FIELD=VALUE",
-            help="Change a setting of one model, or of all that have it; may be repeated.",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda (a cell on each GPU) or cuda:N.")] = "auto",
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Cells that run at a time.", show_default="one on each GPU, one on a CPU"),
-    ] = None,
+    tuned: Annotated[
+        bool, typer.Option("--tuned", help="With the settings that `seqbench tune` has chosen for each data set.")
+    ] = False,
+    settings: Settings = None,
+    device: Device = "auto",
+    jobs: Jobs = None,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only the I-th of N parts of the cells, as for machines that share no locks."),
     ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(help="Backend of the scans and the loss, or auto; see `seqbench env`.", envvar="SEQBENCH_BACKEND"),
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="fp32, tf32 (NVIDIA GPUs) or bf16: of the matrix products in the encoder.")
-    ] = "fp32",
-    executor: Annotated[
-        str,
-        typer.Option(
-            help=f"Where cells run: {EXECUTORS.words()} (process: each in its own; inline: in this very one; ray: on a "
-            "cluster)."
-        ),
-    ] = "process",
+    backend: Backend = "auto",
+    precision: Precision = "fp32",
+    executor: Executor = "process",
     address: Annotated[
         str | None,
         typer.Option(help="The Ray cluster: host:port, or auto for the one of this machine.", envvar="RAY_ADDRESS"),
@@ -169,7 +117,8 @@ def run(
         max_len=max_len,
         request_time=request_time,
         preset=preset,
-        settings=_given(validate_users=validate_users, validate_every=validate_every) | words.settings(settings or []),
+        tuned=tuned,
+        settings=words.settings(settings or [], validate_users=validate_users, validate_every=validate_every),
         epochs=epochs,
         device=device,
         backend=backend,

@@ -73,13 +73,16 @@ def modes(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def settings(words: Sequence[str]) -> dict[str, Any]:
+def settings(words: Sequence[str], **common: Any) -> dict[str, Any]:
     """Return `model.field=value` and `field=value` words as "model.field" or "field" → text.
+
+    Args:
+        common: fields of all models that have options of their own; None if not given, and less than a word.
 
     Raises:
         UsageError: a word is not of that form.
     """
-    found: dict[str, Any] = {}
+    found = {name: value for name, value in common.items() if value is not None}
     for word in words:
         target, equals, value = word.partition("=")
         if not equals or not target.strip():

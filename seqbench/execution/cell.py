@@ -29,6 +29,7 @@ from seqbench.ops import backends
 from seqbench.results import CHECKPOINT, RANKS, SAMPLES, TOP, WEIGHTS, Definition, Record, write_record
 from seqbench.results.facts import dataset_facts
 from seqbench.results.records import Cost, DatasetFacts, Environment, Training
+from seqbench.results.store import trial_of
 from seqbench.results.weights import blueprint, save_weights
 from seqbench.settings import changes
 from seqbench.training.loop import Trainer, derived_seed
@@ -65,7 +66,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
 
     with sharing(device) as shared:
         watch = Watch(device)
-        fitted = _fit(model, sequences, order, device, peak, emit)
+        fitted = fit(model, sequences, order, device, peak, emit)
         fitted.cost["conditions"] = fitted.cost["fit_conditions"] = watch.conditions()
         emit(Phase("evaluating"))
         progress = following("evaluating", emit)
@@ -102,6 +103,7 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
         cost=fitted.cost | measured | Cost(sharing=shared),
         changes=changed,
         uses_times=cls.Config(**definition.config).uses_times,
+        trial=trial_of(order.results, definition),
     )
     write_record(order.results, record)
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -109,12 +111,13 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
 
 
 @dataclass
-class _Fitted:
+class Fitted:
     """What fitting a model gave besides the model."""
 
     cost: Cost
     training: Training | None = None
     earlier_seconds: float = 0.0  # of the processes before this one
+    complete: bool = True  # whether training was not given up
 
 
 def latency_cost(
@@ -163,20 +166,20 @@ def builder(cls: type[Model], sequences: Sequences, definition: Definition) -> C
     return build
 
 
-def _fit(
+def fit(
     model: Model,
     sequences: Sequences,
     order: Order,
     device: torch.device,
     peak: PeakMemory,
     emit: Listener,
-) -> _Fitted:
+) -> Fitted:
     """Train the model by gradient, or count; it has its best weights afterwards."""
     cost = Cost(parameters=sum(parameter.numel() for parameter in model.parameters()))
     if isinstance(model, CountingModel):
         began = time.perf_counter()
         model.fit(sequences)
-        return _Fitted(cost | Cost(fit_seconds=time.perf_counter() - began))
+        return Fitted(cost | Cost(fit_seconds=time.perf_counter() - began))
     assert isinstance(model, SequenceModel)
     definition = order.definition
     assert definition.training is not None
@@ -191,13 +194,14 @@ def _fit(
         emit=emit,
         peak_memory=peak,
         until=order.until,
+        bars=order.attempt.bars if order.attempt else (),
     )
     earlier = trainer.resume()
     state = trainer.run()
     cost |= costs_of_epochs(state, device)
     cost["fit_seconds"] = sum(entry.train_seconds for entry in state.history)
     cost["peak_memory_bytes"] = max(state.peak_memory, peak())
-    return _Fitted(cost, state.summary(limits), earlier)
+    return Fitted(cost, state.summary(limits), earlier, trainer.complete)
 
 
 def costs_of_epochs(state: TrainingState, device: torch.device) -> Cost:

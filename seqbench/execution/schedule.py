@@ -19,7 +19,7 @@ from seqbench.execution.stopping import Stop
 from seqbench.locking import claimed
 from seqbench.measuring.grid import LatencyGrid
 from seqbench.planning import Plan
-from seqbench.results import RECORD, Record, finished_record, read_record
+from seqbench.results import RECORD, Record, read_record
 from seqbench.results.estimates import Estimates
 from seqbench.results.records import Changes, Environment, Failure
 from seqbench.results.store import CLAIM, write_failure
@@ -98,6 +98,7 @@ def run_plan(
             keep_weights=keep_weights,
             latency=latency or LatencyGrid(),
             until=until,
+            attempt=cell.attempt,
         )
         for cell in plan.todo
     ]
@@ -183,7 +184,7 @@ class _Run:
             self._told.add(definition.key)
             alone = all(each.definition.key in self._told for each in self.waiting)
         if not known:
-            console.note(f"{definition.label()} is being run by another command; it is looked at again at the end.")
+            console.note(f"{order.label} is being run by another command; it is looked at again at the end.")
         if alone:
             time.sleep(LOOK_AGAIN_SECONDS)
 
@@ -191,8 +192,8 @@ class _Run:
         definition = order.definition
         with self._lock:
             self._taken += 1
-            label = f"[{self._taken}/{self._total}] {definition.label()}"
-        if not order.force and finished_record(order.results, definition):
+            label = f"[{self._taken}/{self._total}] {order.label}"
+        if order.outcome() is not None:
             console.note(f"{label}: another command has finished it")
             self.left.discard(definition.key)
             return
@@ -200,7 +201,7 @@ class _Run:
         with self._lock:
             if failure is not None:
                 self.failures[definition.key] = failure
-            if failure is not None or finished_record(order.results, definition):
+            if failure is not None or replace(order, force=False).outcome() is not None:
                 self.left.discard(definition.key)
 
 
@@ -246,7 +247,7 @@ def run_one(executor: Executor, order: Order, progress: CellProgress, stop: Stop
         return None
     if outcome.kind == "storage":
         raise StorageError(f"{definition.label()}: {outcome.message}", hint=outcome.hint)
-    console.fail(f"{definition.label()}: {outcome.message}", outcome.hint)
+    console.fail(f"{order.label}: {outcome.message}", outcome.hint)
     record = Record(
         definition=definition,
         status="failed",
@@ -255,6 +256,7 @@ def run_one(executor: Executor, order: Order, progress: CellProgress, stop: Stop
         environment=environment,
         failure=Failure(kind=outcome.kind, message=outcome.message),
         changes=changes,
+        trial=order.attempt.trial() if order.attempt else None,
     )
     write_failure(order.results, record)
     return record

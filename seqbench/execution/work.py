@@ -1,5 +1,6 @@
 """Carrying out one order in this process, whoever gave it."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -10,17 +11,19 @@ from seqbench.events import Finished, Listener
 from seqbench.execution.cell import run_cell
 from seqbench.execution.costs import measure_cell
 from seqbench.execution.orders import Order
+from seqbench.execution.trial import try_cell
 from seqbench.locking import locked
 from seqbench.measuring.quiet import beside
 from seqbench.models import find_model
+from seqbench.models.base import Model
 from seqbench.ops.backends import AUTO, use
 from seqbench.precision import PRECISIONS
-from seqbench.results import CHECKPOINT, finished_record
+from seqbench.results import CHECKPOINT, Record
 from seqbench.results.store import LOCK
 
 
 def carry_out(order: Order, emit: Listener) -> Finished:
-    """Run the cell of an order unless it is finished, or measure it again if it is, alone among all processes.
+    """Run or try the cell of an order unless that is done, or measure it again, alone among all processes.
 
     Raises:
         SeqbenchError: what failed, in words.
@@ -36,15 +39,19 @@ def carry_out(order: Order, emit: Listener) -> Finished:
             left.unlink(missing_ok=True)
         if order.again is None and order.force:
             (folder / CHECKPOINT).unlink(missing_ok=True)
-        # Another process may have finished it while this one waited.
-        record = None if order.force else finished_record(order.results, definition)
-        if record is None or order.again is not None:
+        record = order.outcome()  # another process may have finished it while this one waited
+        if record is None:
             prepared = _prepared(order)
             precision = PRECISIONS[definition.precision].active(torch.device(order.device))
             with use(definition.backend or AUTO), precision:
-                carried_out = run_cell if order.again is None else measure_cell
-                record = carried_out(order, entry.cls, prepared, emit)
-    return Finished(record.accuracy, record.seconds)
+                record = _way(order)(order, entry.cls, prepared, emit)
+    return Finished(record.validation if order.attempt else record.accuracy, record.seconds)
+
+
+def _way(order: Order) -> Callable[[Order, type[Model], PreparedDataset, Listener], Record]:
+    if order.again is not None:
+        return measure_cell
+    return run_cell if order.attempt is None else try_cell
 
 
 def _prepared(order: Order) -> PreparedDataset:

@@ -4,7 +4,7 @@ Shapes: B batch, T time, D width, V items plus one (item 0 is padding).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from seqbench.losses import LOSSES, PROPOSALS
 from seqbench.models.times import Times, given
 from seqbench.precision import full
 from seqbench.training.objectives import OBJECTIVES
+from seqbench.tuning.dimensions import Choice, Dimension, Range
 
 
 def require(condition: bool, message: str) -> None:
@@ -132,6 +133,16 @@ class NeuralConfig(ModelConfig):
         require(0 <= self.dropout < 1, "dropout must be in [0, 1)")
 
 
+# What is searched of a neural model unless it says more, or its paper names a grid: the same for all of them.
+SPACE: dict[str, Dimension] = {
+    "learning_rate": Range(1e-4, 1e-2, log=True),
+    "dropout": Range(0.0, 0.8),
+    "hidden_size": Choice((32, 64, 128)),
+    "layers": Choice((1, 2, 3)),
+    "weight_decay": Choice((0.0, 1e-6, 1e-4, 1e-2)),
+}
+
+
 def fill(items: Tensor, length: int) -> Tensor:
     """Return item ids (B, T) with padding behind them up to `length`.
 
@@ -156,6 +167,7 @@ class Model(nn.Module, ABC):
     training_defaults: ClassVar[TrainingConfig | None] = None  # None: nothing is trained by gradient
     ragged_buffers: ClassVar[tuple[str, ...]] = ()  # buffers whose size only fitting decides
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # data set → field → value, where the paper tunes per data set
+    space: ClassVar[Mapping[str, Dimension]] = {}  # field → what `seqbench tune` tries; others keep their default
     display_name: ClassVar[str] = ""  # as papers print it; empty: the name of the class
     summary: ClassVar[str]  # a few words
     paper: ClassVar[str]  # authors, venue, year
@@ -183,6 +195,7 @@ class SequenceModel(Model):
     """A neural model: `forward` gives a state per position, scores are products with the item embedding."""
 
     training_defaults: ClassVar[TrainingConfig | None] = TrainingConfig()
+    space: ClassVar[Mapping[str, Dimension]] = SPACE
     no_weight_decay: ClassVar[tuple[str, ...]] = ("bias", "norm")  # for parameters with one of these in their names
 
     @abstractmethod

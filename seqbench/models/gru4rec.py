@@ -19,13 +19,16 @@ and Czapp, RecSys 2023); this is not that.
 Shapes: B batch, T time, D width of the embedding, H width of the GRU, V items plus padding.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from seqbench.models.base import IncrementalModel, NeuralConfig, State, TrainingConfig, at_last, require
+from seqbench.models.base import SPACE, IncrementalModel, NeuralConfig, State, TrainingConfig, at_last, require
 from seqbench.ops.dropout import Dropout
+from seqbench.tuning.dimensions import Choice, Dimension
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class GRU4Rec(IncrementalModel):
 
     Config = GRU4RecConfig
     training_defaults = TrainingConfig()
+    space: ClassVar[Mapping[str, Dimension]] = SPACE | {
+        "embedding_size": Choice((32, 64, 128)),
+        "hidden_size": Choice((64, 128, 256)),
+    }
     display_name = "GRU4Rec"
     summary = "gated recurrent unit"
     paper = "Hidasi et al., ICLR 2016"

@@ -24,6 +24,7 @@ Shapes: B batch, T time, D width, H = 2D complex channels, V items plus padding.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,11 +32,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import NeuralConfig, State, TrainingConfig, at_last, require
+from seqbench.models.base import SPACE, NeuralConfig, State, TrainingConfig, at_last, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.stack import Block, RecurrentStack
 from seqbench.ops import linear_scan
 from seqbench.ops.dropout import Dropout
+from seqbench.tuning.dimensions import Choice, Dimension
 
 LAYER_NORM_EPS = 1e-5
 
@@ -62,6 +64,7 @@ class LRURec(RecurrentStack):
         "amazon-beauty-sasrec": {"dropout": 0.6},
         "amazon-video-games-sasrec": {"dropout": 0.6},
     }
+    space: ClassVar[Mapping[str, Dimension]] = SPACE | {"dropout": Choice((0.2, 0.4, 0.6, 0.8))}  # the paper's grid
     display_name = "LRURec"
     summary = "linear recurrent units"
     paper = "Yue et al., WSDM 2024"

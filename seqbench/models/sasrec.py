@@ -19,6 +19,7 @@ In steps, keys and values of the items so far are kept. A history ends at max_le
 Shapes: B batch, T time, D width, V items plus padding.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,11 +27,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqbench.models.attention import SelfAttention
-from seqbench.models.base import NeuralConfig, TrainingConfig, require
+from seqbench.models.base import SPACE, NeuralConfig, TrainingConfig, require
 from seqbench.models.feed_forward import FeedForward
 from seqbench.models.initialise import draw_normal
 from seqbench.models.stack import PositionedStack
 from seqbench.ops.dropout import Dropout
+from seqbench.tuning.dimensions import Dimension, Range
 
 LAYER_NORM_EPS = 1e-12
 
@@ -62,6 +64,7 @@ class SASRec(PositionedStack):
         "amazon-video-games-sasrec": {"dropout": 0.5, "attention_dropout": 0.5},
         "steam": {"dropout": 0.5, "attention_dropout": 0.5},
     }
+    space: ClassVar[Mapping[str, Dimension]] = SPACE | {"attention_dropout": Range(0.0, 0.8)}
     display_name = "SASRec"
     summary = "softmax attention"
     paper = "Kang and McAuley, ICDM 2018"

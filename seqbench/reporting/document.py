@@ -125,6 +125,11 @@ class Table:
         return f"{self.statistic} in ms ↓ at sequence length" if self.kind == "latency" else ""
 
     @property
+    def averaged(self) -> bool:
+        """Return whether its figures are means over seeds."""
+        return self.kind not in ("tuning", "settings")
+
+    @property
     def heading(self) -> str:
         """Say what the table shows, and on what hardware."""
         if self.kind == "latency":

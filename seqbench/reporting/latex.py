@@ -182,7 +182,7 @@ class _Float:
             return f"Latency ({table.statistic}) on {data}, {table.hardware}.{marks}"
         where = table.hardware or f"protocol {section.protocol.name}, {section.protocol.split} split"
         seeds = len(section.seeds)
-        averaged = f" Mean{' ± sd' if self.spread else ''} over {seeds} seeds." if seeds > 1 else ""
+        averaged = f" Mean{' ± sd' if self.spread else ''} over {seeds} seeds." if seeds > 1 and table.averaged else ""
         return f"{table.title} on {data}, {where}.{averaged}{marks and f'{marks}.'}"
 
     def _details(self) -> Iterator[str]:
@@ -198,7 +198,8 @@ class _Float:
         else:
             length = str(section.protocol.max_len)
         yield f"{words}, maximum length {length}."
-        yield from (f"{words}." for words in (section.common_words(), section.seed_words()) if words)
+        if self.tables[0].averaged:
+            yield from (f"{words}." for words in (section.common_words(), section.seed_words()) if words)
         cells = [cell for table in self.tables for row in table.rows for cell in row.cells.values()]
         spreads = [(cell.std, cell.spread) for cell in cells if cell.std is not None]
         if spreads and not self.spread:

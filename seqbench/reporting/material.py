@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from seqbench.errors import SeqbenchError
 from seqbench.evaluation.metrics import Measure
 from seqbench.reporting.variants import Variant
+from seqbench.tuning.searches import Searches
 
 if TYPE_CHECKING:
     from seqbench.evaluation.background import Background
@@ -22,6 +23,7 @@ class Material:
         seeds: those of the section.
         baselines: models that the others are tested against.
         on: "test" or "valid", the part whose accuracy is shown.
+        searches: for better settings, by model.
         percentiles: of latency, that pages show.
         read: reads histories and popularity from the prepared data set; raises SeqbenchError.
         warnings: what went wrong while tables were made; they become those of the section.
@@ -33,6 +35,7 @@ class Material:
     baselines: Sequence[str]
     on: Literal["test", "valid"]
     read: "Callable[[], Background]"
+    searches: Searches = field(default_factory=dict)
     percentiles: Sequence[str] = ("p50",)
     warnings: list[str] = field(default_factory=list)
     _known: "Background | None" = None

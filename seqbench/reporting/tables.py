@@ -17,10 +17,12 @@ from seqbench.reporting.material import Material
 from seqbench.reporting.published import published_table
 from seqbench.reporting.runs import StoredRun
 from seqbench.reporting.significance import BASELINES, mark_accuracy
+from seqbench.reporting.tuning import tuning_tables
 from seqbench.reporting.variants import Variant, group_variants, order_models, seed_list
 from seqbench.results import Definition
 from seqbench.show.numbers import fixed, number
 from seqbench.show.text import printable
+from seqbench.tuning.searches import Searches, searches
 
 if TYPE_CHECKING:
     from seqbench.evaluation.background import Background
@@ -41,10 +43,11 @@ TABLES: Registry[Callable[[Material], list[Table]]] = Registry(
         "published": lambda material: [published_table(material.variants, material.measures, material.seeds)],
         "beyond": lambda material: [beyond_table(material)],
         "buckets": bucket_tables,
+        "tuning": lambda material: tuning_tables(list(material.searches.values())),
     },
     "seqbench report --help",
 )
-DEFAULT_TABLES = ("accuracy", "cost", "latency")
+DEFAULT_TABLES = ("accuracy", "cost", "latency", "tuning")
 
 
 def build_report(
@@ -95,9 +98,12 @@ def build_report(
     material = partial(Material, measures=measures, baselines=baselines, on=on, percentiles=percentiles)
     sections, found = [], []
     for key in sorted(groups, key=lambda group: (group[0], group[1], repr(group[2]))):
-        variants, common = group_variants(groups[key], model_order)
+        searched = searches(run.record for run in groups[key])
+        searched = {name: searched[name] for name in order_models(searched, model_order)}
+        run_to_end = [run for run in groups[key] if run.record.finished or run.record.trial is None]
+        variants, common = group_variants(run_to_end, model_order, searched)
         found.append(variants)
-        section = _section(variants, common, material, wanted, home)
+        section = _section(variants, common, searched, material, wanted if variants else ["tuning"], home)
         section.ambiguous = sum(dataset == key[0] for dataset, _ in fingerprints) > 1
         sections.append(section)
 
@@ -120,12 +126,13 @@ def build_report(
 def _section(
     variants: Sequence[Variant],
     common: str,
+    searches: Searches,
     material: Callable[..., Material],
     tables: Sequence[str],
     home: Path | None,
 ) -> Section:
     runs = [run for variant in variants for run in variant.runs]
-    records = [run.record for run in runs]
+    records = [run.record for run in runs] or [record for each in searches.values() for record in each.trials]
     trained = [record for variant in variants if variant.trained for record in variant.records]
     facts = next((dict(record.dataset) for record in records if record.dataset), {})
     definition = records[0].definition
@@ -142,7 +149,7 @@ def _section(
         deterministic=any(not variant.trained and not variant.imported for variant in variants),
     )
     read = partial(_background, definition, home)
-    made = material(variants=variants, seeds=section.seeds, read=read)
+    made = material(variants=variants, seeds=section.seeds, searches=searches, read=read)
     section.tables = [table for name in tables for table in TABLES[name](made)]
     section.warnings += made.warnings
     section.warnings += [f"{run.problem} The means of its record are shown." for run in runs if run.problem]

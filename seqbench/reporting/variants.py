@@ -8,6 +8,7 @@ from typing import Any
 from seqbench.reporting.runs import StoredRun
 from seqbench.results import Definition, Record
 from seqbench.results.records import FULL, Failure
+from seqbench.tuning.searches import Search, Searches
 
 MESSAGE_LENGTH = 100  # of a failure; the record has all of it
 
@@ -103,8 +104,14 @@ def _origin(record: Record) -> str:
     return f"imported from {record.imported['file']}{places}"
 
 
-def group_variants(runs: Iterable[StoredRun], model_order: Sequence[str]) -> tuple[list[Variant], str]:
+def group_variants(
+    runs: Iterable[StoredRun], model_order: Sequence[str], searches: Searches | None = None
+) -> tuple[list[Variant], str]:
     """Group runs that differ only in their seed, and name what sets the groups apart.
+
+    Args:
+        runs: of one data set under one protocol.
+        searches: by model; settings that one has chosen are called tuned, and have a table of their own.
 
     Returns:
         The variants in the given order of models, unlisted ones alphabetically behind; and the settings that would be
@@ -117,18 +124,39 @@ def group_variants(runs: Iterable[StoredRun], model_order: Sequence[str]) -> tup
         variants.setdefault(json.dumps(_settings(definition), sort_keys=True), []).append(run)
 
     found: list[tuple[str, dict[str, str], list[StoredRun]]] = []
+    origins: list[str] = []
     for model in order_models(models, model_order):
         groups = [sorted(group, key=lambda run: run.seed) for group in models[model].values()]
         settings = _apart([_settings(group[0].record.definition) for group in groups], [_changed(g) for g in groups])
         found += [(model, shown, group) for shown, group in zip(settings, groups, strict=True)]
+        search = (searches or {}).get(model)
+        origins += [_origin_of_settings(shown, group[0], search) for shown, group in zip(settings, groups, strict=True)]
     common = _common([shown for _, shown, group in found if group[0].record.definition.training is not None])
     own = [{key: text for key, text in shown.items() if key not in common} for _, shown, _ in found]
     short = _short_names(own)
-    labels = [_words(shown, short) for shown in own]
+    labels = [
+        ", ".join(filter(None, [origin, _words(shown, short)])) for origin, shown in zip(origins, own, strict=True)
+    ]
     variants_of = [Variant(model, label, tuple(group)) for label, (model, _, group) in zip(labels, found, strict=True)]
     position = {model: index for index, model in enumerate(order_models(models, model_order))}
     ordered = sorted(variants_of, key=lambda variant: (position[variant.model], variant.configuration))
     return ordered, _words(common, _short_names([common]))
+
+
+def _origin_of_settings(shown: dict[str, str], run: StoredRun, search: Search | None) -> str:
+    """Return "default" or "tuned, 20 trials" for a variant of a model that was searched, else nothing.
+
+    What a search has chosen need not be shown beside that: it is taken out of `shown`.
+    """
+    if search is None:
+        return ""
+    chosen = search.chose(run.record.definition)
+    by_default = not any(_last(key) in search.searched for key in shown)
+    if not chosen:
+        return "default" if by_default else ""
+    for key in [key for key in shown if _last(key) in search.searched]:
+        del shown[key]
+    return f"{'default and ' if by_default else ''}tuned, {len(search.trials)} trials"
 
 
 def order_models(models: Iterable[str], model_order: Sequence[str]) -> list[str]:

@@ -8,7 +8,8 @@
                                     /samples.parquet  every raw timing
                                     /checkpoint.safetensors  only while the cell is being trained
 
-A cell whose record says `finished` is never run again unless forced. `records.py` has what a record holds, `store.py`
+A cell whose record says `finished` is never run again unless forced. One that says `trial` was trained and validated by
+a search for settings, has no other file, and is not tried again. `records.py` has what a record holds, `store.py`
 where it lies, `weights.py` the trained model, `frames.py` all of it as pandas tables.
 """
 
@@ -22,6 +23,7 @@ from seqbench.results.store import (
     WEIGHTS,
     finished_record,
     load_records,
+    tried_record,
     write_record,
 )
 
@@ -40,5 +42,6 @@ __all__ = [
     "finished_record",
     "load_records",
     "read_record",
+    "tried_record",
     "write_record",
 ]

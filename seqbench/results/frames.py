@@ -27,7 +27,8 @@ def cells_frame(runs: Iterable["StoredRun"]) -> "pd.DataFrame":
     """Return one row per cell: definition, accuracy, costs and where it lies.
 
     Columns: dataset, model, seed, status, protocol, split, max_len, request_time, device, backend; every stored metric
-    ("ndcg@10", "valid:ndcg@10"); best_epoch, epochs; what `COSTS` names; config, training (dicts); failure; key, path.
+    ("ndcg@10", "valid:ndcg@10"); best_epoch, epochs; what `COSTS` names; config, training (dicts); failure; trial
+    (number in a search for settings); key, path.
     """
     import pandas as pd
 
@@ -71,6 +72,7 @@ def _row(record: Record, folder: Path | None) -> dict[str, Any]:
         "config": definition.config,
         "training": definition.training,
         "failure": record.failure["message"] if record.failure else None,
+        "trial": record.trial["number"] if record.trial else None,
         "started": record.started,
         "seconds": record.seconds,
         "key": folder.name if folder else None,

@@ -34,6 +34,7 @@ FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 Part = Literal["training", "latency"]  # of the cost, that can be measured again
 
 FailureKind = Literal["out-of-memory", "killed", "non-finite", "error", "storage"]
+OF_SETTINGS: tuple[FailureKind, ...] = ("out-of-memory", "non-finite")  # failures that a search takes for an answer
 
 
 class Conditions(TypedDict, total=False):
@@ -192,6 +193,15 @@ class Imported(TypedDict):
     depth: int | None  # places that are known of every user; None: the rank itself
 
 
+class Trial(TypedDict):
+    """What a cell was in a search for better settings (seqbench.tuning)."""
+
+    number: int  # in its search; 0 has the model's own defaults
+    settings: dict[str, Any]  # those that were searched
+    sampler: str  # a name of seqbench.tuning.samplers.SAMPLERS
+    pruned: bool  # ended before its time, since half of the trials before it were better
+
+
 class Changes(TypedDict, total=False):
     """The settings that differ from the model's defaults, by section of the definition."""
 
@@ -251,7 +261,7 @@ class Record:
     """The outcome of one cell, as stored in record.json."""
 
     definition: Definition
-    status: Literal["finished", "failed"]
+    status: Literal["finished", "failed", "trial"]  # a trial is trained and validated, and never tested
     started: str  # ISO 8601, UTC
     seconds: float  # wall time, all sessions of a resumed cell together
     environment: Environment
@@ -264,12 +274,18 @@ class Record:
     changes: Changes | None = None  # None in records of schema 1, which did not keep them
     imported: Imported | None = None  # None for cells that were run here
     uses_times: bool = False  # whether the model was given times; of requests, too, if the protocol says so
+    trial: Trial | None = None  # what it was in a search; the cell may have been finished before or after
     schema_version: int = SCHEMA_VERSION
 
     @property
     def finished(self) -> bool:
-        """Return whether the cell ran to its end."""
+        """Return whether the cell ran to its end, and was tested."""
         return self.status == "finished"
+
+    @property
+    def tried(self) -> bool:
+        """Return whether it is known what a search learns of the cell: repeating it would give the same."""
+        return self.status != "failed" or (self.failure is not None and self.failure["kind"] in OF_SETTINGS)
 
 
 class UnreadableRecord(SeqbenchError):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seqbench.errors import SeqbenchError, storage_error
 from seqbench.files import write_json
-from seqbench.results.records import Definition, Record, UnreadableRecord, read_record
+from seqbench.results.records import Definition, Record, Trial, UnreadableRecord, read_record
 
 RECORD = "record.json"
 RANKS = "ranks.parquet"
@@ -32,10 +32,25 @@ def finished_record(results: Path, definition: Definition) -> Record | None:
     return record if record.finished else None
 
 
-def write_failure(results: Path, record: Record) -> None:
-    """Store the record of a cell that failed, unless a finished one is there, or one that a newer seqbench wrote."""
+def tried_record(results: Path, definition: Definition) -> Record | None:
+    """Return the stored record of a cell if a search has its answer in it."""
     try:
-        if read_record(record.definition.folder(results) / RECORD).finished:
+        record = read_record(definition.folder(results) / RECORD)
+    except UnreadableRecord:
+        return None
+    return record if record.tried else None
+
+
+def trial_of(results: Path, definition: Definition) -> Trial | None:
+    """Return what a stored cell was in a search, if it was in one."""
+    record = tried_record(results, definition)
+    return None if record is None else record.trial
+
+
+def write_failure(results: Path, record: Record) -> None:
+    """Store the record of a cell that failed, unless one with figures is there, or one that a newer seqbench wrote."""
+    try:
+        if read_record(record.definition.folder(results) / RECORD).status != "failed":
             return
     except UnreadableRecord as error:
         if error.newer:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from seqbench import console
-from seqbench.events import EpochEnded, Event, Finished, MemoryNeeded, Paused, Phase, Resumed, Step
+from seqbench.events import EpochEnded, Event, Finished, MemoryNeeded, Paused, Phase, Pruned, Resumed, Step
 from seqbench.execution.orders import Order
 
 LARGE = 1 << 30  # bytes of training from which on they are said beforehand
@@ -53,6 +53,7 @@ class CellProgress:
         self.run = run
         self.label = label
         self.again = order.again
+        self.judged_by = "test" if order.attempt is None else "validation"
         self.selection = order.definition.protocol.selection
         self.epochs = order.definition.training["epochs"] if order.definition.training else 0
         if self.again is not None:
@@ -90,11 +91,16 @@ class CellProgress:
                 self.bar.update(self.task, completed=event.done, words=event.name)
             case Paused():
                 self._say(f"left after epoch {event.epoch}: there is no time for another one")
+            case Pruned():
+                self._say(
+                    f"pruned after epoch {event.epoch}: {self.selection} {event.best:.4f} is below the median "
+                    f"{event.median:.4f} of earlier trials"
+                )
             case Finished() if self.again is not None:
                 self._say(f"{' and '.join(self.again.parts)} measured again")
             case Finished():
                 value = event.accuracy[self.selection]
-                self._say(f"test {self.selection} {value:.4f} in {duration(event.seconds)}")
+                self._say(f"{self.judged_by} {self.selection} {value:.4f} in {duration(event.seconds)}")
 
     def _advance(self, epoch: int, share: float) -> None:
         done = (epoch - 1 + share) / self.epochs

@@ -9,6 +9,7 @@ Shapes: B batch, T time, D width, V items plus padding, N trained positions of a
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ class Trainer:
         peak_memory: bytes that the process has held at most so far.
         clock: seconds since some moment.
         until: what `time.time()` is when training must be over; an epoch that would take longer is not begun.
+        bars: by epoch, below what best validation figure training is given up.
 
     Raises:
         ValueError: the objective would show the model the items that it is to predict.
@@ -68,6 +70,7 @@ class Trainer:
         peak_memory: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.perf_counter,
         until: float | None = None,
+        bars: Seq[float] = (),
     ) -> None:
         self.model = model
         self.sequences = sequences
@@ -79,6 +82,7 @@ class Trainer:
         self.peak_memory = peak_memory
         self.clock = clock
         self.until = until
+        self.bars = bars
         check_objective(model.config, self.training)
         self.device = model.item_weights().device
         self.objective = OBJECTIVES[self.training.objective]
@@ -105,7 +109,7 @@ class Trainer:
         return self.state.seconds
 
     def run(self) -> TrainingState:
-        """Train until the epochs or the patience run out, with a checkpoint after every epoch.
+        """Train until the epochs or the patience run out, or a bar is missed, with a checkpoint after every epoch.
 
         Raises:
             SeqbenchError: the model returns tensors of another shape than it should, or is not causal as it says.
@@ -116,7 +120,7 @@ class Trainer:
         if self.objective.needs_causality:
             with full(self.device):
                 check_causality(self.model)
-        while self.state.epoch < self.training.epochs and not self.state.stopped_early(self.training):
+        while not self.complete and not self.state.below(self.bars):
             self._check_time()
             self._epoch()
         self.model.load_state_dict(self.best_weights)
@@ -128,6 +132,11 @@ class Trainer:
         needed = sum(each.train_seconds + each.evaluate_seconds for each in last)
         if self.until is not None and time.time() + needed > self.until:
             raise OutOfTime(self.state.epoch)
+
+    @property
+    def complete(self) -> bool:
+        """Return whether the epochs or the patience have run out."""
+        return self.state.epoch >= self.training.epochs or self.state.stopped_early(self.training)
 
     def _epoch(self) -> None:
         began = self.clock()

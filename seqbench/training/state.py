@@ -1,6 +1,7 @@
 """Where a training stands, besides its tensors, and what follows from that."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
@@ -51,6 +52,10 @@ class TrainingState:
         """Return whether the validation metric has not improved for `patience` epochs, by the last validation."""
         last = max((entry.epoch for entry in self.history if entry.validation is not None), default=0)
         return last - self.best_epoch >= training.patience
+
+    def below(self, bars: Sequence[float]) -> bool:
+        """Return whether the best validation figure so far is below the bar of the last epoch; bars are by epoch."""
+        return 0 < self.epoch <= len(bars) and self.best < bars[self.epoch - 1]
 
     def summary(self, training: TrainingConfig) -> Training:
         """Return the record's `training` section."""
