@@ -404,7 +404,7 @@ def tune(
         console.note(f"Nothing is trained by gradient, and so tuned, of {', '.join(sorted(left))}.")
     if not tunable:
         raise UsageError("There is nothing to tune.", hint="`seqbench list models` shows what is trained by gradient.")
-    spaces = own_spaces(tunable) if space is None else read_spaces(Path(space), tunable)
+    spaces = own_spaces(tunable, asked.overrides) if space is None else read_spaces(Path(space), tunable)
     check_spaces(spaces, tunable, asked.overrides)
     check_writable(asked.results)
     seed = rounds.SEED if seed is None else seed

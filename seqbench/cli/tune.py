@@ -35,7 +35,7 @@ from seqbench.cli.cells import (
 def tune(
     models: Models = None,
     datasets: Datasets = None,
-    trials: Annotated[int, typer.Option(min=1, help="Trials of each model on each data set.")] = 20,
+    trials: Annotated[int, typer.Option(help="Trials of each model on each data set.")] = 20,
     space: Annotated[
         Path | None,
         typer.Option(

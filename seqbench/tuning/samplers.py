@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]  # field → value
 
 STARTUP = 8  # trials that are spread evenly before tpe looks at any
-PATIENCE = 10_000  # proposals that have been tried already, one after the other, before no more are made
+DRAWN = 64  # points of a sequence that are computed at once
+PATIENCE = 1000  # proposals that have been tried already, one after the other, before no more are made
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,12 @@ def _sobol_points(space: Space, seed: int) -> Iterator[Settings]:
 
     engine = SobolEngine(len(space), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     while True:
-        (shares,) = engine.draw(1).tolist()
-        # In float32 a share may have been rounded up to 1.
-        yield {
-            field: dimension.at(min(share, 1 - 2**-24))
-            for (field, dimension), share in zip(space.items(), shares, strict=True)
-        }
+        for shares in engine.draw(DRAWN).tolist():
+            # In float32 a share may have been rounded up to 1.
+            yield {
+                field: dimension.at(min(share, 1 - 2**-24))
+                for (field, dimension), share in zip(space.items(), shares, strict=True)
+            }
 
 
 def _untried(points: Iterator[Settings], told: Sequence[Told], count: int) -> list[Settings]:

@@ -30,12 +30,17 @@ LARGEST_FILE = 1 << 20
 FORM = "a range such as {low: 0.0001, high: 0.01, log: true}, or a list of values such as [32, 64]"
 
 
-def own_spaces(models: Mapping[str, ModelEntry]) -> dict[str, Space]:
-    """Return the spaces that are written beside the models' configs, of the fields that each model has."""
-    return {
-        name: {field: entry.cls.space[field] for field in setting_names(entry.cls) if field in entry.cls.space}
-        for name, entry in models.items()
-    }
+def own_spaces(
+    models: Mapping[str, ModelEntry], overrides: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Space]:
+    """Return the spaces that are written beside the models' configs, of fields that a model has and that are not set."""
+    spaces: dict[str, Space] = {}
+    for name, entry in models.items():
+        fields = [field for field in setting_names(entry.cls) if field in entry.cls.space]
+        spaces[name] = {
+            field: entry.cls.space[field] for field in fields if field not in (overrides or {}).get(name, {})
+        }
+    return spaces
 
 
 def read_spaces(path: Path, models: Mapping[str, ModelEntry]) -> dict[str, Space]:
