@@ -33,8 +33,7 @@ FORM = "a range such as {low: 0.0001, high: 0.01, log: true}, or a list of value
 def own_spaces(
     models: Mapping[str, ModelEntry], overrides: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Space]:
-    """Return the spaces that are written beside the models' configs, without fields that a model lacks or that are set.
-    """
+    """Return the spaces beside the models' configs, without fields that a model lacks or that are set."""
     spaces: dict[str, Space] = {}
     for name, entry in models.items():
         fields = [field for field in setting_names(entry.cls) if field in entry.cls.space]
