@@ -18,7 +18,7 @@ import pytest
 import seqbench
 from seqbench.errors import UsageError
 from seqbench.events import Failed, Finished, Listener, Outcome
-from seqbench.execution import EXECUTORS
+from seqbench.execution import EXECUTORS, Executor
 from seqbench.execution.orders import Order
 from seqbench.execution.stopping import Stop
 from seqbench.models import MODELS, find_model
@@ -90,7 +90,7 @@ def pretend(order: Order, *_: object) -> Finished:
 
 @contextmanager
 def executor(execute: Callable[[Order, Listener, Stop], Outcome]) -> Iterator[str]:
-    with EXECUTORS.added("toy", execute):
+    with EXECUTORS.added("toy", Executor(execute)):
         yield "toy"
 
 

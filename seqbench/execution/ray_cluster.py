@@ -77,7 +77,7 @@ def run(order: Order, on_event: Listener, stop: Stop) -> Outcome:
     ray = _connect()
     lost = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError,
             ray.exceptions.ObjectLostError)  # fmt: skip
-    label = order.definition.label()
+    label = order.label
     data: Mapping[str, Any] | None = None
     tries = 0
     while True:
@@ -115,7 +115,7 @@ def _follow(ray: Any, order: Order, data: Mapping[str, Any] | None, on_event: Li
             num_cpus=order.reserved or 1,
             num_gpus=0 if order.device == "cpu" else 1,
             scheduling_strategy="SPREAD",
-            name=definition.label(),
+            name=order.label,
         )
         stream = task.remote(order.to_json(), seqbench.__version__, probe.name, data)
         with _Received(definition.folder(order.results)) as files, stop.calling(lambda: ray.cancel(stream, force=True)):
