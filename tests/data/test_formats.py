@@ -45,6 +45,24 @@ def test_every_format_is_generated_here(name: str) -> None:
     assert name in datakit.WRITERS
 
 
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("netflix", "sequence-lines", "xlong")])
+@pytest.mark.parametrize("marked", [b"90009", b"80008"], ids=["user", "item"])
+def test_a_row_that_is_not_utf8_is_rejected_and_no_other(name: str, marked: bytes) -> None:
+    rows = [(str(number), str(number % 50), 3, 10**9 + number) for number in range(1500)]
+    rows[700] = ("90009", "80008", 3, 10**9)
+    content = datakit.WRITERS[name].write(rows)
+    assert content.count(marked) == 1
+    log = parse(name, content.replace(marked, marked[:-1] + b"\xb9"))
+    assert len(log) == 1499
+    assert [entry.kind for entry in log.malformed] == ["not UTF-8"]
+
+
+def test_a_date_that_is_not_utf8_is_rejected(rows: list[datakit.Row]) -> None:
+    first, *others = datakit.WRITERS["yelp"].write(rows * 3).split(b"\n")
+    log = parse("yelp", b"\n".join([first.replace(b'"date": "1', b'"date": "\xb9'), *others]))
+    assert [entry.kind for entry in log.malformed] == ["not UTF-8"]
+
+
 def test_a_format_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[datakit.Row]) -> None:
     """One function and one entry are all that a raw format needs."""
     (tmp_path / "toyformat.py").write_text(

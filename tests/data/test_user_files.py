@@ -307,6 +307,13 @@ def test_what_cannot_be_used(tmp_path: Path, name: str, text: str, columns: dict
     assert not (tmp_path / "home" / "prepared" / "mine").exists()
 
 
+def test_parquet_whose_texts_are_not_utf8(tmp_path: Path) -> None:
+    texts = pa.array([b"a", b"b\xb9"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"user": ["1", "2"], "item": texts, "time": [1, 2]}), tmp_path / "x.parquet")
+    with pytest.raises(SeqbenchError, match=r"x.parquet cannot be read as Parquet: .*[Ii]nvalid"):
+        prepared(tmp_path / "x.parquet")
+
+
 def test_names_that_are_taken(tmp_path: Path) -> None:
     for name in ("amazon-2018", "../up", "a b", ".x", ""):
         with pytest.raises(UsageError, match="--name"):

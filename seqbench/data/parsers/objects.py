@@ -154,6 +154,7 @@ def _at_once(block: bytes, schema: pa.Schema, fields: Fields) -> Block | None:
             read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=one_piece(block)),
             parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
+        table.validate(full=True)  # pyarrow takes any bytes between quotes
         columns = {}
         for name, key in fields.columns.items():
             column = table.column(key)

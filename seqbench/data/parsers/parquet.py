@@ -60,6 +60,7 @@ def interactions(path: Path, where: str, fields: Fields) -> tuple[Log, str | Non
             unit = _unit(file, time)
         for batch in file.iter_batches(ROWS, columns=list(dict.fromkeys(fields.columns.values()))):
             table = pa.table(batch)
+            table.validate(full=True)  # texts that are not UTF-8, above all
             values = {name: _flat(table.column(column), unit) for name, column in fields.columns.items()}
             if (block := _at_once(values, fields)) is not None:
                 collector.add(block)
