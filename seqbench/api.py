@@ -596,7 +596,8 @@ def make_report(results: "Folder | Sequence[Folder]" = RESULTS, **options: Unpac
     runs = _runs(results)
     chosen = _selection(options).apply(runs)
     # A search belongs to the runs that it was for, whatever their seeds.
-    trials = [run for run in _selection({**options, "seeds": None}).apply(runs) if run.record.status == "trial"]
+    of_all_seeds = replace(_selection(options), seeds=())
+    trials = [run for run in of_all_seeds.apply(runs) if run.record.status == "trial"]
     return build_report(
         [*(run for run in chosen if run.record.status != "trial"), *trials],
         options.get("metrics") or DEFAULT_METRICS,
@@ -662,7 +663,7 @@ def _asked(
     precision = options.get("precision", "fp32")
     precisions.check(precision, torch.device(places[0]))
     overrides = parse_settings(options.get("settings", {}), entries)
-    found = []
+    found: list[tuple[PreparedDataset, Protocol, Callable[..., list[Definition]]]] = []
     for prepared in datasets_of_run(_list(datasets), home, dry_run=dry_run):
         split = options.get("split") or prepared.splits[0]
         protocol = choose(

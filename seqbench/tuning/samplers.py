@@ -97,7 +97,7 @@ SAMPLERS: Registry[Sampler] = Registry("Sampler", {"sobol": sobol, "tpe": tpe}, 
 def _sobol_points(space: Space, seed: int) -> Iterator[Settings]:
     from torch.quasirandom import SobolEngine
 
-    engine = SobolEngine(len(space), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    engine = SobolEngine(len(space), scramble=True, seed=seed)
     while True:
         for shares in engine.draw(DRAWN).tolist():
             # In float32 a share may have been rounded up to 1.

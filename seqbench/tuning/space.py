@@ -13,7 +13,7 @@ What it does not name keeps its default.
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -25,6 +25,8 @@ from seqbench.tuning.dimensions import Choice, Dimension, Range
 from seqbench.typed import build
 
 Space = Mapping[str, Dimension]  # field → what it can be
+
+D = TypeVar("D", Range, Choice)
 
 LARGEST_FILE = 1 << 20
 FORM = "a range such as {low: 0.0001, high: 0.01, log: true}, or a list of values such as [32, 64]"
@@ -117,7 +119,7 @@ def _dimension(value: Any, kind: type, field: str) -> Dimension:
     return _built(Range, field, **bounds, log=build(bool, value.get("log", False), f"{field}.log"))
 
 
-def _built(dimension: type[Any], field: str, **fields: Any) -> Any:
+def _built(dimension: type[D], field: str, **fields: Any) -> D:
     try:
         return dimension(**fields)
     except ValueError as error:
