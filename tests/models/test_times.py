@@ -193,7 +193,12 @@ def test_a_model_that_knows_the_request_is_told_when_it_is_asked_and_keeps_no_st
     numbers = torch.tensor([model._numbers([history], "raise")[0]])
     given = Times(torch.tensor([times]), torch.tensor([[160, 4000, 9000]]))
     expected = model.model.score(numbers, torch.tensor([3]), given)[0]  # type: ignore[call-arg]
-    (found,) = model.recommend([history], k=40, times=[times], at=9000, exclude_seen=False)
+    both = [history[:1], history], [times[:1], times]  # of different lengths
+    _, found = model.recommend(both[0], k=40, times=both[1], at=[500, 9000], exclude_seen=False)
+    (shorter, _) = model.recommend(both[0], k=3, times=both[1], at=[500, 9000])
+    assert shorter == [
+        (item, pytest.approx(score, rel=1e-5)) for item, score in model.recommend(["4"], 3, times=[100], at=500)
+    ]
     torch.testing.assert_close(
         torch.tensor([each.score for each in found]), expected[1:].sort(descending=True).values, rtol=1e-5, atol=1e-5
     )
@@ -211,12 +216,14 @@ def test_recommend_reads_times_from_files_and_from_the_data_set(
     frame.to_csv(tmp_path / "users.csv", index=False)
     frame.assign(time=pd.to_datetime(frame["time"], unit="s")).to_parquet(tmp_path / "users.parquet")
     words = ("recommend", model.folder, "--model", MODEL, "--k", 5)
-    expected = [each.item for each in model.recommend(["4", "17"], 5, times=[100, 160], at=9000)]
+    expected = model.recommend(["4", "17"], 5, times=[100, 160], at=9000)
     for ending in ("csv", "parquet"):
         users, output = tmp_path / f"users.{ending}", tmp_path / f"{ending}.csv"
         assert bench.call(*words, "--users", users, "--output", output, "--at", 9000).code == 0
-        found = pd.read_csv(output, dtype=str)
-        assert found[found["user_id"] == "x"]["item_id"].tolist() == expected
+        found = pd.read_csv(output, dtype={"item_id": str})
+        found = found[found["user_id"] == "x"]
+        assert found["item_id"].tolist() == [each.item for each in expected]
+        assert found["score"].tolist() == pytest.approx([each.score for each in expected], rel=1e-5)
     assert bench.call(*words, "--output", tmp_path / "all.csv", "--at", 2_000_000_000).code == 0
     refused = bench.call(*words, "--output", tmp_path / "all.csv")
     assert (refused.code, "Say it with --at" in refused.words) == (2, True)
