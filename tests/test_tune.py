@@ -24,10 +24,11 @@ from seqbench.execution.stopping import Stop
 from seqbench.models import MODELS, find_model
 from seqbench.planning import parse_models
 from seqbench.reporting.formats import FORMATS
-from seqbench.results import Record, write_record
+from seqbench.results import Record, load_records, write_record
 from seqbench.tuning.dimensions import Choice, Range
 from seqbench.tuning.rounds import Hunt
 from seqbench.tuning.samplers import SAMPLERS, Told
+from seqbench.tuning.searches import searches
 from seqbench.tuning.space import Space, check_spaces, own_spaces, read_spaces
 from tests.kit import SMALL, TINY, Bench
 
@@ -252,6 +253,15 @@ def test_trials_are_validated_and_never_tested(searched: Bench) -> None:
     assert all(len(trials[number]["curve"]) < 4 for number in pruned)
 
 
+def test_a_pruned_trial_is_never_chosen(searched: Bench) -> None:
+    records, _ = load_records(searched.results)
+    best = searches(records)["lrurec"].best
+    for record in records:
+        if record.trial and record.trial["pruned"]:
+            record.validation["ndcg@10"] = 1.0
+    assert searches(records)["lrurec"].best == best
+
+
 def test_a_search_that_is_repeated_finds_everything_done(searched: Bench) -> None:
     before = {path: path.stat().st_mtime_ns for path in searched.results.rglob("*") if path.is_file()}
     again = Bench(searched.home, searched.results)
@@ -372,6 +382,7 @@ def test_what_was_chosen_is_run_over_seeds_and_reported_beside_the_defaults(
     assert [row.label for row in accuracy.rows[:2]] == ["LRURec (default)", "LRURec (tuned, 6 trials)"]
     assert tuning.rows[0].cells["trials"].mean == 6
     assert tuning.rows[0].cells["best"].mean == best["best"]["ndcg@10"]
+    assert settings.footnotes == ["with hidden_size=8, layers=1, patience=100, batch_size=16"]
     assert {name: cell.mean for name, cell in settings.rows[0].cells.items()} == best["settings"]
     for name in FORMATS:
         assert "tuned" in seqbench.report(bench.results, format=name)

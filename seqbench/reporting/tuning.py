@@ -10,7 +10,7 @@ from seqbench.reporting.cells import cost_cell, metric_cell
 from seqbench.reporting.document import FAILED, Column, Row, Table, TableCell
 from seqbench.results import Record
 from seqbench.show.numbers import Scale, choose_unit
-from seqbench.tuning.searches import Search, validation_of
+from seqbench.tuning.searches import LIMITS, Search, validation_of
 
 TIME: Scale = (("s", 1.0), ("min", 60.0), ("h", 3600.0))
 
@@ -83,9 +83,18 @@ def _settings(searches: Sequence[Search]) -> Table:
     for search in searches:
         chosen = search.best.trial["settings"] if search.best and search.best.trial else {}
         cells = {field: _value(chosen[field]) if field in chosen else TableCell("") for field in fields}
-        table.rows.append(Row(search.model, "", cells))
-    table.remarks = ["Empty: not searched, or the model has no such setting. Everything else is as by default."]
+        notes = [table.note(words) for words in [_fixed_words(search)] if words]
+        table.rows.append(Row(search.model, "", cells, notes=notes))
+    table.remarks = ["Empty: not searched, or the model has no such setting. What is not named is as by default."]
     return table
+
+
+def _fixed_words(search: Search) -> str:
+    """Name the settings that all trials had, and that are neither searched nor the model's defaults."""
+    changes = search.trials[0].changes or {}
+    changed = {**changes.get("config", {}), **changes.get("training", {})}
+    fixed = [f"{name}={value}" for name, value in changed.items() if name not in {*search.searched, *LIMITS}]
+    return f"with {', '.join(fixed)}" if fixed else ""
 
 
 def _count(number: int) -> TableCell:
