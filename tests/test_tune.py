@@ -28,7 +28,7 @@ from seqbench.results import Record, load_records, write_record
 from seqbench.tuning.dimensions import Choice, Range
 from seqbench.tuning.rounds import Hunt
 from seqbench.tuning.samplers import SAMPLERS, Told
-from seqbench.tuning.searches import searches
+from seqbench.tuning.searches import curve_of, searches
 from seqbench.tuning.space import Space, check_spaces, own_spaces, read_spaces
 from tests.kit import SMALL, TINY, Bench
 
@@ -251,6 +251,14 @@ def test_trials_are_validated_and_never_tested(searched: Bench) -> None:
     assert pruned
     assert min(pruned) >= 4  # the first round has nothing to be compared with
     assert all(len(trials[number]["curve"]) < 4 for number in pruned)
+
+
+def test_a_curve_is_the_best_so_far_where_epochs_are_worse_or_not_validated(searched: Bench) -> None:
+    record = load_records(searched.results)[0][0]
+    assert record.training is not None
+    first = record.training["history"][0]
+    record.training["history"] = [first | {"validation": value} for value in (None, 0.3, 0.2, None, 0.4)]  # type: ignore[typeddict-item]
+    assert curve_of(record) == (-1.0, 0.3, 0.3, 0.3, 0.4)
 
 
 def test_a_pruned_trial_is_never_chosen(searched: Bench) -> None:
