@@ -28,8 +28,8 @@ CHUNK = 64  # steps at most; on a CPU 32 and 64 are alike
 @widened
 def forward(scan: Arguments) -> tuple[Tensor, Tensor]:
     """Return outputs (B, T, H, V) and the final state (B, H, K, V)."""
-    if scan.value.numel() == 0 or scan.key.numel() == 0:
-        return torch.zeros_like(scan.value, memory_format=torch.contiguous_format), _untouched(scan)
+    if _no_step(scan):
+        return scan.value.new_zeros(scan.value.shape), scan.initial_state.clone(memory_format=torch.contiguous_format)
     cut = _cut(scan)
     states, final = _states(cut, scan.initial_state)
     outputs = (cut.query @ cut.key.mT * cut.within) @ cut.value + (cut.enter * cut.query) @ states
@@ -45,9 +45,9 @@ def backward(scan: Arguments, grad_outputs: Tensor, grad_final: Tensor) -> tuple
         grad_outputs: (B, T, H, V), gradient of the loss with respect to the outputs.
         grad_final: (B, H, K, V), the same for the final state.
     """
-    if scan.value.numel() == 0 or scan.key.numel() == 0:
+    if _no_step(scan):
         zeros = [tensor.new_zeros(tensor.shape) for tensor in scan[:4]]
-        return *zeros, _untouched(scan, grad_final)
+        return *zeros, grad_final.clone(memory_format=torch.contiguous_format)
     cut, T = _cut(scan), scan.value.shape[1]
     states, _ = _states(cut, scan.initial_state)
     grad = _chunks(grad_outputs, cut.query.shape[3])
@@ -128,7 +128,6 @@ def _grad_states(cut: _Cut, grad: Tensor, state: Tensor) -> tuple[Tensor, Tensor
     return torch.stack(after[::-1], dim=2), state.contiguous()
 
 
-def _untouched(scan: Arguments, state: Tensor | None = None) -> Tensor:
-    """Return the state where nothing is added to it: faded by all decays."""
-    state = scan.initial_state if state is None else state
-    return state * scan.log_decay.sum(dim=1).exp().unsqueeze(2).unsqueeze(3)
+def _no_step(scan: Arguments) -> bool:
+    """Tell whether there is no step, or no state that one could change."""
+    return scan.value.numel() == 0 or scan.key.numel() == 0
