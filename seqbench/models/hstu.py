@@ -29,7 +29,7 @@ Shapes: B batch, T time, D width, E = D / heads, L max_len, V items plus padding
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -107,13 +107,18 @@ class HSTU(PositionedStack):
 
     def item_weights(self) -> Tensor:
         weight = self.embedding.weight
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return F.normalize(weight, dim=-1, eps=COSINE_EPS)
         # In use the table stays what it is: to make it anew would take longer than to score with it.
         key = weight.data_ptr(), 0 if weight.is_inference() else weight._version
         if self.unit_items is None or self.unit_items[0] != key:
             self.unit_items = key, F.normalize(weight, dim=-1, eps=COSINE_EPS)
         return self.unit_items[1]
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self.unit_items = None  # fused optimizers change weights without telling torch's counter of versions
+        return super().train(mode)
 
     def item_parameters(self) -> list[Tensor]:
         return [self.embedding.weight]

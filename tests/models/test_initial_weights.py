@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqbench.models.base import Model, SequenceModel
+from seqbench.models.base import Model, SequenceModel, TrainingConfig
 from seqbench.models.esasrec import ESASRec, LiGRBlock
 from seqbench.models.glintru import GLINTRU
 from seqbench.models.hstu import HSTU, HSTUBlock
@@ -15,6 +15,7 @@ from seqbench.models.lrurec import LRUBlock, LRURecConfig
 from seqbench.models.mamba import Mamba
 from seqbench.models.recblr import RecBLR, RecBLRConfig
 from seqbench.models.sigma import SIGMA
+from seqbench.training.optimizer import make_optimizers
 from tests.models.forms import FORMS
 
 ITEMS, MAX_LEN = 500, 50
@@ -164,6 +165,7 @@ def test_hstu_draws_matrices_by_their_shape_and_biases_of_attention_normal() -> 
 
 def test_hstu_scores_with_the_weights_that_it_has() -> None:
     model = make("hstu-timeless").eval()
+    assert isinstance(model, SequenceModel)
     items, lengths = torch.tensor([[1, 2, 3]]), torch.tensor([3])
     with torch.no_grad():
         before = model.score(items, lengths)
@@ -171,6 +173,14 @@ def test_hstu_scores_with_the_weights_that_it_has() -> None:
         after = model.score(items, lengths)
     torch.testing.assert_close(after[0, 5], before[0, 6])
     torch.testing.assert_close(after, model.score(items, lengths))
+    optimizers = make_optimizers(model, TrainingConfig(learning_rate=0.1))
+    model.train().score(items, lengths).sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    with torch.no_grad():
+        trained = model.eval().score(items, lengths)
+    assert not torch.allclose(trained, after)
+    torch.testing.assert_close(trained, model.score(items, lengths))
 
 
 @pytest.mark.parametrize("form", ["gru4rec", "glintru"])
