@@ -323,6 +323,9 @@ def run(
 ) -> "list[Record]":
     """Train, evaluate and measure: one cell for each data set, model and seed. Finished cells are skipped.
 
+    Where torchrun has started several processes, they train each cell together: every one of them must make this call.
+    The first one carries it out, with the others' help.
+
     Args:
         models: names or references; None for all that are registered.
         datasets: names; None for all that are prepared. What is not prepared yet is prepared first.
@@ -335,7 +338,7 @@ def run(
 
     Returns:
         The records of all cells, in order, of those that failed as well (`record.finished`); without those that there
-        was no time for.
+        was no time for. None in another process than the first that torchrun has started.
 
     Raises:
         UsageError: something that is named does not exist.
@@ -343,13 +346,20 @@ def run(
     """
     import time
 
+    from seqbench.distributed import together
+    from seqbench.execution import several
     from seqbench.execution.schedule import check_writable, run_plan
 
     until = None if time_budget is None else time.time() + time_budget
-    planned = plan(models, datasets, dry_run=False, **options)
-    if planned.todo:
-        check_writable(planned.results)
-    return run_plan(planned, executor=executor, jobs=jobs, keep_weights=keep_weights, latency=latency, until=until)
+    with together() as group:
+        if not group.first:
+            several.follow(group)
+            return []
+        chosen = several.choose(executor, group)
+        planned = plan(models, datasets, dry_run=False, **options)
+        if planned.todo:
+            check_writable(planned.results)
+        return run_plan(planned, executor=chosen, jobs=jobs, keep_weights=keep_weights, latency=latency, until=until)
 
 
 def tune(
@@ -363,7 +373,6 @@ def tune(
     prune: bool = True,
     executor: str = "process",
     jobs: int | None = None,
-    time_budget: float | None = None,
     **options: Unpack[CellOptions],
 ) -> "list[Search]":
     """Search for better settings with the same number of trials for every model, judged by validation alone.
@@ -381,7 +390,6 @@ def tune(
         prune: give trials up that are below the median of earlier ones after as many epochs.
         executor: "process" for a process per trial, or "inline" for this one.
         jobs: how many trials run at a time; it changes nothing in what is tried.
-        time_budget: seconds from now, after which nothing is running any more; finished trials and epochs are kept.
         options: see `CellOptions`.
 
     Returns:
@@ -392,9 +400,7 @@ def tune(
         SeqbenchError: trials failed for another reason than their settings.
         StorageError: results cannot be stored.
     """
-    import time
-
-    from seqbench import planning
+    from seqbench import distributed, planning
     from seqbench.execution.schedule import check_writable, failed_summary, run_plan
     from seqbench.measuring.grid import LatencyGrid
     from seqbench.results import load_records
@@ -402,7 +408,7 @@ def tune(
     from seqbench.tuning import rounds, searches
     from seqbench.tuning.space import check_spaces, own_spaces, read_spaces
 
-    until = None if time_budget is None else time.time() + time_budget
+    distributed.refuse("A search")
     asked = _asked(models, datasets, options, dry_run=False)
     tunable = {name: entry for name, entry in asked.entries.items() if entry.cls.training_defaults}
     if left := asked.entries.keys() - tunable.keys():
@@ -427,8 +433,7 @@ def tune(
 
     def run_cells(cells: "list[PlannedCell]") -> "list[Record]":
         plan = planning.Plan(cells, tunable, asked.home, asked.results, asked.places)
-        nothing = LatencyGrid(lengths=())
-        return run_plan(plan, executor=executor, jobs=jobs, keep_weights=False, latency=nothing, until=until)
+        return run_plan(plan, executor=executor, jobs=jobs, keep_weights=False, latency=LatencyGrid(lengths=()))
 
     hunts = [hunt(define, prepared.name, entry) for prepared, _, define in asked.datasets for entry in tunable.values()]
     failed = rounds.search(hunts, asked.results, run_cells, trials=trials, sampler=sampler, seed=seed, prune=prune)
@@ -436,7 +441,7 @@ def tune(
         raise failed_summary(failed, trials * len(hunts))
     records, _ = load_records(asked.results)
     found = [searches.searches(searches.on(records, prepared, protocol)) for prepared, protocol, _ in asked.datasets]
-    return [by_model[name] for by_model in found for name in tunable if name in by_model]
+    return [by_model[name] for by_model in found for name in tunable]
 
 
 def measure(
@@ -472,10 +477,12 @@ def measure(
         UsageError: no stored run of a name, or a device of another kind.
         SeqbenchError: there are no results, or a cell cannot be measured: on another machine, say.
     """
+    from seqbench import distributed
     from seqbench.execution import again
     from seqbench.execution.schedule import failed_summary
     from seqbench.models import external, find_model
 
+    distributed.refuse("Measuring again")
     entries = [find_model(name) for name in selection.get("models") or () if external.is_file(name)]
     files = {entry.name: entry.reference for entry in entries}
     models = [name for name in selection.get("models") or () if not external.is_file(name)]
@@ -660,6 +667,7 @@ def _asked(
     from seqbench import planning
     from seqbench import precision as precisions
     from seqbench.data.chosen import datasets_of_run
+    from seqbench.distributed import world_size
     from seqbench.protocol import choose
     from seqbench.settings import parse_settings
 
@@ -692,6 +700,7 @@ def _asked(
             device=places[0],
             backend=options.get("backend", "auto"),
             precision=precision,
+            world_size=world_size(),
         )
         found.append((prepared, protocol, define))
     return _Asked(entries, home, results, places, overrides, found)

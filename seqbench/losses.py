@@ -35,6 +35,10 @@ class Negatives(NamedTuple):
     ids: Tensor  # (N, K) for each position, or (K,) for all of them
     log_counts: Tensor | None = None  # (K,) log of how often each is expected among K draws
 
+    def of(self, positions: slice) -> "Negatives":
+        """Return the negatives of some of the positions."""
+        return self if self.ids.dim() == 1 else self._replace(ids=self.ids[positions])
+
 
 class Loss(ABC):
     """A training loss.

@@ -84,6 +84,7 @@ def define(
     device: str,
     backend: str,
     precision: str = FULL,
+    world_size: int = 1,
     tuned: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Definition]:
     """Return all cells of one data set, model by model. A model without anything random has one cell, of seed 0.
@@ -96,6 +97,7 @@ def define(
         device: such as "cpu" or "cuda:1"; its kind is part of the definition, its number is not.
         backend: name of a backend of the operators, or "auto".
         precision: a name of seqbench.precision.PRECISIONS; nothing is rounded where nothing is trained by gradient.
+        world_size: processes that train each cell together.
     """
     if preset not in (None, *PRESETS):
         raise unknown_name("Preset", str(preset), PRESETS, "seqbench run --help")
@@ -122,6 +124,7 @@ def define(
                 backend=None if training is None else resolve("linear_scan", backend, kind).name,
                 source=entry.source,
                 precision=FULL if training is None else precision,
+                world_size=1 if training is None else world_size,
             )
             for seed in (seeds if training is not None else [0])
         ]

@@ -26,11 +26,11 @@ def random_sequences(users: int = 30, seed: int = 0) -> Sequences:
     return split_sequences(ids, flat, np.arange(len(flat)), split="leave-one-out")
 
 
-def small_model(name: str) -> SequenceModel:
-    """Return one layer of width 8, always with the same weights."""
+def small_model(name: str, **changes: Any) -> SequenceModel:
+    """Return one layer of width 8, always with the same weights; `changes` are fields of the model's config."""
     cls = load_model(name)
     torch.manual_seed(derived_seed(0, 0))
-    model = cls(ITEMS, MAX_LEN, dataclasses.replace(cls.Config(), hidden_size=8, layers=1))
+    model = cls(ITEMS, MAX_LEN, dataclasses.replace(cls.Config(), hidden_size=8, layers=1, **changes))
     assert isinstance(model, SequenceModel)
     return model
 
@@ -41,15 +41,17 @@ def make_trainer(
     checkpoint: Path | None = None,
     protocol: Protocol = Protocol(max_len=MAX_LEN),  # noqa: B008  # frozen
     watched: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Trainer:
     """Return a trainer.
 
     Args:
         watched: the trainer's `emit`, `clock` and `peak_memory`, if a test looks at them.
+        config: fields of the model's config.
         changes: fields of the TrainingConfig.
     """
-    model = small_model(name)
+    model = small_model(name, **(config or {}))
     assert model.training_defaults is not None
     objective = changes.setdefault("objective", model.training_defaults.objective)
     batch_size = 8 if objective == "all-positions" else 8 * MAX_LEN  # as many targets either way

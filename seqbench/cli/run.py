@@ -1,5 +1,6 @@
 """`seqbench run`: train, evaluate and measure."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,6 @@ from seqbench.api import PlanOptions
 from seqbench.cli import words
 from seqbench.cli.app import Home, Quiet, Results, app
 from seqbench.cli.cells import (
-    Address,
     Backend,
     Datasets,
     Device,
@@ -24,11 +24,10 @@ from seqbench.cli.cells import (
     RequestTime,
     Settings,
     Split,
-    TimeBudget,
     ValidateEvery,
     ValidateUsers,
-    set_cluster,
 )
+from seqbench.errors import UsageError
 from seqbench.measuring.grid import MODES, LatencyGrid
 
 
@@ -71,7 +70,10 @@ def run(
     backend: Backend = "auto",
     precision: Precision = "fp32",
     executor: Executor = "process",
-    address: Address = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="The Ray cluster: host:port, or auto for the one of this machine.", envvar="RAY_ADDRESS"),
+    ] = None,
     lengths: Annotated[
         str, typer.Option(metavar="N,...", help="Lengths of the histories whose latency is measured.")
     ] = _joined(LatencyGrid.lengths),
@@ -86,7 +88,10 @@ def run(
     ] = LatencyGrid.seconds,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Measure no latency.")] = False,
     no_weights: Annotated[bool, typer.Option("--no-weights", help="Do not keep the trained weights.")] = False,
-    time_budget: TimeBudget = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(metavar="8h", help="Begin no cell or epoch that would end later. Repeat the command to go on."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be run.")] = False,
     results: Results = Path("results"),
@@ -95,12 +100,16 @@ def run(
 ) -> None:
     """Train, evaluate and measure: one cell for each data set, model and seed. Finished cells are skipped."""
     import seqbench
+    from seqbench.distributed import first
     from seqbench.execution.schedule import failed_summary
     from seqbench.show.plan import plan_table
     from seqbench.signals import Stopped
 
     console.quiet(quiet)
-    set_cluster(address, executor)
+    if address not in (None, os.environ.get("RAY_ADDRESS")) and executor != "ray":
+        raise UsageError("--address is for --executor ray.", hint="Leave it out, or add --executor ray.")
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address  # which is where Ray itself looks
     budget = words.duration(time_budget, "--time-budget")
     options = PlanOptions(
         seeds=words.seeds(seeds),
@@ -125,7 +134,8 @@ def run(
         words.names(datasets, "--datasets", "seqbench list datasets"),
     )
     if dry_run:
-        console.out.print(plan_table(seqbench.plan(*chosen, **options)))
+        if first():
+            console.out.print(plan_table(seqbench.plan(*chosen, **options)))
         return
     grid = LatencyGrid(
         lengths=() if no_latency else words.numbers(lengths, "--lengths"),

@@ -10,7 +10,6 @@ from seqbench.api import CellOptions
 from seqbench.cli import words
 from seqbench.cli.app import Home, Quiet, Results, app
 from seqbench.cli.cells import (
-    Address,
     Backend,
     Datasets,
     Device,
@@ -24,10 +23,8 @@ from seqbench.cli.cells import (
     RequestTime,
     Settings,
     Split,
-    TimeBudget,
     ValidateEvery,
     ValidateUsers,
-    set_cluster,
 )
 
 
@@ -70,8 +67,6 @@ def tune(
     backend: Backend = "auto",
     precision: Precision = "fp32",
     executor: Executor = "process",
-    address: Address = None,
-    time_budget: TimeBudget = None,
     results: Results = Path("results"),
     home: Home = None,
     quiet: Quiet = False,
@@ -83,7 +78,6 @@ def tune(
     from seqbench.signals import Stopped
 
     console.quiet(quiet)
-    set_cluster(address, executor)
     try:
         found = seqbench.tune(
             words.names(models, "--models", "seqbench list models"),
@@ -95,7 +89,6 @@ def tune(
             prune=not no_prune,
             executor=executor,
             jobs=jobs,
-            time_budget=words.duration(time_budget, "--time-budget"),
             **CellOptions(
                 protocol=protocol,
                 split=split,

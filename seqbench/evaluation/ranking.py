@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from seqbench.data.sequences import Examples, Sequences, pad
+from seqbench.distributed import ALONE, Group
 from seqbench.errors import Diverged
 from seqbench.evaluation.ranks import Ranks
 from seqbench.models.base import Model, SequenceModel, device_of, scored_by_table
@@ -63,6 +64,7 @@ def rank(
     protocol: Protocol,
     top: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    group: Group = ALONE,
 ) -> Ranks:
     """Rank each example's target among the whole catalogue.
 
@@ -73,6 +75,7 @@ def rank(
         top: how many of the best items of each user to keep, as they would be recommended: no removed item is among
             them, not even a target that competes nevertheless. Equal scores are in the order of the items' ids.
         progress: called with the examples that are ranked, and that there are.
+        group: processes that have the same model and examples, and rank a share of the batches each.
 
     Raises:
         SeqbenchError: the states or the scores are not of the shape that they must have.
@@ -89,7 +92,7 @@ def rank(
     table = _table(model, V)
     size = BATCH_ROWS if table else max(1, min(BATCH_ROWS, BATCH_ELEMENTS // V))
     by_length = np.argsort(examples.starts - examples.stops, kind="stable")  # longest first
-    for at in range(0, len(examples), size):
+    for at in range(group.rank * size, len(examples), group.size * size):
         rows = by_length[at : at + size]
         chosen = examples.take(rows)
         rows_of = (
@@ -105,6 +108,8 @@ def rank(
         better[rows], ties[rows] = found.better.cpu().numpy(), found.ties.cpu().numpy()
         best[rows, : found.best.shape[1]] = found.best.cpu().numpy()
         progress(at + len(rows), len(examples))
+    for counts in (better, ties, *([best] if top else [])):
+        group.sum(torch.from_numpy(counts))  # in place; 0 in what others have ranked
     model.train(was_training)
     return Ranks(examples.users, better, ties, best if top else None)
 

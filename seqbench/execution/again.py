@@ -100,5 +100,7 @@ def _grid(record: Record) -> LatencyGrid:
 def _wanted(record: Record, part: Part, grid: LatencyGrid, request: Request) -> bool:
     if part == "latency" and not grid.lengths:
         return False
+    if part == "training" and record.definition.world_size > 1:
+        return False  # here is one process
     other_points = part == "latency" and grid != _grid(record)
     return request.everything or other_points or noise(record.cost, part) > 0

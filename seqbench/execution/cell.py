@@ -13,8 +13,10 @@ from seqbench import environment
 from seqbench.data.prepared import PreparedDataset
 from seqbench.data.sequences import Sequences
 from seqbench.device import PeakMemory, kind
+from seqbench.distributed import ALONE, Group
 from seqbench.evaluation.ranking import rank
-from seqbench.events import Begun, Listener, Phase, following
+from seqbench.evaluation.ranks import Ranks
+from seqbench.events import Begun, Event, Listener, Phase, following
 from seqbench.execution.orders import Order
 from seqbench.files import replacing
 from seqbench.inference.items import ITEM_IDS, ItemIds
@@ -39,12 +41,15 @@ from seqbench.training.state import TrainingState
 TOP_ITEMS = 20
 
 
-def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Listener) -> Record:
+def run_cell(
+    order: Order, cls: type[Model], prepared: PreparedDataset, emit: Listener, *, group: Group = ALONE
+) -> Record:
     """Run one cell, and store its record, weights, ranks, best items and samples.
 
     Args:
         cls: the class of the definition's model.
         emit: called with everything that happens.
+        group: processes that train and rank together, of which this is the first; the others `join_cell`.
 
     Raises:
         SeqbenchError: what failed, in words; the checkpoint of the last finished epoch stays.
@@ -65,13 +70,10 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
     model = build(definition.protocol.max_len).to(device)
 
     with sharing(device) as shared:
-        watch = Watch(device)
-        fitted = fit(model, sequences, order, device, peak, emit)
+        watch = Watch(device, group)
+        fitted = fit(model, sequences, order, device, peak, emit, group)
         fitted.cost["conditions"] = fitted.cost["fit_conditions"] = watch.conditions()
-        emit(Phase("evaluating"))
-        progress = following("evaluating", emit)
-        valid = rank(model, sequences, sequences.valid(), definition.protocol, progress=progress)
-        test = rank(model, sequences, sequences.test(), definition.protocol, top=TOP_ITEMS, progress=progress)
+        valid, test = _evaluate(model, sequences, definition, emit, group)
         fitted.cost.setdefault("peak_memory_bytes", peak())
         held = kind(device).process_memory(device)
         fitted.cost |= Cost(reserved_memory_bytes=held.reserved, process_memory_bytes=held.process)
@@ -108,6 +110,39 @@ def run_cell(order: Order, cls: type[Model], prepared: PreparedDataset, emit: Li
     write_record(order.results, record)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return record
+
+
+def join_cell(order: Order, cls: type[Model], prepared: PreparedDataset, group: Group) -> None:
+    """Do the share of a process other than the first in `run_cell`: it trains and ranks, and stores nothing.
+
+    Raises:
+        SeqbenchError: what failed, in words.
+    """
+    definition, device = order.definition, torch.device(order.device)
+    sequences = prepared.split(definition.protocol.split)
+    fix_allocator()
+    load_optimizer()
+    peak = kind(device).peak_memory(device)
+    model = builder(cls, sequences, definition)(definition.protocol.max_len).to(device)
+    with sharing(device):
+        fit(model, sequences, order, device, peak, _ignore, group)
+        _evaluate(model, sequences, definition, _ignore, group)
+
+
+def _ignore(event: Event) -> None:
+    """Tell nobody: the first process of a group is the one that shows."""
+
+
+def _evaluate(
+    model: Model, sequences: Sequences, definition: Definition, emit: Listener, group: Group
+) -> tuple[Ranks, Ranks]:
+    """Return the ranks of the validation and of the test targets."""
+    emit(Phase("evaluating"))
+    progress = following("evaluating", emit)
+    protocol = definition.protocol
+    valid = rank(model, sequences, sequences.valid(), protocol, progress=progress, group=group)
+    test = rank(model, sequences, sequences.test(), protocol, top=TOP_ITEMS, progress=progress, group=group)
+    return valid, test
 
 
 @dataclass
@@ -173,6 +208,7 @@ def fit(
     device: torch.device,
     peak: PeakMemory,
     emit: Listener,
+    group: Group = ALONE,
 ) -> Fitted:
     """Train the model by gradient, or count; it has its best weights afterwards."""
     cost = Cost(parameters=sum(parameter.numel() for parameter in model.parameters()))
@@ -195,6 +231,7 @@ def fit(
         peak_memory=peak,
         until=order.until,
         bars=order.attempt.bars if order.attempt else (),
+        group=group,
     )
     earlier = trainer.resume()
     state = trainer.run()

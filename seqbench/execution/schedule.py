@@ -53,7 +53,7 @@ def check_writable(results: Path) -> None:
 def run_plan(
     plan: Plan,
     *,
-    executor: str = "process",
+    executor: str | Executor = "process",
     jobs: int | None = None,
     keep_weights: bool = True,
     latency: LatencyGrid | None = None,
@@ -68,7 +68,7 @@ def run_plan(
     takes longer is ended, except by the executor that runs it in this very process. Finished epochs are kept.
 
     Args:
-        executor: a name of `EXECUTORS`.
+        executor: one, or a name of `EXECUTORS`.
         jobs: how many cells run at a time; None for one on each GPU, or one on the CPU.
         keep_weights: store the best epoch's weights.
         latency: the points that are measured, by default those of `LatencyGrid`.
@@ -82,7 +82,7 @@ def run_plan(
         StorageError: results cannot be stored.
         KeyboardInterrupt: after the cells that were being run have been stopped.
     """
-    chosen = EXECUTORS[executor]
+    chosen = EXECUTORS[executor] if isinstance(executor, str) else executor
     places = chosen.slots(plan.devices, jobs, max(1, len(plan.todo)))
     if skipped := len(plan.cells) - len(plan.todo):
         console.note(f"{skipped} of {len(plan.cells)} cells are finished already; --force runs them again.")

@@ -3,13 +3,14 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 import psutil
 import torch
 
 from seqbench.device import kind
+from seqbench.distributed import ALONE, Group
 from seqbench.results.records import Conditions, Cost, Part
 
 BUSY = 0.2  # of the cores: if other processes keep more busy, figures are noisy
@@ -23,12 +24,14 @@ class Watch:
 
     Args:
         device: what the measured work runs on; its own disturbances and energy count, too.
+        group: the processes that do the work together; nobody sums the energy of several.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, group: Group = ALONE) -> None:
         self._device = device
-        self._meter = kind(device).energy(device)
-        self._busy, self._own, self._at = _busy_seconds(), _own_seconds(), time.perf_counter()
+        self._group = group
+        self._meter = kind(device).energy(device) if group.size == 1 else None
+        self._busy, self._own, self._at = _busy_seconds(), _own_seconds(group), time.perf_counter()
 
     def conditions(self) -> Conditions:
         """Return how busy others kept the machine since this watch was made."""
@@ -38,7 +41,7 @@ class Watch:
             found["joules_coarse"] = True
         if seconds < SHORTEST:
             return found
-        taken = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        taken = (_busy_seconds() - self._busy) - (_own_seconds(self._group) - self._own)
         cores = psutil.cpu_count() or 1
         found["busy_cores"] = max(0.0, taken / seconds)
         if found["busy_cores"] > BUSY * cores:
@@ -82,7 +85,12 @@ def _busy_seconds() -> float:
     return sum(float(seconds) for name, seconds in times.items() if name not in idle)
 
 
-def _own_seconds() -> float:
-    """Return the seconds that this process and its finished children used."""
+def _own_seconds(group: Group) -> float:
+    """Return the seconds that this process, its finished children and the others of its group on this machine used."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    own = times.user + times.system + times.children_user + times.children_system
+    for neighbour in group.neighbours:
+        with suppress(psutil.NoSuchProcess):
+            used = psutil.Process(neighbour).cpu_times()
+            own += used.user + used.system
+    return own

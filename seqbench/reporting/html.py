@@ -131,6 +131,8 @@ def command(definition: Definition, changes: Changes | None) -> str:
     """Return the command that runs a cell again, on a machine like its own."""
     protocol = definition.protocol
     words = ["seqbench", "run", "--models", definition.model, "--datasets", definition.dataset]
+    if definition.world_size > 1:
+        words[:1] = ["torchrun", "--nproc-per-node", str(definition.world_size), "-m", "seqbench"]
     words += ["--seeds", str(definition.seed), "--protocol", protocol.name, "--split", protocol.split]
     words += ["--max-len", str(protocol.max_len), "--device", definition.device]
     if protocol.request_time:

@@ -15,6 +15,9 @@ MESSAGE_LENGTH = 100  # of a failure; the record has all of it
 # Settings that make a model another one than its paper's: named wherever they are on, even if all variants have them.
 OTHER_MODEL = ("config.causal", "config.official_quirks", "config.positions")
 
+# What is named wherever it is another.
+USUAL = {"precision": FULL, "world_size": "1"}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -179,7 +182,7 @@ def seed_list(seeds: Sequence[int]) -> str:
 def _settings(definition: Definition) -> dict[str, Any]:
     """Return what defines a variant, flat: "config.dropout" → 0.2."""
     fields = asdict(definition)
-    names = ("config", "training", "device", "backend", "source", "precision", "revision")
+    names = ("config", "training", "device", "backend", "source", "precision", "world_size", "revision")
     return _flat({name: fields[name] for name in names})
 
 
@@ -202,7 +205,7 @@ def _apart(variants: Sequence[dict[str, Any]], changed: Sequence[set[str] | None
 
     They are those that differ from the model's defaults, even if it is the only variant; of variants of which that is
     not known, those in which not all variants are equal. And, always, what makes it another model than its paper's, and
-    a precision other than fp32.
+    a precision other than fp32 and more than one process.
     """
     shown: list[dict[str, str]] = [{} for _ in variants]
     for key in sorted({key for settings in variants for key in settings}):
@@ -211,7 +214,7 @@ def _apart(variants: Sequence[dict[str, Any]], changed: Sequence[set[str] | None
         defaults = {text for text, known in zip(texts, changed, strict=True) if known is not None and key not in known}
         for index, known in enumerate(changed):
             apart = len(set(texts)) > 1 if known is None else key in known or len(defaults) > 1
-            other = variants[index].get(key) if key in OTHER_MODEL else key == "precision" and texts[index] != FULL
+            other = variants[index].get(key) if key in OTHER_MODEL else texts[index] != USUAL.get(key, texts[index])
             if apart or other:
                 shown[index][key] = texts[index]
     return shown

@@ -225,6 +225,7 @@ class Definition:
     source: str | None = None  # of a model that is not part of seqbench: hash of its file, or package and version
     revision: int = REVISION
     precision: str = FULL  # a name of seqbench.precision.PRECISIONS
+    world_size: int = 1  # processes that train it together: dropout is another with each, and sums are cut elsewhere
 
     @property
     def key(self) -> str:
@@ -233,6 +234,8 @@ class Definition:
         # What there was no choice of at first is left out, so that cells from before keep their names.
         if self.precision == FULL:
             del fields["precision"]
+        if self.world_size == 1:
+            del fields["world_size"]
         if not self.protocol.request_time:
             del fields["protocol"]["request_time"]
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from seqbench.data.sequences import Examples, Ints, Sequences
 from seqbench.device import kind, now
-from seqbench.errors import Diverged, OutOfTime
+from seqbench.distributed import ALONE, Group
+from seqbench.errors import Diverged, OutOfTime, SeqbenchError
 from seqbench.evaluation.ranking import rank
 from seqbench.events import PROGRESS_SECONDS, EpochEnded, Listener, Resumed, Step, following
 from seqbench.losses import LOSSES, Negatives
@@ -51,10 +52,11 @@ class Trainer:
         clock: seconds since some moment.
         until: what `time.time()` is when training must be over; an epoch that would take longer is not begun.
         bars: by epoch, below what best validation figure training is given up.
+        group: the processes that train this model together. The first one stores the checkpoint, which all resume.
 
     Raises:
         ValueError: the objective would show the model the items that it is to predict.
-        SeqbenchError: there is less memory than training holds.
+        SeqbenchError: there is less memory than training holds, or several processes are to train row by row.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Trainer:
         clock: Callable[[], float] = time.perf_counter,
         until: float | None = None,
         bars: Seq[float] = (),
+        group: Group = ALONE,
     ) -> None:
         self.model = model
         self.sequences = sequences
@@ -83,12 +86,18 @@ class Trainer:
         self.clock = clock
         self.until = until
         self.bars = bars
+        self.group = group
         check_objective(model.config, self.training)
         self.device = model.item_weights().device
         self.objective = OBJECTIVES[self.training.objective]
         counts = np.bincount(sequences.training_items(), minlength=sequences.items + 1)
         self.loss = LOSSES[self.training.loss](self.training, torch.from_numpy(counts).to(self.device))
         self.validation = _sample(sequences.valid(), self.training.validate_users)
+        if self.training.sparse_items and group.size > 1:
+            raise SeqbenchError(
+                "sparse_items is for one process: the rows of a step differ between the processes of a training.",
+                hint="Use --set sparse_items=false, or start the command without torchrun.",
+            )
         self.table = ItemTable(model) if self.training.sparse_items else None
         self.emit(check_memory(model, self.training, self.table))
         self.optimizers = make_optimizers(model, self.training, self.table)
@@ -101,11 +110,12 @@ class Trainer:
         """Continue from the checkpoint if there is one; return the seconds that were spent on it so far.
 
         Raises:
-            SeqbenchError: the checkpoint is damaged.
+            SeqbenchError: the checkpoint is damaged, or another process of the group has another one.
         """
         if self.checkpoint and self.checkpoint.exists():
             self.best_weights, self.state = checkpoint.load(self.checkpoint, self.model, self.optimizers)
             self.emit(Resumed(self.state.epoch))
+        self.group.check_resumed(self.state.epoch)
         return self.state.seconds
 
     def run(self) -> TrainingState:
@@ -130,7 +140,7 @@ class Trainer:
         """Raise OutOfTime if an epoch as long as the last one would end too late."""
         last = self.state.history[-1:]
         needed = sum(each.train_seconds + each.evaluate_seconds for each in last)
-        if self.until is not None and time.time() + needed > self.until:
+        if self.until is not None and self.group.any(time.time() + needed > self.until):
             raise OutOfTime(self.state.epoch)
 
     @property
@@ -141,7 +151,8 @@ class Trainer:
     def _epoch(self) -> None:
         began = self.clock()
         number = self.state.epoch + 1
-        meter = kind(self.device).energy(self.device)
+        # Nobody sums over the devices of a group.
+        meter = kind(self.device).energy(self.device) if self.group.size == 1 else None
         loss, timed = self._pass(number)
         trained = self.clock()
         joules = None if meter is None else meter()
@@ -150,7 +161,7 @@ class Trainer:
         if self.state.add(entry):
             self.best_weights = _copy(self.model)
         self.state.peak_memory = max(self.state.peak_memory, self.peak_memory())
-        if self.checkpoint:
+        if self.checkpoint and self.group.first:
             checkpoint.save(self.checkpoint, self.model, self.best_weights, self.optimizers, self.state)
         self.emit(
             EpochEnded(
@@ -172,12 +183,12 @@ class Trainer:
         if number % self.training.validate_every and number < self.training.epochs:
             return None
         progress = following(f"validating epoch {number}", self.emit)
-        ranks = rank(self.model, self.sequences, self.validation, self.protocol, progress=progress)
+        ranks = rank(self.model, self.sequences, self.validation, self.protocol, progress=progress, group=self.group)
         return float(ranks.per_user(self.protocol.selection).mean())
 
     def _pass(self, number: int) -> tuple[float, tuple[int, int, float]]:
         """Train all rows once; return the mean loss, and (interactions, sequences, seconds) of the timed steps."""
-        torch.manual_seed(derived_seed(self.seed, number))
+        torch.manual_seed(derived_seed(self.seed, number, *self.group.seed_parts()))  # of dropout
         self.generator.manual_seed(derived_seed(self.seed, number, 1))
         generator = np.random.default_rng([self.seed, number])
         self.model.train()
@@ -203,34 +214,46 @@ class Trainer:
                 shown = self.clock()
                 self.emit(Step(number, index + 1, len(steps)))
         seconds = now(self.device, self.clock) - timed_from if timed_from is not None else 0.0
-        mean = float(total) / int(targets.sum())
+        mean = float(self.group.sum(total)) / int(targets.sum())
         if not np.isfinite(mean):
             raise Diverged(f"The training loss of epoch {number}")
         return mean, (interactions, sequences, seconds)
 
     def _step(self, starts: Ints, lengths: Ints) -> Tensor:
-        """Update the weights on rows (B,) and return their mean loss over positions."""
-        batch = self.objective.batch(self.sequences, starts, lengths)
-        times = times_of(self.model, self.sequences, starts, starts + lengths, self.protocol)
+        """Update the weights on rows (B,) and return the part of their mean loss that is this process's share."""
+        share = self.group.share(self.objective.targets(lengths))
+        own_starts, own_lengths = starts[share.rows], lengths[share.rows]
+        batch = self.objective.batch(self.sequences, own_starts, own_lengths)
+        times = times_of(self.model, self.sequences, own_starts, own_starts + own_lengths, self.protocol)
         batch = batch._replace(times=times).to(self.device)
-        negatives = self.loss.draw(batch.targets, self.generator)
+        if self.loss.sampled and self.group.size > 1:  # drawn for the whole batch, and alike in all processes
+            whole = self.objective.batch(self.sequences, starts, lengths).targets.to(self.device)
+            drawn = self.loss.draw(whole, self.generator)
+            negatives = drawn and drawn.of(share.positions)
+        else:
+            negatives = self.loss.draw(batch.targets, self.generator)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         if self.table is None:
-            loss = self._differentiate(batch, negatives)
+            loss = self._differentiate(batch, negatives, share.weight)
         else:
             with self.table.touched(batch, negatives) as touched:
-                loss = self._differentiate(*touched)
+                loss = self._differentiate(*touched, share.weight)
         for optimizer in self.optimizers:
             optimizer.step()
-        return loss
+        return loss * share.weight
 
-    def _differentiate(self, batch: Batch, negatives: Negatives | None) -> Tensor:
-        """Give every parameter its gradient, and return the loss."""
+    def _differentiate(self, batch: Batch, negatives: Negatives | None, weight: float) -> Tensor:
+        """Give every parameter the gradient of the whole batch's loss, and return that of the share.
+
+        Args:
+            weight: of the share's loss in that of the whole batch.
+        """
         states, items = self.objective.states(self.model, batch), self.model.item_weights()
         with full(self.device):
             loss = self.loss(states.to(items.dtype), items, self.model.item_bias(), batch.targets, negatives)
-            loss.backward()
+            loss.backward(torch.full_like(loss, weight))
+        self.group.sum_gradients(list(self.model.parameters()))
         if self.training.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
         return loss

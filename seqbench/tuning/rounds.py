@@ -79,7 +79,7 @@ def search(
     """Make so many trials of every hunt, round by round.
 
     Args:
-        run: runs cells, and returns their records; without those that there was no time for, which end the search.
+        run: runs cells, and returns their records.
 
     Returns:
         The records of trials that failed for another reason than their settings.
@@ -113,10 +113,7 @@ def search(
                 todo.append(replace(cell, attempt=replace(attempt, bars=bars)))
         done += len(attempts) - len(todo)
         if todo:
-            records = run(todo)
-            failed += [record for record in records if not record.tried]
-            if len(records) < len(todo):
-                break
+            failed += [record for record in run(todo) if not record.tried]
         for hunt, definition, attempt in attempts:
             hunt.told.append(_told(results, definition, attempt))
     if done:

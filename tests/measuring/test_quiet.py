@@ -21,7 +21,7 @@ class Machine:
         self.joules: float | None = None
         monkeypatch.setattr(time, "perf_counter", lambda: self.clock)
         monkeypatch.setattr(quiet, "_busy_seconds", lambda: self.busy)
-        monkeypatch.setattr(quiet, "_own_seconds", lambda: self.own)
+        monkeypatch.setattr(quiet, "_own_seconds", lambda group: self.own)
         monkeypatch.setattr(quiet.psutil, "cpu_count", lambda: 4)
         monkeypatch.setattr(type(DEVICES["cpu"]), "energy", lambda self_, device: self.meter())
 

@@ -88,6 +88,11 @@ def test_a_command_says_the_precision_unless_it_is_the_usual_one(make_record):
     assert command(dataclasses.replace(definition, precision="bf16"), None).endswith("--precision bf16")
 
 
+def test_a_command_starts_as_many_processes_as_there_were(make_record):
+    definition = dataclasses.replace(make_record("lrurec", 2).definition, world_size=4)
+    assert command(definition, None).startswith("torchrun --nproc-per-node 4 -m seqbench run --models lrurec ")
+
+
 def test_what_was_imported_has_a_source_and_no_command(make_record):
     record = make_record("theirs")
     record.imported = {"file": "lists.csv", "sha256": "ab" * 32, "depth": 20}

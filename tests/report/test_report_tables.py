@@ -204,7 +204,14 @@ def test_configurations_are_rows_of_their_own_named_by_what_differs(make_record)
 
 @pytest.mark.parametrize(
     "changed",
-    [{"device": "cuda"}, {"backend": "torch"}, {"source": "0123abc"}, {"precision": "bf16"}, {"revision": 99}],
+    [
+        {"device": "cuda"},
+        {"backend": "torch"},
+        {"source": "0123abc"},
+        {"precision": "bf16"},
+        {"world_size": 2},
+        {"revision": 99},
+    ],
 )
 def test_seeds_of_other_definitions_are_never_averaged(make_record, changed):
     here, there = make_record(ndcg=0.1), make_record(seed=1, ndcg=0.3)

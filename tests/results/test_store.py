@@ -83,6 +83,7 @@ def test_the_key_is_what_it_always_was() -> None:
         {"source": "sha256:0123456789abcdef"},
         {"revision": 0},
         {"precision": "bf16"},
+        {"world_size": 2},
     ],
     ids=str,
 )
@@ -91,7 +92,7 @@ def test_every_field_is_part_of_the_key(changes: dict[str, Any]) -> None:
 
 
 def test_the_fields_that_are_tested_are_all_there_are() -> None:
-    assert len(dataclasses.fields(Definition)) == 12
+    assert len(dataclasses.fields(Definition)) == 13
     assert len(dataclasses.fields(Protocol)) == 7
 
 
