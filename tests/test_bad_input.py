@@ -312,6 +312,7 @@ def test_a_damaged_checkpoint_fails_its_cell_and_force_starts_over(bench: Bench)
 # A full disk
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_finished(bench: Bench, tmp_path: Path) -> None:
     """A real file system with room for a cell that is finished, but not for the checkpoints of the next."""
     mount = tmp_path / "mount"

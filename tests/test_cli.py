@@ -412,7 +412,9 @@ def on_terminal(environment: dict[str, str], *words: str) -> str:
     return written.decode()
 
 
-@pytest.mark.parametrize("words", [("--help",), ("report", "--results", "nowhere")], ids=["help", "error"])
+@pytest.mark.parametrize(
+    "words", [("--help",), pytest.param(("report", "--results", "nowhere"), marks=pytest.mark.slow)]
+)
 def test_terminals_that_want_no_colour_get_none(words: tuple[str, ...]) -> None:
     assert COLOUR.search(on_terminal({"TERM": "xterm-256color"}, *words))
     assert not COLOUR.search(on_terminal({"TERM": "xterm-256color", "NO_COLOR": "1"}, *words))

@@ -142,9 +142,8 @@ def test_killed_at_random_moments_the_outcome_is_the_same(
     assert not list(bench.results.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(
-    "whole_group", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["group", "parent only"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False], ids=["group", "parent only"])
 def test_an_interrupted_run_says_how_to_go_on_and_does(
     whole_group: bool, bench: Bench, uninterrupted: dict[str, Any]
 ) -> None:
