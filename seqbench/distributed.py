@@ -39,11 +39,11 @@ _groups = count()  # of this process so far; their messages must not mix
 
 
 class Lost(SeqbenchError):
-    """Another process of the group has ended, or does not answer."""
+    """Another process of the group has ended, or does not answer; the cause is what torch says of that."""
 
-    def __init__(self, reason: object) -> None:
+    def __init__(self) -> None:
         super().__init__(
-            f"Another process of this training has ended ({str(reason).partition(chr(10))[0]}).",
+            "Another process of this training has ended, or does not answer.",
             hint="Repeat the command to go on after the last finished epoch.",
         )
 
@@ -231,7 +231,9 @@ def together() -> Iterator[Group]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _talking():
         shared, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-        store = PrefixStore(f"seqbench/{next(_groups)}", shared)
+        # torchrun keeps one store when it starts processes again: addresses of those before must not be found.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"seqbench/{attempt}/{next(_groups)}", shared)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         control = dist.new_group(backend="gloo", timeout=LEISURE)
         store.set(f"process/{rank}", json.dumps([platform.node(), os.getpid()]))
@@ -253,4 +255,4 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise Lost(error) from error
+        raise Lost from error
