@@ -27,6 +27,8 @@ from seqbench.signals import ENDING
 ROOT = Path(seqbench.__file__).resolve().parent.parent
 
 # 50 users, 40 items, 12 items per user: an epoch takes a tenth of a second.
+PATIENCE = 300  # seconds after which a test takes something for stuck, on a machine with much else to do
+
 # What a finished cell holds.
 FILES = ["items.parquet", "ranks.parquet", "record.json", "samples.parquet", "top.parquet", "weights.safetensors"]
 
@@ -156,7 +158,7 @@ class Running:
             self._ended = True
             self._changed.notify_all()
 
-    def saw(self, words: str, timeout: float = 60) -> bool:
+    def saw(self, words: str, timeout: float = PATIENCE) -> bool:
         """Wait until a line of stderr has these words; whether that happened before the command ended."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or any(words in line for line in self.lines), timeout)
@@ -177,7 +179,7 @@ class Running:
         except psutil.NoSuchProcess:
             return []
 
-    def wait(self, timeout: float = 60) -> Outcome:
+    def wait(self, timeout: float = PATIENCE) -> Outcome:
         """The end of it."""
         code = self.process.wait(timeout)
         self._reader.join(timeout)

@@ -26,7 +26,7 @@ from seqbench.models import find_model
 from seqbench.protocol import choose
 from seqbench.results import SCHEMA_VERSION
 from seqbench.settings import parse_settings
-from tests.kit import FILES, QUICK, SMALL, TINY, Bench, on_small_disk
+from tests.kit import FILES, PATIENCE, QUICK, SMALL, TINY, Bench, on_small_disk
 
 
 @pytest.fixture
@@ -333,7 +333,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_finished(bench: Ben
         env={**os.environ, **bench.environment()},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 1, done.stderr
     said = " ".join(done.stderr.split())

@@ -11,6 +11,7 @@ import torch
 
 from seqbench import device, timing
 from seqbench.errors import UsageError
+from tests.kit import PATIENCE
 
 CPU = torch.device("cpu")
 
@@ -65,7 +66,7 @@ print(before, during, peak())
 
 
 def test_peak_memory_is_what_was_held_at_once() -> None:
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=PATIENCE, check=True)
     before, during, after = (int(word) / 2**20 for word in done.stdout.split())
     assert before < 100
     assert 199 <= during - before < 230  # Linux counts pages by processor, and adds them up now and then

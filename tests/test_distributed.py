@@ -25,7 +25,7 @@ from seqbench.losses import LOSSES
 from seqbench.models import load_model
 from seqbench.protocol import Protocol
 from seqbench.training.loop import Trainer
-from tests.kit import SMALL, TINY, Bench, Running, all_gone
+from tests.kit import PATIENCE, SMALL, TINY, Bench, Running, all_gone
 from tests.trainkit import MAX_LEN, make_trainer, random_sequences, small_model
 
 T = TypeVar("T")
@@ -50,9 +50,9 @@ class Threads(Group):
 
     def _add(self, tensors: Sequence[Tensor]) -> None:
         self.table.tensors[self.rank] = [each.clone() for each in tensors]
-        self.table.barrier.wait(20)
+        self.table.barrier.wait(PATIENCE)
         laid = [self.table.tensors[number] for number in range(self.size)]
-        self.table.barrier.wait(20)
+        self.table.barrier.wait(PATIENCE)
         for tensor, parts in zip(tensors, zip(*laid, strict=True), strict=True):
             tensor.copy_(torch.stack(parts).sum(dim=0))
 
@@ -219,7 +219,7 @@ def ranks_of(running: Running) -> list[psutil.Process]:
 def test_two_processes_give_what_one_gives(bench: Bench) -> None:
     chosen = ("--models", "lrurec,popularity", "--epochs", "3")
     assert bench.call(*WORDS, *chosen, "--executor", "inline").code == 0
-    outcome = start(bench, *chosen).wait(120)
+    outcome = start(bench, *chosen).wait()
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("epoch 3/3") == 1
     assert "1 of 2 cells are finished" in outcome.err  # that of popularity: one process does it in any case
@@ -243,14 +243,14 @@ def test_processes_end_together_and_go_on(bench: Bench) -> None:
     assert all_gone(before)
     ranks = ranks_of(running)
     ranks[0].kill()
-    assert running.wait(60).code != 0
+    assert running.wait().code != 0
     assert all_gone(ranks)
 
     running = start(bench, *chosen)
     assert running.saw("resumed after epoch")
     ranks = ranks_of(running)
     running.process.send_signal(signal.SIGINT)
-    assert running.wait(60).code != 0
+    assert running.wait().code != 0
     assert all_gone(ranks)
 
 
@@ -270,7 +270,7 @@ class Faulty(LRURec):
 def test_an_error_in_one_process_ends_both(bench: Bench, tmp_path: Path, ranks: tuple[str, ...], place: str) -> None:
     (tmp_path / "faulty.py").write_text(FAULTY.format(ranks=ranks))
     running = start(bench, "--models", f"lrurec,{tmp_path / 'faulty.py'}:Faulty", "--epochs", "1")
-    outcome = running.wait(120)
+    outcome = running.wait()
     assert outcome.code == 1
     assert f"seed 0: {place}RuntimeError: this will not do" in outcome.err
     assert bench.record("lrurec")["status"] == "finished"

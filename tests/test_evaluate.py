@@ -27,6 +27,7 @@ from seqbench.evaluation.ranking import rank
 from seqbench.evaluation.ranks import Ranks, read_top
 from seqbench.models.base import CountingModel, Model, ModelConfig, SequenceModel
 from seqbench.protocol import REMOVALS, Protocol
+from tests.kit import PATIENCE
 
 ITEMS = 30
 
@@ -284,7 +285,7 @@ def test_agrees_with_ranx() -> None:
         env={**os.environ, "NUMBA_DISABLE_JIT": "1"},  # which would compile for half a minute
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     expected = json.loads(done.stdout)

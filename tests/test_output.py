@@ -11,7 +11,7 @@ import pytest
 
 from seqbench.errors import StorageError
 from seqbench.files import read_regular, write_json, writing
-from tests.kit import Bench
+from tests.kit import PATIENCE, Bench
 
 
 def write(path: Path, text: str) -> None:
@@ -49,7 +49,7 @@ def test_a_pipe_stays_a_pipe_and_gets_the_text(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
     reader.start()
     write_json(pipe, {"a": 1})
-    reader.join(10)
+    reader.join(PATIENCE)
     assert read == ['{\n  "a": 1\n}\n']
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

@@ -91,7 +91,7 @@ def test_a_cell_whose_worker_is_killed_goes_on(bench: Bench, alone: dict[str, An
     assert running.saw("epoch 5/")
     (cell := cell_process()).parent().kill()
     assert all_gone([cell]), "it ends with the task that it works for"
-    outcome = running.wait(120)
+    outcome = running.wait()
     assert outcome.code == 0, outcome.err
     assert "its worker or node was lost; it goes on elsewhere" in outcome.words
     assert "resumed after epoch" in outcome.words
@@ -105,7 +105,7 @@ def test_a_cell_whose_node_is_killed_goes_on(cluster: Any, bench: Bench, alone: 
     assert running.saw("epoch 5/")
     cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
     cluster.remove_node(node, allow_graceful=False)
-    outcome = running.wait(180)
+    outcome = running.wait()
     assert outcome.code == 0, outcome.err
     assert "its worker or node was lost" in outcome.words
     assert outcome_of(bench) == alone
@@ -120,11 +120,11 @@ def test_a_driver_that_is_ended_takes_its_cells_along_and_goes_on_when_repeated(
     assert running.saw("epoch 5/")
     cell = cell_process()
     os.killpg(running.process.pid, number)
-    outcome = running.wait(30)
+    outcome = running.wait()
     assert outcome.code == code
     assert "Traceback" not in outcome.err
     assert all_gone([cell], 20)
-    again = start(bench).wait(120)
+    again = start(bench).wait()
     assert again.code == 0, again.err
     assert "resumed after epoch" in again.words
     assert outcome_of(bench) == alone

@@ -154,7 +154,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
         os.killpg(running.process.pid, signal.SIGINT)
     else:
         running.process.send_signal(signal.SIGINT)
-    outcome = running.wait(10)
+    outcome = running.wait()
     assert outcome.code == 130
     assert SAVED in outcome.words
     assert "Traceback" not in outcome.err
@@ -180,7 +180,7 @@ def test_what_a_scheduler_or_a_closing_terminal_sends_is_taken_as_an_interrupt(
     assert running.saw("epoch 2/")
     children = running.children()
     (os.killpg if whole_group else os.kill)(running.process.pid, number)
-    outcome = running.wait(10)
+    outcome = running.wait()
     assert outcome.code == 128 + number
     assert SAVED in outcome.words
     assert "Traceback" not in outcome.err
@@ -194,7 +194,7 @@ def test_an_interrupt_while_a_cell_starts_leaves_no_traceback_and_no_process(sec
     worker = running.worker()
     time.sleep(seconds)
     os.killpg(running.process.pid, signal.SIGINT)
-    outcome = running.wait(20)
+    outcome = running.wait()
     assert outcome.code == 130
     assert "Traceback" not in outcome.err
     assert all_gone([worker])

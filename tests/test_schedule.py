@@ -22,7 +22,7 @@ from seqbench.execution.stopping import Stop
 from seqbench.measuring.grid import LatencyGrid
 from seqbench.measuring.quiet import Watch, beside
 from seqbench.results.store import CLAIM
-from tests.kit import Bench
+from tests.kit import PATIENCE, Bench
 
 NOTHING = LatencyGrid(lengths=())
 
@@ -52,7 +52,7 @@ def test_as_many_cells_run_at_a_time_as_there_are_places(home: Path, tmp_path: P
     seen: list[Order] = []
 
     def meet(order: Order, on_event: Listener, stop: Stop) -> Failed:
-        together.wait(20)
+        together.wait(PATIENCE)
         seen.append(Order.from_json(order.to_json()))
         return Failed("error", "only counted", None)
 
@@ -74,11 +74,11 @@ def test_what_ends_a_run_in_one_place_ends_it_in_all(home: Path, tmp_path: Path)
     def end(order: Order, on_event: Listener, stop: Stop) -> Failed:
         seeds.append(order.definition.seed)
         if order.definition.seed == 1:
-            assert running.wait(20)
+            assert running.wait(PATIENCE)
             raise KeyboardInterrupt
         with stop.calling(told.set):
             running.set()
-            assert told.wait(20)
+            assert told.wait(PATIENCE)
         return Failed("killed", "by the stop", None)
 
     with executor(end) as name, pytest.raises(KeyboardInterrupt):
@@ -119,7 +119,7 @@ def test_two_commands_on_one_store_share_its_cells(home: Path, tmp_path: Path) -
 
     def meet(order: Order, on_event: Listener, stop: Stop) -> Outcome:
         seen.append((threading.current_thread().name, order.definition.seed))
-        together.wait(20)  # each command has a cell of its own at the same time
+        together.wait(PATIENCE)  # each command has a cell of its own at the same time
         return run_inline(order, on_event)
 
     def command() -> None:
@@ -133,7 +133,7 @@ def test_two_commands_on_one_store_share_its_cells(home: Path, tmp_path: Path) -
         for each in commands:
             each.start()
         for each in commands:
-            each.join(60)
+            each.join(PATIENCE)
     assert sorted(seed for _, seed in seen) == [0, 1, 2, 3], "every cell is run once"
     assert [name for name, _ in seen].count("one") == 2
 
@@ -193,7 +193,7 @@ def test_what_still_runs_when_the_time_is_up_is_ended(home: Path, tmp_path: Path
     def run_on(order: Order, on_event: Listener, stop: Stop) -> Outcome:
         told = threading.Event()
         with stop.calling(told.set):
-            assert told.wait(20)
+            assert told.wait(PATIENCE)
         return Failed("killed", "by the stop", None)
 
     with executor(run_on) as name:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit import PATIENCE
+
 SCRIPT = Path(__file__).parent.parent / "examples" / "slurm" / "run.sh"
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no bash")
@@ -37,7 +39,7 @@ def submit(folder: Path, task: int, *words: str) -> "subprocess.Popen[bytes]":
 def test_every_task_runs_its_part(tmp_path: Path) -> None:
     stand_in(tmp_path, "seqbench", 'echo "$OMP_NUM_THREADS" >> "$(dirname "$0")/threads"; exit 1')
     for task in (3, 5):
-        assert submit(tmp_path, task, "--models", "lrurec,sasrec", "--seeds", "0-4").wait(10) == 1
+        assert submit(tmp_path, task, "--models", "lrurec,sasrec", "--seeds", "0-4").wait(PATIENCE) == 1
     said = (tmp_path / "said").read_text().splitlines()
     assert said == [f"seqbench run --shard {part}/3 --models lrurec,sasrec --seeds 0-4" for part in (1, 3)]
     assert (tmp_path / "threads").read_text().split() == ["4", "4"]
@@ -53,5 +55,5 @@ def test_a_task_whose_time_is_over_ends_and_is_requeued(tmp_path: Path) -> None:
             break
         time.sleep(0.05)
     task.send_signal(signal.SIGTERM)
-    assert task.wait(10) == 143
+    assert task.wait(PATIENCE) == 143
     assert (tmp_path / "said").read_text().splitlines()[-1] == "scontrol requeue 77_4"

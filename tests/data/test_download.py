@@ -27,6 +27,7 @@ from seqbench.data.download.errors import Interrupted, without_secrets
 from seqbench.data.download.progress import Bars
 from seqbench.data.prepare import prepare
 from seqbench.errors import SeqbenchError, StorageError
+from tests.kit import PATIENCE
 
 CONTENT = bytes(range(256)) * 1000
 
@@ -647,7 +648,7 @@ def test_two_processes_fetch_once(server: Any, reply: Any, tmp_path: Path) -> No
     url = server.serve("/a.zip", reply(CONTENT, stall=0.5))
     command = [sys.executable, "-c", FETCH, str(tmp_path), url, str(Path(__file__).parent)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.communicate(timeout=60)[0] for process in running] == ["True\n"] * 3
+    assert [process.communicate(timeout=PATIENCE)[0] for process in running] == ["True\n"] * 3
     assert server.requests == ["/a.zip"]
 
 
@@ -661,7 +662,7 @@ def test_a_killed_process_leaves_what_it_had(server: Any, reply: Any, tmp_path: 
     first.kill()
     first.wait()
     assert files_in(tmp_path) == [".ml-100k.zip.part"]
-    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "True\n"
+    assert subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE).stdout == "True\n"
     assert server.asked[1] is not None
 
 

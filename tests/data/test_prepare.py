@@ -26,7 +26,7 @@ from seqbench.data.prepared import PreparedDataset, list_prepared, open_prepared
 from seqbench.data.synthetic import SyntheticOptions
 from seqbench.errors import SeqbenchError, StorageError, UsageError
 from seqbench.show.prepared import counts_table
-from tests.kit import on_small_disk
+from tests.kit import PATIENCE, on_small_disk
 
 SPEC = datakit.spec_of()
 
@@ -363,7 +363,7 @@ except SeqbenchError as error:
 def test_two_processes_at_once(home: Path, raw: Path, rows: list[datakit.Row]) -> None:
     command = [sys.executable, "-c", PREPARE, str(home), str(raw)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    answers = [process.communicate(timeout=60) for process in running]
+    answers = [process.communicate(timeout=PATIENCE) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], answers
     assert len({out for out, _ in answers}) == 1
     assert sum("already prepared" in err for _, err in answers) == 2
@@ -387,7 +387,7 @@ def test_really_full_disk(tmp_path: Path, raw: Path) -> None:
         str(mount),
         str(raw),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert "StorageError: The disk is full" in done.stderr
     assert done.stdout == ""

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.kit import PATIENCE
+
 LOADED = """
 import sys
 import torch
@@ -48,7 +50,7 @@ print(mapped(24 << 20), fix_allocator(), mapped(24 << 20), mapped(MMAP_THRESHOLD
 
 
 def lines(code: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
     return done.stdout.split()
 
 

@@ -11,6 +11,7 @@ import torch
 
 from seqbench.measuring import sharing
 from seqbench.measuring.sharing import CoreTimes, decide
+from tests.kit import PATIENCE
 
 CPU = torch.device("cpu")
 START = CoreTimes({}, {})
@@ -107,7 +108,7 @@ def test_threads_are_kept_on_the_free_cores_and_let_go_again() -> None:
         env=environment | {"PYTHONPATH": root},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     (threads, kept, total), (free, *rest) = (line.split() for line in done.stdout.splitlines())

@@ -18,7 +18,7 @@ from seqbench import paths
 from seqbench.errors import UsageError
 from seqbench.ops.backends import BACKENDS, resolve
 from seqbench.ops.cpu import binding, linear_scan, native
-from tests.kit import ROOT, Bench
+from tests.kit import PATIENCE, ROOT, Bench
 from tests.ops.opskit import assert_close, rotating
 
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -226,7 +226,7 @@ def test_two_processes_may_race_for_an_empty_cache(
     monkeypatch.setenv("CXX", compiler_that(tmp_path / "counting", script))
     program = "from seqbench.ops.cpu import native; assert native.load('dropout').code, native.load('dropout')"
     racing = [subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) for _ in range(2)]
-    assert [process.wait(60) for process in racing] == [0, 0]
+    assert [process.wait(PATIENCE) for process in racing] == [0, 0]
     assert len(log.read_text().split()) == 1
     assert len(list(empty_cache.glob("*.so"))) == 1
 

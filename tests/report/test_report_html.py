@@ -19,6 +19,7 @@ from seqbench.reporting.figures import Axis, Figure, Series, figures, pareto
 from seqbench.reporting.html import command, render_html
 from seqbench.reporting.svg import draw
 from seqbench.results import write_record
+from tests.kit import PATIENCE
 
 ATTACK = "</style></script><script>document.title='owned'</script><img src=x onerror=document.title='owned'>\"'&{{7*7}}"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -141,7 +142,7 @@ def browsed(page, tmp_path):
     path = tmp_path / "page.html"
     path.write_text(page, encoding="utf-8")
     words = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", path.as_uri()]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
 
 
 @pytest.mark.slow
