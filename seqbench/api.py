@@ -373,6 +373,7 @@ def tune(
     prune: bool = True,
     executor: str = "process",
     jobs: int | None = None,
+    time_budget: float | None = None,
     **options: Unpack[CellOptions],
 ) -> "list[Search]":
     """Search for better settings with the same number of trials for every model, judged by validation alone.
@@ -390,6 +391,7 @@ def tune(
         prune: give trials up that are below the median of earlier ones after as many epochs.
         executor: "process" for a process per trial, or "inline" for this one.
         jobs: how many trials run at a time; it changes nothing in what is tried.
+        time_budget: seconds from now, after which nothing is running any more; finished trials and epochs are kept.
         options: see `CellOptions`.
 
     Returns:
@@ -400,6 +402,8 @@ def tune(
         SeqbenchError: trials failed for another reason than their settings.
         StorageError: results cannot be stored.
     """
+    import time
+
     from seqbench import distributed, planning
     from seqbench.execution.schedule import check_writable, failed_summary, run_plan
     from seqbench.measuring.grid import LatencyGrid
@@ -409,6 +413,7 @@ def tune(
     from seqbench.tuning.space import check_spaces, own_spaces, read_spaces
 
     distributed.refuse("A search")
+    until = None if time_budget is None else time.time() + time_budget
     asked = _asked(models, datasets, options, dry_run=False)
     tunable = {name: entry for name, entry in asked.entries.items() if entry.cls.training_defaults}
     if left := asked.entries.keys() - tunable.keys():
@@ -433,7 +438,8 @@ def tune(
 
     def run_cells(cells: "list[PlannedCell]") -> "list[Record]":
         plan = planning.Plan(cells, tunable, asked.home, asked.results, asked.places)
-        return run_plan(plan, executor=executor, jobs=jobs, keep_weights=False, latency=LatencyGrid(lengths=()))
+        nothing = LatencyGrid(lengths=())
+        return run_plan(plan, executor=executor, jobs=jobs, keep_weights=False, latency=nothing, until=until)
 
     hunts = [hunt(define, prepared.name, entry) for prepared, _, define in asked.datasets for entry in tunable.values()]
     failed = rounds.search(hunts, asked.results, run_cells, trials=trials, sampler=sampler, seed=seed, prune=prune)
@@ -441,7 +447,7 @@ def tune(
         raise failed_summary(failed, trials * len(hunts))
     records, _ = load_records(asked.results)
     found = [searches.searches(searches.on(records, prepared, protocol)) for prepared, protocol, _ in asked.datasets]
-    return [by_model[name] for by_model in found for name in tunable]
+    return [by_model[name] for by_model in found for name in tunable if name in by_model]
 
 
 def measure(

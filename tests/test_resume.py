@@ -168,7 +168,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
 @pytest.mark.parametrize(
     ("number", "whole_group"),
     [
-        (signal.SIGTERM, False),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, True, marks=pytest.mark.slow),
         pytest.param(signal.SIGUSR1, True, marks=pytest.mark.slow),
     ],

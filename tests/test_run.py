@@ -182,6 +182,7 @@ def test_a_worker_that_is_killed_is_recorded_and_resumed(bench: Bench, monkeypat
     assert "checkpoint.safetensors" not in bench.files()
 
 
+@pytest.mark.slow
 def test_two_commands_on_one_store_do_not_get_in_each_others_way(bench: Bench) -> None:
     words = ("run", *TINY, *SMALL, "--models", "lrurec", "--epochs", "40")
     first = bench.start(*words)

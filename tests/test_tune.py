@@ -17,7 +17,7 @@ import pytest
 
 import seqbench
 from seqbench.errors import UsageError
-from seqbench.events import Failed, Finished, Listener, Outcome
+from seqbench.events import Failed, Finished, Listener, Outcome, Paused
 from seqbench.execution import EXECUTORS, Executor
 from seqbench.execution.orders import Order
 from seqbench.execution.stopping import Stop
@@ -314,6 +314,21 @@ def test_a_search_gives_the_same_at_once_killed_and_beside_itself(
     with executor(pretend) as name:
         assert tune(beside, *words, "--executor", name, "--jobs", "3", trials=14).code == 0
     assert trials_of(beside) == expected
+
+
+def test_a_search_that_runs_out_of_time_ends_and_goes_on_when_repeated(bench: Bench) -> None:
+    def pause(order: Order, *_: object) -> Outcome:
+        assert order.attempt is not None
+        return Paused(0) if order.attempt.number == 3 else pretend(order)
+
+    with executor(pause) as name:
+        outcome = tune(bench, "--executor", name, "--time-budget", "1h", "--models", "lrurec")
+    assert outcome.code == 0, outcome.err
+    assert "The time is up: 1 of 4 cells are not finished" in outcome.words
+    assert len(list(bench.results.rglob("record.json"))) == 3, "and no round is proposed without its outcome"
+    with executor(pretend) as name:
+        assert tune(bench, "--executor", name, "--models", "lrurec").code == 0
+    assert len(list(bench.results.rglob("record.json"))) == 6
 
 
 def test_a_longer_search_goes_on_from_a_shorter_one(bench: Bench) -> None:

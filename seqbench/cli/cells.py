@@ -1,10 +1,12 @@
 """The options of commands that run cells: what is run, and where."""
 
+import os
 from typing import Annotated
 
 import typer
 
 from seqbench.cli.app import completing, dataset_names, model_names, protocol_names
+from seqbench.errors import UsageError
 from seqbench.execution import EXECUTORS
 from seqbench.protocol import PROTOCOLS
 
@@ -82,3 +84,23 @@ Executor = Annotated[
         "cluster)."
     ),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(help="The Ray cluster: host:port, or auto for the one of this machine.", envvar="RAY_ADDRESS"),
+]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(metavar="8h", help="Begin no cell or epoch that would end later. Repeat the command to go on."),
+]
+
+
+def set_cluster(address: str | None, executor: str) -> None:
+    """Name the cluster where Ray itself looks for it.
+
+    Raises:
+        UsageError: it is given, and Ray is not to run anything.
+    """
+    if address not in (None, os.environ.get("RAY_ADDRESS")) and executor != "ray":
+        raise UsageError("--address is for --executor ray.", hint="Leave it out, or add --executor ray.")
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address

@@ -1,6 +1,5 @@
 """`seqbench run`: train, evaluate and measure."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from seqbench.api import PlanOptions
 from seqbench.cli import words
 from seqbench.cli.app import Home, Quiet, Results, app
 from seqbench.cli.cells import (
+    Address,
     Backend,
     Datasets,
     Device,
@@ -24,10 +24,11 @@ from seqbench.cli.cells import (
     RequestTime,
     Settings,
     Split,
+    TimeBudget,
     ValidateEvery,
     ValidateUsers,
+    set_cluster,
 )
-from seqbench.errors import UsageError
 from seqbench.measuring.grid import MODES, LatencyGrid
 
 
@@ -70,10 +71,7 @@ def run(
     backend: Backend = "auto",
     precision: Precision = "fp32",
     executor: Executor = "process",
-    address: Annotated[
-        str | None,
-        typer.Option(help="The Ray cluster: host:port, or auto for the one of this machine.", envvar="RAY_ADDRESS"),
-    ] = None,
+    address: Address = None,
     lengths: Annotated[
         str, typer.Option(metavar="N,...", help="Lengths of the histories whose latency is measured.")
     ] = _joined(LatencyGrid.lengths),
@@ -88,10 +86,7 @@ def run(
     ] = LatencyGrid.seconds,
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Measure no latency.")] = False,
     no_weights: Annotated[bool, typer.Option("--no-weights", help="Do not keep the trained weights.")] = False,
-    time_budget: Annotated[
-        str | None,
-        typer.Option(metavar="8h", help="Begin no cell or epoch that would end later. Repeat the command to go on."),
-    ] = None,
+    time_budget: TimeBudget = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be run.")] = False,
     results: Results = Path("results"),
@@ -106,10 +101,7 @@ def run(
     from seqbench.signals import Stopped
 
     console.quiet(quiet)
-    if address not in (None, os.environ.get("RAY_ADDRESS")) and executor != "ray":
-        raise UsageError("--address is for --executor ray.", hint="Leave it out, or add --executor ray.")
-    if address is not None:
-        os.environ["RAY_ADDRESS"] = address  # which is where Ray itself looks
+    set_cluster(address, executor)
     budget = words.duration(time_budget, "--time-budget")
     options = PlanOptions(
         seeds=words.seeds(seeds),

@@ -10,6 +10,7 @@ from seqbench.api import CellOptions
 from seqbench.cli import words
 from seqbench.cli.app import Home, Quiet, Results, app
 from seqbench.cli.cells import (
+    Address,
     Backend,
     Datasets,
     Device,
@@ -23,8 +24,10 @@ from seqbench.cli.cells import (
     RequestTime,
     Settings,
     Split,
+    TimeBudget,
     ValidateEvery,
     ValidateUsers,
+    set_cluster,
 )
 
 
@@ -67,6 +70,8 @@ def tune(
     backend: Backend = "auto",
     precision: Precision = "fp32",
     executor: Executor = "process",
+    address: Address = None,
+    time_budget: TimeBudget = None,
     results: Results = Path("results"),
     home: Home = None,
     quiet: Quiet = False,
@@ -78,6 +83,7 @@ def tune(
     from seqbench.signals import Stopped
 
     console.quiet(quiet)
+    set_cluster(address, executor)
     try:
         found = seqbench.tune(
             words.names(models, "--models", "seqbench list models"),
@@ -89,6 +95,7 @@ def tune(
             prune=not no_prune,
             executor=executor,
             jobs=jobs,
+            time_budget=words.duration(time_budget, "--time-budget"),
             **CellOptions(
                 protocol=protocol,
                 split=split,

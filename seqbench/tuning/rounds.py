@@ -79,7 +79,7 @@ def search(
     """Make so many trials of every hunt, round by round.
 
     Args:
-        run: runs cells, and returns their records.
+        run: runs cells, and returns their records; without those that there was no time for, which end the search.
 
     Returns:
         The records of trials that failed for another reason than their settings.
@@ -113,7 +113,10 @@ def search(
                 todo.append(replace(cell, attempt=replace(attempt, bars=bars)))
         done += len(attempts) - len(todo)
         if todo:
-            failed += [record for record in run(todo) if not record.tried]
+            records = run(todo)
+            failed += [record for record in records if not record.tried]
+            if len(records) < len(todo):
+                break
         for hunt, definition, attempt in attempts:
             hunt.told.append(_told(results, definition, attempt))
     if done:

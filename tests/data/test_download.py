@@ -644,6 +644,7 @@ print(download.fetch(datakit.spec_of(source), Path(sys.argv[1]))[1].read_bytes()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_once(server: Any, reply: Any, tmp_path: Path) -> None:
     url = server.serve("/a.zip", reply(CONTENT, stall=0.5))
     command = [sys.executable, "-c", FETCH, str(tmp_path), url, str(Path(__file__).parent)]

@@ -120,9 +120,9 @@ def test_operations_of_scans_are_counted_by_their_formulas() -> None:
 
 
 @pytest.mark.parametrize("quantity", ["throughput", "memory", "training"])
-def test_other_quantities_have_a_figure_for_every_model(quantity: str) -> None:
-    figures = list(measuring.run(quantity, request("sasrec", "linrec", lengths=(8,), batches=(2,))))
-    assert [each.model for each in figures] == ["sasrec", "linrec"]
+def test_other_quantities_have_figures(quantity: str) -> None:
+    figures = list(measuring.run(quantity, request("sasrec", lengths=(8,), batches=(2,))))
+    assert [each.model for each in figures] == ["sasrec"]
     assert all(each.reason is None and each.values for each in figures)
 
 

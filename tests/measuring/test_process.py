@@ -54,6 +54,7 @@ def lines(code: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_nothing_that_training_imports_counts_as_memory_of_the_model() -> None:
     modules, peak = map(float, lines(LOADED))
     assert modules == 0  # of torch, which imports 800 for its first optimizer
