@@ -66,8 +66,9 @@ def _remarks(searches: Sequence[Search], metric: str) -> list[str]:
     )
     samplers = sorted({record.trial["sampler"] for each in searches for record in each.trials if record.trial})
     most = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    noun = "epoch" if most == "1" else "epochs"
     remarks = [
-        f"Trials are of at most {most} epochs, proposed by {' and '.join(samplers)}; trial 0 has the defaults. "
+        f"Trials are of at most {most} {noun}, proposed by {' and '.join(samplers)}; trial 0 has the defaults. "
         f"The best is chosen by {metric} of the validation; no trial is tested. Search is the time of all trials."
     ]
     counts = {len(search.trials) for search in searches}
